@@ -1,0 +1,164 @@
+"""Ids as points of curve25519, and their blinding: the arithmetic under entity alignment.
+
+Taken alone nothing here is a protocol; the roles in `protocols.psi` say who learns what.
+
+- `encode_points` hashes each id, under a key of the run, to a field element and maps that to the curve by
+  Elligator 2, so the image is always on the curve and never on its twist. (Hashing straight to a
+  u-coordinate would leave "curve or twist" visible through every blinding: one bit of each id.)
+- `multiply` is X25519: the u-coordinate of clamp(scalar) times the point. Clamping makes the scalar a
+  multiple of 8, which clears the cofactor.
+- `check_points` refuses what no honest peer sends.
+
+Assumes decisional Diffie-Hellman on curve25519 with the hash as a random oracle. gmpy2 and Python integers
+do not run in constant time in the ids, so code that shares the CPU could learn about them by timing; the
+multiplication, OpenSSL's, is constant-time in the scalar.
+
+Sources: RFC 7748 section 5 (X25519), RFC 9380 section 6.7.1 (the map). `multiply` holds the GIL and OpenSSL
+has no batch call, so threads gain nothing; batches go through joblib, and a user's `joblib.parallel_config`
+moves them to processes or to a cluster, together with the scalar that they need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+try:
+    from gmpy2 import divm, legendre, mpz
+except ImportError:  # ten times slower, same values
+
+    def mpz(value: int) -> int:
+        return value
+
+    def divm(numerator: int, denominator: int, modulus: int) -> int:
+        return numerator * pow(denominator, -1, modulus) % modulus
+
+    def legendre(value: int, modulus: int) -> int:
+        power = pow(value, modulus // 2, modulus)
+        return power if power < 2 else -1
+
+
+Points = NDArray[np.uint8]  # (n, 32): u-coordinates, little-endian, each below p
+
+P = mpz(2**255 - 19)
+A = mpz(486662)  # the curve is v^2 = u^3 + A u^2 + u
+
+# u-coordinates of the points of order 2, 4 and 8: times any clamped scalar they give zero.
+SMALL_ORDER = frozenset(
+    {
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
+
+_BATCH = 4096  # ids a joblib task; a tenth of a second of work hides the cost of a task
+
+
+def new_scalar() -> bytes:
+    """A secret scalar from the operating system's generator, 32 bytes; `multiply` clamps it."""
+    return secrets.token_bytes(32)
+
+
+def encode_points(key: bytes, values: Sequence[bytes]) -> Points:
+    """Map each value to a point of the curve, by Elligator 2 of its keyed hash.
+
+    `key`: 16 to 64 bytes that both sides of a run derive and nobody else knows. Returns uint8 (n, 32).
+    A value whose image is of small order exists with probability below 2^-250.
+    """
+    if not 16 <= len(key) <= 64:
+        raise ValueError(f"the key of the hash should have 16 to 64 bytes, got {len(key)}")
+    return _in_batches(_encode, key, values)
+
+
+def multiply(scalar: bytes, points: Points) -> Points:
+    """X25519 of one 32-byte scalar with each point: uint8 (n, 32) to uint8 (n, 32), same order.
+
+    Raises ValueError when a point is of small order. It does not look for the other faults that
+    `check_points` finds: a point on the twist is multiplied on the twist, and bit 255 is ignored.
+    """
+    raw = _raw(points)
+    return _in_batches(_multiply, scalar, [raw[i : i + 32] for i in range(0, len(raw), 32)])
+
+
+def check_points(points: Points) -> None:
+    """Raise ValueError, with counts and no value, unless every point is one that `multiply` could give.
+
+    None of these faults would show a peer our scalar: clamping clears the cofactors of the curve (8) and of
+    its twist (4), and both groups are of prime order beyond that. But a point of small order makes everyone's
+    blinded id the same, a number not below p is a second name for a point, and half of all random strings
+    lie on the twist, so the check catches a peer that hashes or orders bytes differently. It costs a tenth
+    of the multiplication that follows.
+    """
+    raw = _raw(points)
+    alien = twist = small = 0
+    for at in range(0, len(raw), 32):
+        u = mpz(int.from_bytes(raw[at : at + 32], "little"))
+        if u >= P:
+            alien += 1
+        elif u in SMALL_ORDER:
+            small += 1
+        elif legendre(u * ((u + A) * u + 1), P) < 0:
+            twist += 1
+    if alien or twist or small:
+        raise ValueError(
+            f"of {len(points)} points {alien} are not below the field's prime, {twist} lie on the twist of "
+            f"curve25519 and {small} are of small order; none of them should"
+        )
+
+
+def map_to_curve(r: int) -> int:
+    """Elligator 2 of a field element `r`: the u-coordinate of a point of the curve, below p.
+
+    RFC 9380 section 6.7.1 with Z = 2. Its exceptional case, 1 + 2 r^2 = 0, has no solution here, since -1 is
+    a square and 2 is not.
+    """
+    bottom = 2 * r * r + 1
+    # The curve's right-hand side at u = -A / bottom, times the square bottom^4: no division needed to test it.
+    right = A * bottom * (A * A * (bottom - 1) - bottom * bottom)
+    u = divm(-A, bottom, P)
+    return int(u) if legendre(right, P) >= 0 else int(-u - A) % (2**255 - 19)
+
+
+def _encode(key: bytes, values: Sequence[bytes]) -> bytes:
+    # 64 bytes reduced mod p are within 2^-256 of uniform; `person` separates this use of the hash from any other.
+    keyed = hashlib.blake2b(key=key, person=b"vfl psi ell2 v1")
+    coded = []
+    for value in values:
+        hashed = keyed.copy()
+        hashed.update(value)
+        r = mpz(int.from_bytes(hashed.digest(), "little")) % P
+        coded.append(map_to_curve(r).to_bytes(32, "little"))
+    return b"".join(coded)
+
+
+def _multiply(scalar: bytes, points: Sequence[bytes]) -> bytes:
+    load, exchange = X25519PublicKey.from_public_bytes, X25519PrivateKey.from_private_bytes(scalar).exchange
+    try:
+        return b"".join([exchange(load(point)) for point in points])
+    except ValueError:
+        raise ValueError(f"a point among {len(points)} is of small order: its product is zero") from None
+
+
+def _raw(points: Points) -> bytes:
+    if points.dtype != np.uint8 or points.ndim != 2 or points.shape[1] != 32:
+        raise ValueError(f"points should be uint8 (n, 32), got {points.dtype} {points.shape}")
+    return points.tobytes()
+
+
+def _in_batches(
+    fn: Callable[[bytes, Sequence[bytes]], bytes], secret: bytes, items: Sequence[bytes]
+) -> Points:
+    if len(items) <= _BATCH:
+        done = [fn(secret, items)]
+    else:
+        parts = (items[at : at + _BATCH] for at in range(0, len(items), _BATCH))
+        done = Parallel()(delayed(fn)(secret, part) for part in parts)
+    return np.frombuffer(b"".join(done), np.uint8).reshape(-1, 32)
