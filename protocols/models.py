@@ -1,0 +1,71 @@
+"""Networks that have a name: what a job may ask for when no code may cross the wire.
+
+Takes part: every party that builds a network. Learns: nothing; a name and JSON arguments are all that is
+told. A factory is registered by an installed package as an entry point of the group `vfl.models`; `mlp`
+is built in and cannot be replaced.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from protocols.errors import ConfigError, nearest
+
+GROUP = "vfl.models"
+
+
+def mlp(inputs: int, outputs: int, hidden: Sequence[int] = (64, 32), seed: int = 0) -> nn.Sequential:
+    """Linear layers with ReLU between them: (batch, inputs) -> (batch, outputs), float32.
+
+    The weights are torch's default initialisation drawn under `seed`; torch's global generator is left
+    as it was. Raises ConfigError for a width that is not a positive integer.
+    """
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise ConfigError(f"mlp: hidden should be a list of layer widths, got {hidden!r}")
+    widths = [inputs, *hidden, outputs]
+    if not all(type(width) is int and width >= 1 for width in widths):
+        raise ConfigError(f"mlp: inputs, hidden and outputs should be positive integers, got {widths}")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ConfigError(f"mlp: seed should be an integer in [0, 2**63), got {seed!r}")
+    layers: list[nn.Module] = []
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would also seed the accelerators, which this fork does not restore.
+        torch.default_generator.manual_seed(seed)
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def model(name: str, /, arguments: Mapping[str, object]) -> nn.Module:
+    """Build the registered network `name`.
+
+    Raises ConfigError if nothing of that name is registered, if the arguments do not fit its signature,
+    or if what it builds is no torch module.
+    """
+    factory = _factory(name)
+    try:
+        bound = inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r}: {error}; it takes {name}{inspect.signature(factory)}") from None
+    built = factory(*bound.args, **bound.kwargs)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"model {name!r} should build a torch.nn.Module, got {type(built).__name__}")
+    return built
+
+
+def _factory(name: str) -> Callable[..., object]:
+    if name == "mlp":
+        return mlp
+    registered = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in registered:
+        known = sorted({"mlp", *registered})
+        listed = ", ".join(known)
+        raise ConfigError(f"model {name!r} is not among those registered, {listed}{nearest(name, known)}")
+    factory: Callable[..., object] = registered[name].load()
+    return factory

@@ -1,0 +1,104 @@
+"""Laws of the named networks: same seed, same weights, and no trace on torch's generator."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+from torch import nn
+
+from protocols import models
+from protocols.errors import ConfigError
+from protocols.models import mlp, model
+
+
+def tower(width: int = 3) -> nn.Module:
+    return nn.Linear(width, 1)
+
+
+def no_module() -> str:
+    return "a network"
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in ("tower", "no_module")]
+    shadow = EntryPoint("mlp", f"{__name__}:tower", models.GROUP)
+    monkeypatch.setattr(
+        models, "entry_points", lambda group: [*here, shadow] if group == models.GROUP else []
+    )
+
+
+def test_mlp_alternates_linear_and_relu() -> None:
+    built = mlp(30, 2, hidden=(64, 32))
+    kinds = [type(layer) for layer in built]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    shapes = [tuple(layer.weight.shape) for layer in built if isinstance(layer, nn.Linear)]
+    assert shapes == [(64, 30), (32, 64), (2, 32)]
+    assert built(torch.zeros(7, 30)).shape == (7, 2)
+    assert len(mlp(30, 2, hidden=())) == 1
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    torch.rand(3)
+    first = nn.utils.parameters_to_vector(mlp(5, 2, seed=1).parameters())
+    torch.rand(3)
+    again = nn.utils.parameters_to_vector(mlp(5, 2, seed=1).parameters())
+    other = nn.utils.parameters_to_vector(mlp(5, 2, seed=2).parameters())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_weights_are_torchs_default_initialisation() -> None:
+    built = mlp(5, 2, hidden=(), seed=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        plain = nn.Linear(5, 2)
+    assert torch.equal(
+        nn.utils.parameters_to_vector(built.parameters()), nn.utils.parameters_to_vector(plain.parameters())
+    )
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    before, seed = torch.get_rng_state(), torch.initial_seed()
+    mlp(5, 2, seed=9)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.initial_seed() == seed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": 0, "outputs": 1}, "positive integers, got \\[0, 64, 32, 1\\]"),
+        ({"inputs": 3.0, "outputs": 1}, "positive integers"),
+        ({"inputs": True, "outputs": 1}, "positive integers"),
+        ({"inputs": 3, "outputs": 1, "hidden": [8, -1]}, "positive integers"),
+        ({"inputs": 3, "outputs": 1, "hidden": 8}, "list of layer widths, got 8"),
+        ({"inputs": 3, "outputs": 1, "hidden": "88"}, "list of layer widths, got '88'"),
+        ({"inputs": 3, "outputs": 1, "seed": -1}, "seed should be"),
+        ({"inputs": 3}, "missing a required argument: 'outputs'; it takes mlp\\(inputs: "),
+        ({"inputs": 3, "outputs": 1, "depth": 2}, "unexpected keyword argument 'depth'"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model("mlp", arguments)
+
+
+@pytest.mark.usefixtures("registry")
+def test_lookup_by_name() -> None:
+    assert model("tower", {"width": 5})(torch.zeros(2, 5)).shape == (2, 1)
+    assert isinstance(model("mlp", {"inputs": 3, "outputs": 1}), nn.Sequential)
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'towr' is not among .* mlp, no_module, tower; did you mean 'tower'"
+    ):
+        model("towr", {})
+    with pytest.raises(ConfigError, match="registered, mlp, no_module, tower$"):
+        model("zzz", {})
+    with pytest.raises(ConfigError, match=r"should build a torch.nn.Module, got str"):
+        model("no_module", {})
