@@ -1,0 +1,284 @@
+"""Each party's own part of a model, on disk: `<store>/<run id>/part.json` and `weights.safetensors`.
+
+Takes part: one party, alone; nothing here leaves it but `digest(part)`, a SHA-256 that the parties of a run
+tell each other so that parts of different runs are not mixed when predicting. A digest is not keyed: it
+catches damage and mix-ups, not an owner who rewrites a part together with its hashes. It covers the
+weights, so a curious peer can test a guess of the whole part against it and learns no more.
+
+A part is written to a hidden directory beside its place, flushed to disk, and renamed. So a run
+directory is whole or absent; a crash can leave a hidden one, which nothing here reads and anyone may delete.
+Directories are readable by their owner only. Formats: JSON (pydantic, no unknown fields) and safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
+
+from protocols.arrays import Arrays
+from protocols.errors import ConfigError, DataError
+
+SCHEMA = 1
+WEIGHTS = "weights.safetensors"
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+DTYPES = frozenset(["bool", "float16", "float32", "float64", *INTEGERS])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One party's part of a model.
+
+    method: the method's name. party: whose part. settings: JSON values, enough to rebuild the part around
+    its weights. weights: named arrays, bool, integer or float. others: {party: digest of its part}.
+    created: aware time; now if not given.
+    """
+
+    method: str
+    party: str
+    settings: Mapping[str, JsonValue]
+    weights: Arrays = field(repr=False)
+    others: Mapping[str, str] = field(default_factory=dict)
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class _Manifest(BaseModel):
+    """part.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    method: str
+    party: str
+    created: AwareDatetime
+    settings: dict[str, JsonValue]
+    files: dict[str, Sha256]
+    others: dict[str, Sha256]
+    digest: Sha256
+
+
+def digest(part: Part) -> str:
+    """SHA-256 (hex) of the part but for `created` and `others`: what the other parties keep of it."""
+    return _manifest(part, _weights(part)).digest
+
+
+def save_part(store: Path, run: str, part: Part) -> Path:
+    """Write `part` as `<store>/<run>`, whole or not at all, and return that directory.
+
+    Saving an identical part again changes nothing. Raises ConfigError for a run id that is no plain name,
+    DataError for values that JSON or safetensors cannot hold, for a different part already there, and for
+    what the disk refuses.
+    """
+    place = _place(store, run)
+    weights = _weights(part)
+    manifest = _manifest(part, weights)
+    if place.exists():
+        return _same(place, run, manifest)
+    temporary = store / f".part-{secrets.token_hex(8)}"
+    with _disk(f"{part.party}: run {run!r} was not saved"):
+        store.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir(mode=0o700)
+            _write(temporary / WEIGHTS, weights)
+            _write(temporary / "part.json", _text(manifest))
+            _flush(temporary)
+            os.replace(temporary, place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _flush(store)
+    return place
+
+
+def load_part(store: Path, run: str) -> Part:
+    """Read `<store>/<run>`; the arrays are read-only.
+
+    Raises ConfigError for a run id that is no plain name or is not there, DataError for a part that is
+    damaged, was changed after it was written, or has a schema version that this release does not read.
+    """
+    place = _place(store, run)
+    manifest = _read(place, run)
+    with _disk(f"{manifest.party}: run {run!r} cannot be read"):
+        weights = (place / WEIGHTS).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != manifest.files[WEIGHTS]:
+        raise DataError(
+            f"{manifest.party}: {WEIGHTS} of run {run!r} is not what was saved ({len(weights)} bytes, "
+            "SHA-256 differs from part.json); restore it from a backup or train again"
+        )
+    try:
+        arrays = safetensors.numpy.load(weights)
+    except safetensors.SafetensorError as error:
+        raise DataError(
+            f"{manifest.party}: {WEIGHTS} of run {run!r} is no safetensors file: {error}"
+        ) from None
+    kept = manifest
+    return Part(kept.method, kept.party, kept.settings, Arrays(arrays), kept.others, kept.created)
+
+
+def list_parts(store: Path) -> list[str]:
+    """The run ids in `store`, sorted; none if there is no such directory."""
+    return sorted(file.parent.name for file in store.glob("*/part.json") if _is_run(file.parent.name))
+
+
+def delete_part(store: Path, run: str) -> None:
+    """Remove `<store>/<run>`. It is renamed first, so a crash half-way leaves nothing that looks whole."""
+    place = _place(store, run)
+    if not (place / "part.json").exists():
+        raise _missing(store, run)
+    doomed = store / f".deleted-{secrets.token_hex(8)}"
+    with _disk(f"run {run!r} was not deleted"):
+        os.replace(place, doomed)
+        shutil.rmtree(doomed)
+        _flush(store)
+
+
+def _is_run(run: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", run) is not None
+
+
+def _place(store: Path, run: str) -> Path:
+    if not _is_run(run):
+        raise ConfigError(
+            f"run id {run!r} is no plain name; use up to 128 letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit"
+        )
+    return store / run
+
+
+def _missing(store: Path, run: str) -> ConfigError:
+    return ConfigError(
+        f"run {run!r} is not in the store; there are: {', '.join(list_parts(store)) or 'none'}"
+    )
+
+
+def _weights(part: Part) -> bytes:
+    arrays = {}
+    for name, array in part.weights.items():
+        # The file is C-ordered. (ascontiguousarray would give a scalar a dimension.)
+        array = np.asarray(array, order="C")
+        if array.dtype.name not in DTYPES:
+            raise DataError(
+                f"{part.party}: weights[{name!r}] should be bool, integer or float, got dtype {array.dtype}"
+            )
+        arrays[name] = array
+    return safetensors.numpy.save(arrays)
+
+
+def _manifest(part: Part, weights: bytes) -> _Manifest:
+    try:
+        settings = json.loads(json.dumps(dict(part.settings), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{part.party}: settings should be JSON values: {error}") from None
+    files = {WEIGHTS: hashlib.sha256(weights).hexdigest()}
+    try:
+        return _Manifest(
+            schema_version=SCHEMA,
+            method=part.method,
+            party=part.party,
+            created=part.created.astimezone(UTC),
+            settings=settings,
+            files=files,
+            others=dict(part.others),
+            digest=_digest(part.method, part.party, settings, files),
+        )
+    except ValidationError as error:
+        raise DataError(f"{part.party}: the part cannot be written: {_fields(error)}") from None
+
+
+def _text(manifest: _Manifest) -> bytes:
+    return (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
+
+
+def _digest(method: str, party: str, settings: Mapping[str, JsonValue], files: Mapping[str, str]) -> str:
+    told = [SCHEMA, method, party, settings, files]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _same(place: Path, run: str, manifest: _Manifest) -> Path:
+    there = _read(place, run)
+    if (there.digest, there.others) != (manifest.digest, manifest.others):
+        when = f"{there.created:%Y-%m-%d %H:%M} UTC"
+        raise DataError(
+            f"{manifest.party}: run {run!r} already holds another part ({there.method}, {when}); "
+            "choose another run id or delete it first"
+        )
+    return place
+
+
+def _read(place: Path, run: str) -> _Manifest:
+    """part.json, checked against itself but not yet against the weights."""
+    if not place.exists():
+        raise _missing(place.parent, run)
+    with _disk(f"run {run!r} cannot be read"):
+        text = (place / "part.json").read_bytes()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise DataError(
+            f"part.json of run {run!r} is damaged: it is no JSON; restore it or train again"
+        ) from None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA:
+        raise DataError(
+            f"part.json of run {run!r} has schema version {version!r}, this release reads {SCHEMA}; "
+            "use the release that wrote it"
+        )
+    try:
+        manifest = _Manifest.model_validate(found)
+    except ValidationError as error:
+        raise DataError(
+            f"part.json of run {run!r} is damaged: {_fields(error)}; restore it or train again"
+        ) from None
+    expected = _digest(manifest.method, manifest.party, manifest.settings, manifest.files)
+    if manifest.digest != expected or list(manifest.files) != [WEIGHTS]:
+        raise DataError(
+            f"{manifest.party}: part.json of run {run!r} was changed after it was saved: it says digest "
+            f"{manifest.digest[:12]}..., its content has {expected[:12]}...; restore it or train again"
+        )
+    return manifest
+
+
+def _fields(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(directory: Path) -> None:
+    """Make a directory's entries durable. Windows neither needs nor allows it."""
+    if os.name == "nt":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _disk(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{what}: {error.strerror or error}; is the store writable and is there space?"
+        ) from error
