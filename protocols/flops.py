@@ -42,7 +42,8 @@ def forward_flops(module: nn.Module, *inputs: torch.Tensor | tuple[int, ...]) ->
     """FLOPs of `module(*inputs)`.
 
     An input is a tensor, of which only shape and dtype are remembered, or the shape of a floating-point
-    one. The first call for a shape takes milliseconds, later ones about a microsecond.
+    one. The first call for a shape takes milliseconds (in a process, some two seconds, which
+    torch spends on imports), later ones about a microsecond.
     Raises what the module raises if it cannot take such inputs.
     """
     return _cached(FORWARD, module, inputs)
@@ -54,7 +55,7 @@ def training_flops(
     """FLOPs of one forward and one backward pass, to every parameter that requires a gradient.
 
     With `input_gradient`, also to the floating-point inputs, as at a cut layer. Which parameters are
-    frozen is looked at once per module: after freezing or thawing some, call `forget(module)`.
+    frozen is looked at when a shape is first counted: after freezing or thawing some, call `forget(module)`.
     """
     return _cached(TRAIN_AND_INPUT if input_gradient else TRAIN, module, inputs)
 
