@@ -1,0 +1,1 @@
+"""What parties say to each other; knows no learning algorithm but the baselines."""

@@ -1,0 +1,150 @@
+"""Named arrays (a model's weights) as one immutable value with vector arithmetic.
+
+No party: a container. Arrays that came from a peer are read-only views of the received bytes;
+`to_torch` copies, so that no module can write into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from protocols.errors import DataError
+
+Array = NDArray[Any]
+
+
+def read_only(array: Array) -> Array:
+    """A view of `array` that refuses writes."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """A tensor that owns its memory, same dtype and shape."""
+    return torch.from_numpy(np.array(array, copy=True, order="C"))
+
+
+class Arrays(Mapping[str, Array]):
+    """An immutable mapping from name to array. `+ - *` work array by array.
+
+    Integer and boolean arrays (counters such as BatchNorm's) take part in sums; where they are
+    loaded back into a module they are rounded to the module's dtype.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Array] | Iterable[tuple[str, Array]] = ()) -> None:
+        self._items: dict[str, Array] = {name: read_only(np.asarray(a)) for name, a in dict(items).items()}
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> Arrays:
+        """A copy of all parameters and buffers of `module`, by their `state_dict` names."""
+        return cls((n, t.detach().cpu().numpy().copy()) for n, t in module.state_dict().items())
+
+    def load_into(self, module: nn.Module) -> None:
+        """Write these arrays into `module`, whose names and shapes must be the same."""
+        own = module.state_dict()
+        if own.keys() != self._items.keys():
+            raise DataError(f"weights hold {sorted(self._items)}, the module {sorted(own)}; same model?")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                array = self._items[name]
+                if tuple(tensor.shape) != array.shape:
+                    raise DataError(f"{name}: the module has {tuple(tensor.shape)}, weights {array.shape}")
+                if not tensor.is_floating_point() and array.dtype.kind == "f":
+                    array = np.rint(array)
+                tensor.copy_(to_torch(array))
+
+    def map(self, fn: Callable[[Array], Array]) -> Arrays:
+        """`fn` of each array, under the same names."""
+        return Arrays((n, fn(a)) for n, a in self._items.items())
+
+    @property
+    def size(self) -> int:
+        """Numbers held, over all arrays."""
+        return sum(a.size for a in self._items.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, over all arrays."""
+        return sum(a.nbytes for a in self._items.values())
+
+    def like(self, other: Arrays) -> bool:
+        """Whether names, shapes and dtypes are those of `other`."""
+        return self._items.keys() == other._items.keys() and all(
+            a.shape == other._items[n].shape and a.dtype == other._items[n].dtype
+            for n, a in self._items.items()
+        )
+
+    def __getitem__(self, name: str) -> Array:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __add__(self, other: Arrays) -> Arrays:
+        return self._pair(other, np.add)
+
+    def __sub__(self, other: Arrays) -> Arrays:
+        return self._pair(other, np.subtract)
+
+    def __mul__(self, factor: float) -> Arrays:
+        return self.map(lambda a: a * factor)
+
+    __rmul__ = __mul__
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Arrays)
+            and self.like(other)
+            and all(a.tobytes() == other._items[n].tobytes() for n, a in self._items.items())
+        )
+
+    def __hash__(self) -> int:
+        return hash(tuple((n, a.shape, a.tobytes()) for n, a in self._items.items()))
+
+    def __repr__(self) -> str:
+        return f"Arrays({', '.join(f'{n}: {a.dtype}{list(a.shape)}' for n, a in self._items.items())})"
+
+    def __reduce__(self) -> tuple[type[Arrays], tuple[dict[str, Array]]]:
+        return Arrays, (dict(self._items),)
+
+    def _pair(self, other: Arrays, op: Callable[[Array, Array], Array]) -> Arrays:
+        if self._items.keys() != other._items.keys():
+            raise DataError(f"arrays {sorted(self._items)} and {sorted(other._items)} do not pair")
+        return Arrays((n, _in_dtype(op, a, other._items[n])) for n, a in self._items.items())
+
+
+def _in_dtype(op: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    # numpy refuses boolean subtraction; counters come back as integers, floats as they were.
+    return op(a.astype(np.int64), b.astype(np.int64)) if a.dtype == bool else op(a, b)
+
+
+def weighted_mean(values: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+    """sum(w_k a_k) / sum(w_k), in the order given, accumulated in each array's own dtype.
+
+    Floats are summed in sequence order, so the caller passes roster order. Integer arrays
+    (counters) come out as float64: `load_into` rounds them.
+    """
+    if not values:
+        raise DataError("nothing to average: no client sent an update")
+    total = float(sum(weights))
+    if not total > 0:
+        raise DataError(f"the weights of {len(values)} updates sum to {total:g}, expected > 0")
+    result: dict[str, Array] = {}
+    for name, first in values[0].items():
+        sums = np.zeros(first.shape, first.dtype if first.dtype.kind == "f" else np.float64)
+        for value, weight in zip(values, weights, strict=True):
+            sums += value[name] * sums.dtype.type(weight / total)
+        result[name] = sums
+    return Arrays(result)

@@ -1,0 +1,36 @@
+"""What an operation costs under the virtual clock, in FLOPs.
+
+`Party.compute` is told a cost: FLOPs as a number (torch modules: see `flops`), or counts of named
+operations, as in `{"x25519": 2000}`, priced here. Prices are measured seconds of one operation
+on a reference core that is taken to do `REFERENCE_SPEED` FLOP a second, so that one number
+stands for all work of a party and its speed scales all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protocols.errors import ConfigError, nearest
+
+REFERENCE_SPEED = 1e10  # FLOP per second
+
+SECONDS_PER_OPERATION: dict[str, float] = {
+    "x25519": 40e-6,  # one scalar multiplication through `cryptography`
+    "elligator2": 8e-6,  # one id hashed to a point, through gmpy2
+    "point_check": 3.5e-6,  # one received point found to be on the curve
+    "id_match": 3e-6,  # one mark in the comparison of blinded ids
+}
+
+Cost = float | Mapping[str, int]
+
+
+def flops(cost: Cost) -> float:
+    """`cost` in FLOPs. ConfigError for an operation that has no price."""
+    if isinstance(cost, float | int):
+        return float(cost)
+    total = 0.0
+    for name, count in cost.items():
+        if name not in SECONDS_PER_OPERATION:
+            raise ConfigError(f"operation {name!r} has no price{nearest(name, SECONDS_PER_OPERATION)}")
+        total += count * SECONDS_PER_OPERATION[name] * REFERENCE_SPEED
+    return total

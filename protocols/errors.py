@@ -1,0 +1,79 @@
+"""Every error this toolkit raises. Below everything: imports nothing of ours.
+
+    VflError
+    ├── ConfigError (ValueError)     a setting, a name or a layout that cannot be meant
+    ├── DataError (ValueError)       a table that cannot be used as it is
+    │   └── AlignmentError           the parties' ids cannot be brought together
+    ├── NotFittedError               predict before fit (also scikit-learn's NotFittedError)
+    ├── ProtocolError                a peer said something its role may not say here
+    ├── StallError                   every role waits for another, so none can go on
+    ├── LineError                    a line between two parties is cut
+    └── PartyError                   a role failed with an error not ours; the cause is chained
+
+An error that leaves a role is marked with its party and scope and prints them first. Messages say
+who, where, expected, got and the likely fix. None holds a cell, an id, a key or
+another party's column name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from sklearn.exceptions import NotFittedError as _SklearnNotFitted
+
+
+class VflError(Exception):
+    """Base of every error of this toolkit. `party` and `scope` say where, once it left a role."""
+
+    party: str = ""
+    scope: str = ""
+
+    def at(self, party: str, scope: str) -> VflError:
+        """This error, marked with the party and scope it arose in; an earlier mark stays."""
+        if not self.party:
+            self.party, self.scope = party, scope
+        return self
+
+    def __str__(self) -> str:
+        where = "/".join(part for part in (self.party, self.scope) if part)
+        return f"{where}: {super().__str__()}" if where else super().__str__()
+
+
+class ConfigError(VflError, ValueError):
+    """A setting, a name or a layout that cannot be meant."""
+
+
+class DataError(VflError, ValueError):
+    """A table that cannot be used as it is."""
+
+
+class AlignmentError(DataError):
+    """The parties' ids cannot be brought together."""
+
+
+class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # sklearn has no stubs
+    """`predict` was called before `fit`."""
+
+
+class ProtocolError(VflError):
+    """A peer said something its role may not say here."""
+
+
+class StallError(VflError):
+    """Every role waits for another, so none can go on."""
+
+
+class LineError(VflError):
+    """A line between two parties is cut."""
+
+
+class PartyError(VflError):
+    """A role failed with an error that is not ours; that error is chained (`__cause__`)."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"`, whatever the case, or nothing where no known name is close."""
+    folded = {word.casefold(): word for word in known}
+    close = get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""

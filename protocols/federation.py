@@ -1,0 +1,123 @@
+"""Who takes part, and how to reach them. Here: everybody in this process.
+
+In one process each party still holds only its own table and speaks only through its lines; what a
+run says about disclosure is what those lines carried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from protocols.errors import ConfigError, DataError
+from protocols.party import Coordinator, Desk, run
+from protocols.progress import Report
+from protocols.wire.clock import run_virtual
+from protocols.wire.faults import Faults, Plan
+from protocols.wire.ledger import Ledger
+from protocols.wire.transport import Local, Network
+
+Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves: each role's result, the ledger, and simulated seconds (0 without a network)."""
+
+    results: dict[str, Any]
+    ledger: Ledger
+    seconds: float
+
+
+def simulate(
+    roles: Mapping[str, Role],
+    *,
+    seed: int = 0,
+    network: Network | None = None,
+    faults: Plan | None = None,
+    job: str = "local",
+    on_progress: Report | None = None,
+) -> Run:
+    """Run every role (party name -> function of its Party) in this process, under a virtual clock.
+
+    Everyone's roster is all the others, in the order of `roles`. The first failure stops all and is
+    raised here, naming party and scope. Works below a running event loop, as in a notebook.
+    """
+    local = Local(tuple(roles), network)
+    ledger = Ledger(local if faults is None else Faults(local, faults))
+
+    def party(name: str) -> Coordinator:
+        roster = tuple(peer for peer in roles if peer != name)
+        desk = Desk(ledger, network, on_progress=on_progress)
+        return Coordinator(name, ledger, desk, seed=seed, job=job, roster=roster)
+
+    async def everyone() -> dict[str, Any]:
+        return await run(**{name: role(party(name)) for name, role in roles.items()})
+
+    results, seconds = run_virtual(everyone(), local.on_stall)
+    return Run(results, ledger, seconds)
+
+
+class Federation(Mapping[str, pd.DataFrame]):
+    """Parties and their tables, all in this process. Estimators take one, or a plain mapping.
+
+    Party names are non-empty and hold no dot, slash or white space: `"party.column"` is split at the
+    first dot, scopes at slashes.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, pd.DataFrame],
+        *,
+        network: Network | None = None,
+        faults: Plan | None = None,
+    ) -> None:
+        if not isinstance(tables, Mapping) or not tables:
+            raise ConfigError(f"expected a mapping of party name to DataFrame, got {type(tables).__name__}")
+        for name, table in tables.items():
+            check_name(name)
+            if not isinstance(table, pd.DataFrame):
+                raise DataError(f"expected a DataFrame, got {type(table).__name__}").at(name, "")
+            if table.columns.has_duplicates:
+                raise DataError("two columns have the same name; rename one").at(name, "")
+        self._tables = dict(tables)
+        self.network, self.faults = network, faults
+
+    @classmethod
+    def of(cls, data: Mapping[str, pd.DataFrame] | Federation) -> Federation:
+        """`data` itself if it is a federation, else one of the tables in `data`."""
+        return data if isinstance(data, Federation) else cls(data)
+
+    @property
+    def parties(self) -> tuple[str, ...]:
+        """Party names, in the order given."""
+        return tuple(self._tables)
+
+    def run(self, roles: Mapping[str, Role], *, seed: int = 0, on_progress: Report | None = None) -> Run:
+        """Run these roles over this federation's lines."""
+        return simulate(roles, seed=seed, network=self.network, faults=self.faults, on_progress=on_progress)
+
+    def __getitem__(self, party: str) -> pd.DataFrame:
+        return self._tables[party]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {t.shape[0]} x {t.shape[1]}" for name, t in self._tables.items())
+        return f"Federation({sizes})"
+
+
+def check_name(name: object) -> str:
+    """`name` if it can name a party; ConfigError otherwise."""
+    if not isinstance(name, str) or not name or any(c.isspace() or c in "./|\0" for c in name):
+        raise ConfigError(
+            f"{name!r} cannot name a party: names are text without dots, slashes, bars or spaces"
+        )
+    return name

@@ -1,0 +1,253 @@
+"""Party: one participant's end of every line. A role is a coroutine that speaks only through it.
+
+    async def client(me: Party, server: str, ...) -> Result:
+        async with me.within("round 1") as at:      # a sub-conversation
+            order = await at.recv(server, Model)
+            ...
+            await at.send(server, Update(...))
+
+What a party's peers learn is exactly the messages it sends; each says what it `reveals`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import nn
+
+from protocols.arrays import Arrays
+from protocols.costs import Cost
+from protocols.errors import ConfigError, PartyError, ProtocolError, VflError
+from protocols.flops import forward_flops
+from protocols.wire.codec import decode, encode
+from protocols.wire.ledger import Ledger
+from protocols.wire.message import Message
+from protocols.wire.transport import Envelope, Network, Transport
+
+M = TypeVar("M", bound=Message)
+N = TypeVar("N", bound=Message)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Desk:
+    """What a party has only one of, in whatever scope it speaks."""
+
+    ledger: Ledger
+    network: Network | None = None  # set under a virtual clock that charges for computing
+    threaded: bool = False  # compute in a worker thread, so that the party stays reachable
+    depth: int = 0  # longest chain of dependent messages received so far
+    busy_until: float = 0.0  # virtual seconds
+    on_progress: Callable[[str, int, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A name, a transport, randomness of its own, and the scope it speaks in."""
+
+    name: str
+    transport: Transport
+    desk: Desk = field(repr=False)
+    seed: int = 0
+    scope: str = ""
+    job: str = "local"
+    _sent: dict[str, int] = field(default_factory=dict, repr=False)  # envelopes per receiver
+
+    async def send(self, to: str, message: Message) -> None:
+        """Send `message` to party `to`, in this scope."""
+        body = encode(message)
+        await self._deliver(to, message.kind, body, hashlib.sha256(body).digest())
+
+    async def _deliver(self, to: str, kind: str, body: bytes, digest: bytes) -> None:
+        sequence = self._sent.get(to, 0)
+        self._sent[to] = sequence + 1
+        await self.transport.deliver(
+            Envelope(self.job, self.name, to, self.scope, sequence, kind, self.desk.depth + 1, digest, body)
+        )
+
+    @overload
+    async def recv(self, sender: str, kind: type[M], *, like: Arrays | None = None) -> M: ...
+    @overload
+    async def recv(
+        self, sender: str, kind: tuple[type[M], type[N]], *, like: Arrays | None = None
+    ) -> M | N: ...
+    async def recv(self, sender: str, kind: Any, *, like: Arrays | None = None) -> Any:
+        """The next message from `sender` in this scope, which must be a `kind` (or one of several).
+
+        `like`: every `Arrays` field must have these names, shapes and dtypes. ProtocolError otherwise.
+        """
+        e = await self.transport.collect(self.name, sender, self.scope)
+        self.desk.depth = max(self.desk.depth, e.depth)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        for expected in kinds:
+            if e.kind == expected.kind:
+                break
+        else:
+            said = " or ".join(k.kind for k in kinds)
+            raise ProtocolError(f"expected {said} from {sender} in {self.scope!r}, got {e.kind}")
+        message = decode(expected, e.body, sender=sender, scope=self.scope)
+        if like is not None:
+            for name, value in message:
+                if isinstance(value, Arrays) and not value.like(like):
+                    raise ProtocolError(
+                        f"{e.kind}.{name} from {sender} in {self.scope!r}: expected {like!r}, got {value!r}; "
+                        "do both sides use the same model?"
+                    )
+        return message
+
+    def within(self, name: str | int) -> Self:
+        """This party in a sub-conversation, used as `async with me.within(name) as at`. Leaving it
+        discards its late mail. A name can be used once."""
+        scope = f"{self.scope}/{name}" if self.scope else str(name)
+        return replace(self, scope=scope, _sent={})
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.transport.close(self.name, self.scope)
+        mark(error, self.name, self.scope)
+
+    def rng(self, purpose: str = "") -> np.random.Generator:
+        """Reproducible, distinct for every party, scope and purpose; independent of call order.
+
+        For experiments. Never for keys, masks or nonces: those come from the operating system.
+        """
+        said = "\0".join((str(self.seed), self.name, self.scope, purpose))
+        key = hashlib.sha256(said.encode()).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
+
+    async def compute(
+        self,
+        fn: Callable[..., T],
+        *args: Any,
+        cost: Cost | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> T:
+        """`fn(*args)`, metered. `cost`: FLOPs, or counts of priced operations (`costs`); a torch module's own
+        forward pass is counted by itself. `rng`: torch draws from it inside `fn` (dropout, shuffling)."""
+        desk = self.desk
+        if cost is None and isinstance(fn, nn.Module):
+            cost = forward_flops(fn, *args)
+        if cost is None and desk.network is not None:
+            raise ConfigError(
+                f"{getattr(fn, '__name__', fn)} runs under a virtual clock and declares no cost="
+            )
+        start = perf_counter()
+        if desk.threaded:
+            result = await asyncio.to_thread(_call, fn, args, rng)
+        else:
+            result = fn(*args) if rng is None else _call(fn, args, rng)
+        work = desk.ledger.charge(self.name, cost, perf_counter() - start)
+        if desk.network is not None and work:
+            loop = asyncio.get_running_loop()
+            desk.busy_until = max(loop.time(), desk.busy_until) + desk.network.seconds(self.name, work)
+            await asyncio.sleep(desk.busy_until - loop.time())
+        return result
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Tell whoever watches how far this party is."""
+        if self.desk.on_progress is not None:
+            self.desk.on_progress(step, done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinator(Party):
+    """A party with a roster: the star's verbs, over the same lines."""
+
+    roster: tuple[str, ...] = ()
+
+    async def broadcast(self, message: Message, to: Iterable[str] | None = None) -> None:
+        """Send one message to all of `to` (default: the roster); it is encoded once."""
+        body = encode(message)
+        digest = hashlib.sha256(body).digest()
+        for peer in self.roster if to is None else to:
+            await self._deliver(peer, message.kind, body, digest)
+
+    async def gather(
+        self,
+        kind: type[M],
+        of: Iterable[str] | None = None,
+        *,
+        deadline: float | None = None,
+        at_least: int | None = None,
+        like: Arrays | None = None,
+    ) -> dict[str, M]:
+        """One `kind` from each of `of` (default: the roster), in that order, never arrival order.
+
+        With a `deadline` (seconds) the late are absent; fewer than `at_least` is a ProtocolError.
+        """
+        peers = self.roster if of is None else tuple(of)
+        if deadline is None:
+            return {peer: await self.recv(peer, kind, like=like) for peer in peers}
+        loop = asyncio.get_running_loop()
+        tasks = {peer: loop.create_task(self.recv(peer, kind, like=like)) for peer in peers}
+        try:
+            if tasks:
+                await asyncio.wait(tasks.values(), timeout=deadline)
+        finally:
+            for task in tasks.values():
+                task.cancel()  # no effect on those that are done
+        # A cancelled wait leaves its line before the scope is closed.
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        came = {peer: task.result() for peer, task in tasks.items() if not task.cancelled()}
+        if at_least is not None and len(came) < at_least:
+            raise ProtocolError(
+                f"{len(came)} of {len(peers)} sent {kind.kind} in {self.scope!r} within {deadline:g} s, "
+                f"expected at least {at_least}; absent: {', '.join(p for p in peers if p not in came)}"
+            )
+        return came
+
+
+def mark(error: BaseException | None, party: str, scope: str) -> None:
+    """Mark an error of ours with where it arose; chain any other into a PartyError."""
+    if isinstance(error, VflError):
+        error.at(party, scope)
+    elif isinstance(error, Exception):
+        raise PartyError(f"{type(error).__name__}: {error}").at(party, scope) from error
+
+
+def _call(fn: Callable[..., T], args: tuple[Any, ...], rng: np.random.Generator | None) -> T:
+    if rng is None:
+        return fn(*args)
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(int(rng.integers(2**63)))
+    try:
+        return fn(*args)
+    finally:
+        generator.set_state(before)
+
+
+async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:
+    """Every role (party name -> coroutine) in this process, to the end; their results.
+
+    The first failure stops all of them and is raised, naming party, scope and cause.
+    """
+
+    async def role(name: str, body: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await body
+        except Exception as error:
+            mark(error, name, "")
+            raise
+
+    failed: ExceptionGroup[Exception] | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(role(name, body), name=name) for name, body in roles.items()}
+    except* Exception as failures:
+        failed = failures  # what is raised inside `except*` would come out as a group again
+    if failed is not None:
+        raise failed.exceptions[0]
+    return {name: task.result() for name, task in tasks.items()}

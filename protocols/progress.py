@@ -1,0 +1,30 @@
+"""A progress bar for long work; quiet where nobody watches a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+Report = Callable[[str, int, int], None]
+
+
+@contextmanager
+def bar(label: str) -> Iterator[Report]:
+    """Yields `report(step, done, total)`, which draws on standard error if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(f"{label}: {step}", total=total)
+            progress.update(tasks[step], completed=done, total=total)
+
+        yield report

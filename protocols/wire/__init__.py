@@ -1,0 +1,1 @@
+"""What crosses the line between two parties: messages, their bytes, transports and the ledger."""

@@ -1,0 +1,95 @@
+"""The virtual clock: an event loop in which waiting takes no wall time.
+
+When every task waits, time jumps to the next timer; when there is none, nothing can ever
+happen again, and that is reported at once instead of hanging. Runs in a thread of its own, so
+that it also works below a notebook's running loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from protocols.errors import StallError
+
+T = TypeVar("T")
+
+
+class _Jump(selectors.DefaultSelector):
+    """A selector that advances the clock where another would block."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
+        if not ready and timeout is None:
+            self.loop.stalled()
+        elif not ready and timeout:
+            self.loop.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose `time()` is simulated seconds since its start."""
+
+    def __init__(self, on_stall: Callable[[], None] = lambda: None) -> None:
+        selector = _Jump()
+        selector.loop = self
+        super().__init__(selector)
+        self._clock_resolution = 1e-9
+        self.now = 0.0
+        self._on_stall = on_stall
+        self._main: asyncio.Task[Any] | None = None
+
+    def time(self) -> float:
+        return self.now
+
+    def stalled(self) -> None:
+        """Let the transport fail its waits; if that frees nobody, stop the run."""
+        self._on_stall()
+        if not self._ready and self._main is not None:  # type: ignore[attr-defined]
+            self._main.cancel("stalled")
+
+    async def guard(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run `main`; a stall that no transport explains becomes a StallError."""
+        self._main = asyncio.current_task()
+        try:
+            return await main
+        except asyncio.CancelledError as error:
+            if "stalled" in error.args:
+                raise StallError("no role can go on, and none waits for a message") from None
+            raise
+
+
+def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lambda: None) -> tuple[T, float]:
+    """Run `main` to its end under a virtual clock; its result, and the simulated seconds it took.
+
+    Ctrl-C cancels `main`, waits for it to clean up, and is raised here.
+    """
+    loop = VirtualLoop(on_stall)
+    task: asyncio.Task[T] = loop.create_task(loop.guard(main))
+    outcome: list[BaseException] = []
+
+    def work() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(task)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        raise
+    finally:
+        loop.close()
+    if outcome:
+        raise outcome[0]
+    return task.result(), loop.now

@@ -1,0 +1,217 @@
+"""The ledger: what left which party for whom, and what each party computed.
+
+A transport wrapper. It sees every envelope at both ends of its line, chains the payload hashes
+of each line, and keeps the order of events at every party, so that the same run's time under
+another network can be replayed instead of run again. It keeps no payload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from protocols.costs import Cost, flops
+from protocols.errors import ConfigError
+from protocols.wire.message import Message
+from protocols.wire.transport import Envelope, Network, Transport
+
+COLUMNS = ["job", "scope", "round", "sequence", "sender", "receiver", "kind"]
+COLUMNS += ["bytes", "reveals", "depth", "digest", "chain"]
+
+
+class Entry(NamedTuple):
+    """One logical send. `chain` hashes this entry onto the one before it on its line."""
+
+    job: str
+    scope: str
+    sequence: int
+    sender: str
+    receiver: str
+    kind: str
+    nbytes: int  # of the encoded message
+    depth: int
+    digest: bytes  # SHA-256 of the encoded message
+    chain: bytes
+
+    @property
+    def reveals(self) -> str:
+        """What a curious receiver learns."""
+        return Message.kinds[self.kind].reveals
+
+
+@dataclass
+class Compute:
+    """What one party computed: declared FLOPs, measured seconds, named operations."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+    calls: int = 0
+    unpriced: int = 0  # calls that declared no cost
+    operations: dict[str, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """Wraps a transport. `frame()` is the full record, `summary()` the sums people read."""
+
+    def __init__(self, inner: Transport | None = None) -> None:
+        self._inner = inner
+        self.entries: list[Entry] = []
+        self.compute: dict[str, Compute] = {}
+        self._chains: dict[tuple[str, str, str], bytes] = {}
+        self._index: dict[tuple[str, str, str, int], int] = {}  # envelopes not yet collected
+        # In order: (party, seconds at REFERENCE, None) for compute, (party, 0, ~i) for the sending of
+        # entry i, (party, 0, i) for its receipt.
+        self._events: list[tuple[str, float, int | None]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_inner": None}
+
+    async def deliver(self, envelope: Envelope) -> None:
+        self._record(envelope)
+        assert self._inner is not None
+        await self._inner.deliver(envelope)
+
+    async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
+        assert self._inner is not None
+        envelope = await self._inner.collect(receiver, sender, scope)
+        index = self._index.pop((sender, receiver, scope, envelope.sequence))
+        self._events.append((receiver, 0.0, index))
+        return envelope
+
+    def close(self, receiver: str, scope: str) -> None:
+        assert self._inner is not None
+        self._inner.close(receiver, scope)
+
+    def charge(self, party: str, cost: Cost | None, seconds: float) -> float:
+        """Record one computation of `party`; returns its FLOPs."""
+        meter = self.compute.get(party)
+        if meter is None:
+            meter = self.compute[party] = Compute()
+        meter.calls += 1
+        meter.seconds += seconds
+        if cost is None:
+            meter.unpriced += 1
+            return 0.0
+        work = flops(cost)
+        meter.flops += work
+        if not isinstance(cost, float | int):
+            for name, count in cost.items():
+                meter.operations[name] = meter.operations.get(name, 0) + count
+        self._events.append((party, work, None))
+        return work
+
+    def _record(self, e: Envelope) -> None:
+        line = (e.job, e.sender, e.receiver)
+        said = f"{e.scope}|{e.sequence}|{e.kind}|{len(e.body)}|".encode()
+        chain = hashlib.sha256(self._chains.get(line, b"") + said + e.digest).digest()
+        self._chains[line] = chain
+        index = len(self.entries)
+        self._index[e.sender, e.receiver, e.scope, e.sequence] = index
+        self._events.append((e.sender, 0.0, ~index))
+        self.entries.append(
+            Entry(
+                e.job,
+                e.scope,
+                e.sequence,
+                e.sender,
+                e.receiver,
+                e.kind,
+                len(e.body),
+                e.depth,
+                e.digest,
+                chain,
+            )
+        )
+
+    def within(self, scope: str) -> list[Entry]:
+        """The entries of `scope` and all below it."""
+        return [e for e in self.entries if e.scope == scope or e.scope.startswith(scope + "/")]
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes sent."""
+        return sum(e.nbytes for e in self.entries)
+
+    def chain_length(self, scope: str = "") -> int:
+        """Messages on the longest chain in which each had to wait for the one before."""
+        depths = [e.depth for e in (self.within(scope) if scope else self.entries)]
+        return max(depths) - min(depths) + 1 if depths else 0
+
+    def line_digest(self, sender: str, receiver: str) -> bytes:
+        """Hash over a line's envelopes sorted by scope, then sequence; equal for equal runs."""
+        line = [e for e in self.entries if (e.sender, e.receiver) == (sender, receiver)]
+        total = hashlib.sha256()
+        for e in sorted(line, key=lambda e: (e.scope, e.sequence)):
+            total.update(f"{e.sequence}|{e.scope}|{e.kind}|".encode() + e.digest)
+        return total.digest()
+
+    def frame(self) -> pd.DataFrame:
+        """One row per send: job, scope, round, sequence, sender, receiver, kind, bytes, reveals, depth,
+        digest and chain (hex). `round` is the first number in the scope, or missing."""
+        rows = [
+            (e.job, e.scope, _round(e.scope), e.sequence, e.sender, e.receiver, e.kind)
+            + (e.nbytes, e.reveals, e.depth, e.digest.hex(), e.chain.hex())  # noqa: RUF005
+            for e in self.entries
+        ]
+        return pd.DataFrame(rows, columns=COLUMNS).astype({"round": "Int64"})
+
+    def summary(self, by: Sequence[str] = ("sender", "receiver", "kind")) -> pd.DataFrame:
+        """Messages and bytes, summed by any of sender, receiver, kind, scope, round, reveals, and party with
+        direction: `by=["party", "direction"]` counts each send at both its ends."""
+        frame = self.frame()
+        if {"party", "direction"} & set(by):
+            sent = frame.assign(party=frame["sender"], direction="sent")
+            frame = pd.concat([sent, frame.assign(party=frame["receiver"], direction="received")])
+        unknown = [name for name in by if name not in frame.columns]
+        if unknown:
+            raise ConfigError(
+                f"cannot sum by {unknown}; columns are {[*frame.columns, 'party', 'direction']}"
+            )
+        keep = ["reveals"] if "kind" in by and "reveals" not in by else []
+        groups = frame.groupby([*by, *keep], sort=True, dropna=False)["bytes"]
+        return groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})
+
+    def compute_summary(self) -> pd.DataFrame:
+        """Per party: FLOPs declared, seconds measured, calls."""
+        rows = {p: (c.flops, c.seconds, c.calls) for p, c in self.compute.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["flops", "seconds", "calls"])
+
+    def replay(self, network: Network) -> float:
+        """Seconds this run takes under `network`. Equals a run under that network wherever no deadline
+        could change its course and no party does two things at once."""
+        unpriced = [party for party, meter in self.compute.items() if meter.unpriced]
+        if unpriced:
+            raise ConfigError(
+                f"{', '.join(unpriced)} computed without declaring a cost; pass cost= to compute"
+            )
+        now: dict[str, float] = defaultdict(float)
+        uplink: dict[str, float] = defaultdict(float)
+        arrival: dict[int, float] = {}
+        for party, work, index in self._events:
+            if index is None:
+                now[party] += network.seconds(party, work)
+            elif index < 0:
+                e = self.entries[~index]
+                uplink[party] = max(now[party], uplink[party]) + network.transfer(e.nbytes)
+                arrival[~index] = uplink[party] + network.delay(party, e.receiver)
+            else:
+                now[party] = max(now[party], arrival.pop(index))
+        return max([*now.values(), *arrival.values()], default=0.0)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        return f"Ledger({len(self.entries)} messages, {self.nbytes} bytes, {len(self.compute)} parties)"
+
+
+def _round(scope: str) -> int | None:
+    return next((int(part) for part in scope.split("/") if part.isdecimal()), None)

@@ -1,0 +1,141 @@
+"""Message: the only thing that may leave a party.
+
+A message is a frozen pydantic model. Its class says what it `reveals` to a curious receiver,
+or it does not import; its array fields declare dtype and shape, checked where the message is
+built and again where it is decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from protocols.arrays import Array, Arrays, read_only
+from protocols.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Dtype and shape of an array field: `Annotated[Array, Spec("float32", ("b", "k"))]`.
+
+    `dtype` may list alternatives, `"int64|float32"`. In `shape` a number is that size and a
+    letter stands for one size throughout the message.
+    """
+
+    dtype: str
+    shape: tuple[str | int, ...]
+
+    def check(self, value: object) -> Array:
+        """`value` as a read-only view; ValueError if it is no such array."""
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"expected an array {self}, got {type(value).__name__}")
+        shape = value.shape
+        fits = value.dtype in self._dtypes and len(shape) == len(self.shape)
+        if not fits or any(shape[axis] != size for axis, size in self._fixed):
+            raise ValueError(f"expected {self}, got {value.dtype} {list(shape)}")
+        return read_only(value) if value.flags.writeable else value
+
+    @cached_property
+    def _dtypes(self) -> frozenset[np.dtype[Any]]:
+        return frozenset(np.dtype(name) for name in self.dtype.split("|"))
+
+    @cached_property
+    def _fixed(self) -> tuple[tuple[int, int], ...]:
+        return tuple((axis, size) for axis, size in enumerate(self.shape) if isinstance(size, int))
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+
+class Message(BaseModel):
+    """One thing that one party tells another. Subclass it; its fields are all that leaves.
+
+    Fields may be arrays with a `Spec`, `Arrays`, `bytes`, or JSON values (numbers, strings, lists,
+    mappings, None). Equality and hash go by content. The repr shows shapes and types, no values.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+    reveals: ClassVar[str]
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Message]]] = {}
+    specs: ClassVar[dict[str, Spec]] = {}
+    _letters: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, reveals: str = "", version: int = 1, **config: Any) -> None:
+        super().__init_subclass__(**config)
+        if not reveals.strip():
+            raise TypeError(
+                f"{cls.__name__}: say what it reveals: class {cls.__name__}(Message, reveals=...)"
+            )
+        cls.reveals = reveals
+        cls.kind = f"{cls.__module__.partition('.')[0]}.{cls.__name__}/{version}"
+        other = Message.kinds.get(cls.kind)
+        if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.kind} is defined in {other.__module__} already; choose another name")
+        Message.kinds[cls.kind] = cls
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **config: Any) -> None:
+        cls.specs = {
+            name: spec
+            for name, field in cls.model_fields.items()
+            for spec in field.metadata
+            if isinstance(spec, Spec)
+        }
+        letters = [w for spec in cls.specs.values() for w in spec.shape if isinstance(w, str)]
+        cls._letters = len(letters) != len(set(letters))
+
+    def model_post_init(self, context: object) -> None:
+        """A letter stands for one size throughout the message."""
+        if not self._letters:
+            return
+        sizes: dict[str, int] = {}
+        for name, spec in self.specs.items():
+            for letter, size in zip(spec.shape, getattr(self, name).shape, strict=True):
+                if isinstance(letter, str) and sizes.setdefault(letter, size) != size:
+                    raise ValueError(f"{name} has {letter} = {size}, elsewhere it is {sizes[letter]}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(_same(value, getattr(other, name)) for name, value in self)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, tuple(_content(value) for _, value in self)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{n}={_shape(v)}' for n, v in self)})"
+
+    __str__ = __repr__
+
+
+def message_class(kind: str) -> type[Message]:
+    """The class of a wire kind such as `"horizontal.Update/1"`."""
+    try:
+        return Message.kinds[kind]
+    except KeyError:
+        raise ConfigError(f"no message {kind!r} is defined here") from None
+
+
+def _content(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, value.tobytes())
+    return value if isinstance(value, Arrays) else repr(value)
+
+
+def _same(a: object, b: object) -> bool:
+    return bool(_content(a) == _content(b))
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return repr(value) if isinstance(value, Arrays) else type(value).__name__

@@ -1,0 +1,190 @@
+"""Transports: how an envelope gets from one party to another. This one stays in the process.
+
+A transport has two verbs, `deliver` and `collect`; `close` frees a scope that its party has left.
+`Local` carries encoded bytes, as the network does, under a virtual clock: with a `Network`,
+transfers cost simulated seconds; without one they are instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from protocols.errors import ConfigError, StallError, nearest
+
+
+class Envelope(NamedTuple):
+    """One message on its way."""
+
+    job: str
+    sender: str
+    receiver: str
+    scope: str
+    sequence: int  # counts from 0 per (sender, receiver, scope)
+    kind: str  # as in "horizontal.Update/1"
+    depth: int  # length of the longest chain of dependent messages that ends here
+    digest: bytes  # SHA-256 of the body
+    body: bytes
+
+
+class Transport(Protocol):
+    """Two verbs, and `close`."""
+
+    async def deliver(self, envelope: Envelope) -> None:
+        """Hand an envelope over for its receiver."""
+
+    async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
+        """The next envelope, in the order sent, from `sender` to `receiver` in `scope`."""
+
+    def close(self, receiver: str, scope: str) -> None:
+        """`receiver` has left `scope`: free its mail, discard what comes late."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A simulated network. Uploads of one party share its bandwidth, one after another."""
+
+    latency: float | Mapping[tuple[str, str], float] = 0.0  # seconds one way, or by (sender, receiver)
+    bandwidth: float = float("inf")  # bytes per second that each party can send
+    speed: float | Mapping[str, float] = 1e10  # FLOP per second, or by party
+
+    def delay(self, sender: str, receiver: str) -> float:
+        """Seconds one way from `sender` to `receiver`."""
+        return self.latency if isinstance(self.latency, float | int) else self.latency[sender, receiver]
+
+    def transfer(self, nbytes: int) -> float:
+        """Seconds that a party's uplink is busy with `nbytes`."""
+        return nbytes / self.bandwidth
+
+    def seconds(self, party: str, flops: float) -> float:
+        """Seconds that `party` computes for `flops`."""
+        return flops / (self.speed if isinstance(self.speed, float | int) else self.speed[party])
+
+
+@dataclass(slots=True)
+class _Line:
+    """What one receiver holds of one (sender, scope): the next in order, and the early ones."""
+
+    ready: deque[Envelope] = field(default_factory=deque)
+    early: dict[int, Envelope] = field(default_factory=dict)
+    expected: int = 0
+    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+
+class Mailbox:
+    """One party's mail. Drops duplicates, restores order, discards mail for scopes it has left."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._lines: dict[str, dict[str, _Line]] = {}  # scope -> sender -> line
+        self._closed: set[str] = set()
+
+    def put(self, envelope: Envelope) -> None:
+        """Take delivery; never blocks."""
+        if self._is_closed(envelope.scope):
+            return
+        line = self._line(envelope.sender, envelope.scope)
+        if envelope.sequence != line.expected:
+            if envelope.sequence > line.expected:
+                line.early[envelope.sequence] = envelope
+            return
+        line.ready.append(envelope)
+        line.expected += 1
+        while line.early and line.expected in line.early:
+            line.ready.append(line.early.pop(line.expected))
+            line.expected += 1
+        for waiter in line.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def take(self, sender: str, scope: str) -> Envelope:
+        """The next envelope from `sender` in `scope`."""
+        if self._is_closed(scope):
+            raise ConfigError(f"scope {scope!r} was left before; each within() needs a new name")
+        line = self._line(sender, scope)
+        while not line.ready:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            line.waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                line.waiters.remove(waiter)
+        return line.ready.popleft()
+
+    def close(self, scope: str) -> None:
+        """Free `scope` and all below it."""
+        below = scope + "/"
+        for gone in [s for s in self._lines if s == scope or s.startswith(below)]:
+            del self._lines[gone]
+        self._closed = {s for s in self._closed if not s.startswith(below)} | {scope}
+
+    def waiting(self) -> list[tuple[str, str, str, asyncio.Future[None]]]:
+        """(owner, sender, scope, future) of each wait for mail."""
+        return [
+            (self.owner, sender, scope, waiter)
+            for scope, lines in self._lines.items()
+            for sender, line in lines.items()
+            for waiter in line.waiters
+            if not waiter.done()
+        ]
+
+    def _line(self, sender: str, scope: str) -> _Line:
+        lines = self._lines.get(scope)
+        if lines is None:
+            lines = self._lines[scope] = {}
+        line = lines.get(sender)
+        if line is None:
+            line = lines[sender] = _Line()
+        return line
+
+    def _is_closed(self, scope: str) -> bool:
+        if not self._closed or scope in self._lines:
+            return False
+        parts = scope.split("/")
+        return any("/".join(parts[: i + 1]) in self._closed for i in range(len(parts)))
+
+
+class Local:
+    """All parties in this process."""
+
+    def __init__(self, parties: Sequence[str], network: Network | None = None) -> None:
+        self.network = network
+        self._boxes = {name: Mailbox(name) for name in parties}
+        self._uplink_free = dict.fromkeys(parties, 0.0)
+
+    async def deliver(self, envelope: Envelope) -> None:
+        box = self._boxes.get(envelope.receiver)
+        if box is None:
+            raise ConfigError(
+                f"no party {envelope.receiver!r} to send {envelope.kind} to; parties are "
+                f"{', '.join(self._boxes)}{nearest(envelope.receiver, self._boxes)}"
+            )
+        if self.network is None:
+            box.put(envelope)
+            return
+        loop, sender = asyncio.get_running_loop(), envelope.sender
+        sent = max(loop.time(), self._uplink_free[sender]) + self.network.transfer(len(envelope.body))
+        self._uplink_free[sender] = sent
+        loop.call_at(sent + self.network.delay(sender, envelope.receiver), box.put, envelope)
+
+    async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
+        if sender not in self._boxes:
+            raise ConfigError(
+                f"no party {sender!r} to wait for; parties are {', '.join(self._boxes)}"
+                f"{nearest(sender, self._boxes)}"
+            )
+        return await self._boxes[receiver].take(sender, scope)
+
+    def close(self, receiver: str, scope: str) -> None:
+        self._boxes[receiver].close(scope)
+
+    def on_stall(self) -> None:
+        """Nothing can happen any more: fail every wait, saying who waits for whom, and where."""
+        waits = [wait for box in self._boxes.values() for wait in box.waiting()]
+        said = "; ".join(f"{owner} waits for {sender} in {scope!r}" for owner, sender, scope, _ in waits[:8])
+        more = f"; and {len(waits) - 8} more" if len(waits) > 8 else ""
+        for *_, waiter in waits:
+            waiter.set_exception(StallError(f"no role can go on: {said}{more}"))
