@@ -154,8 +154,10 @@ class Ledger:
         """One row per send: job, scope, round, sequence, sender, receiver, kind, bytes, reveals, depth,
         digest and chain (hex). `round` is the first number in the scope, or missing."""
         rows = [
-            (e.job, e.scope, _round(e.scope), e.sequence, e.sender, e.receiver, e.kind)
-            + (e.nbytes, e.reveals, e.depth, e.digest.hex(), e.chain.hex())  # noqa: RUF005
+            (
+                *(e.job, e.scope, _round(e.scope), e.sequence, e.sender, e.receiver, e.kind),
+                *(e.nbytes, e.reveals, e.depth, e.digest.hex(), e.chain.hex()),
+            )
             for e in self.entries
         ]
         return pd.DataFrame(rows, columns=COLUMNS).astype({"round": "Int64"})

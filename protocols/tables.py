@@ -1,0 +1,166 @@
+"""From a party's own DataFrame to the arrays it computes with, or a clear error at its owner.
+
+No line is involved. `Moments` and `Classes` are the two things row-clients tell a coordinator
+before training: sums over their rows, and which labels occur.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+
+from protocols.arrays import Array
+from protocols.errors import ConfigError, DataError, nearest
+from protocols.wire.message import Message, Spec
+
+Kind = Literal["classification", "regression"]
+
+
+class Moments(
+    Message, reveals="row count, and per column the mean and variance over one client's training rows"
+):
+    """What one client contributes to standardising."""
+
+    rows: int
+    mean: Annotated[Array, Spec("float64", ("d",))]
+    variance: Annotated[Array, Spec("float64", ("d",))]
+
+
+class Scaling(Message, reveals="per column the mean and deviation over all clients' training rows"):
+    """What every client standardises with."""
+
+    mean: Annotated[Array, Spec("float64", ("d",))]
+    scale: Annotated[Array, Spec("float64", ("d",))]  # constant columns have 1
+
+
+class Classes(Message, reveals="which labels occur, among one client's rows or all clients' rows"):
+    """Labels, sorted; they are data scientists' values: text, whole numbers or truth values."""
+
+    labels: list[bool | int | str]
+
+
+def split_target(target: str, parties: Iterable[str]) -> tuple[str, str]:
+    """`"bank.default.payment"` -> `("bank", "default.payment")`."""
+    party, dot, column = target.partition(".")
+    if not dot or not column:
+        raise ConfigError(f"target {target!r} should be 'party.column', as in 'bank.default'")
+    if party not in set(parties):
+        known = ", ".join(parties)
+        raise ConfigError(
+            f"target {target!r}: no party {party!r}; parties are {known}{nearest(party, parties)}"
+        )
+    return party, column
+
+
+def column(table: pd.DataFrame, name: str, role: str) -> pd.Series:
+    """A column by name; DataError if the table lacks it. `role` is what it was wanted as."""
+    if name not in table.columns:
+        close = nearest(name, map(str, table.columns))
+        raise DataError(f"no {role} column {name!r} in a table of {table.shape[1]} columns{close}")
+    return table[name]
+
+
+def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array:
+    """The numeric columns (default: all) as float64 (n, d).
+
+    DataError: text, missing or infinite cells, absent columns, no rows.
+    """
+    names = list(table.columns if columns is None else columns)
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} columns of the fitted table are missing: {missing[:3]}"
+        )
+    if not len(table):
+        raise DataError("the table has 0 rows")
+    text = [
+        n
+        for n in names
+        if not (pd.api.types.is_numeric_dtype(table[n]) or pd.api.types.is_bool_dtype(table[n]))
+    ]
+    if text:
+        raise DataError(
+            f"column {text[0]!r} is {table[text[0]].dtype}, expected numbers"
+            + (f" (and {len(text) - 1} more)" if len(text) > 1 else "")
+            + "; encode it (pandas.get_dummies) or drop it"
+        )
+    values = table[names].to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        worst = int(bad.sum(axis=0).argmax())
+        raise DataError(
+            f"column {names[worst]!r} has {int(bad[:, worst].sum())} missing or infinite values "
+            f"in {len(table)} rows; fill or drop them before fitting"
+        )
+    return values
+
+
+def labels(values: pd.Series) -> list[bool | int | str]:
+    """The distinct labels, sorted. DataError: missing ones, one class only, or values that are no labels."""
+    if values.isna().any():
+        raise DataError(
+            f"target {values.name!r}: {int(values.isna().sum())} of {len(values)} labels are missing"
+        )
+    found = pd.unique(values).tolist()
+    whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in found]
+    if not all(isinstance(v, bool | int | str) for v in whole):
+        raise DataError(f"target {values.name!r} is {values.dtype}, not labels; use a regressor?")
+    if len({type(v) for v in whole}) > 1:
+        raise DataError(f"target {values.name!r} mixes types; make all labels text or all numbers")
+    return sorted(whole)
+
+
+def check_classes(classes: Sequence[object]) -> None:
+    """DataError unless there are at least two classes."""
+    if len(classes) < 2:
+        raise DataError(f"the target has {len(classes)} class, expected at least 2 to tell apart")
+
+
+def encode_labels(values: pd.Series, classes: Sequence[bool | int | str]) -> Array:
+    """Positions in `classes`, int64 (n,). DataError for a label that is not among them."""
+    codes = pd.Index(classes).get_indexer(pd.Index(values))
+    if (codes < 0).any():
+        raise DataError(f"target {values.name!r}: {int((codes < 0).sum())} labels are not among the classes")
+    return codes.astype(np.int64)
+
+
+def numbers(values: pd.Series) -> Array:
+    """A regression target, float32 (n, 1)."""
+    return features(values.to_frame()).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Standardises columns: (x - mean) / scale, in float32."""
+
+    mean: Array  # (d,) float64
+    scale: Array  # (d,) float64, 1 where a column is constant
+
+    @classmethod
+    def fit(cls, x: Array) -> Scaler:
+        """From the rows of `x` (n, d)."""
+        return cls.combine([moments(x)])
+
+    @classmethod
+    def combine(cls, parts: Sequence[Moments]) -> Scaler:
+        """As if fitted on all clients' rows together (Chan, Golub and LeVeque 1979), in the order given."""
+        rows = sum(p.rows for p in parts)
+        mean = sum((p.mean * (p.rows / rows) for p in parts), np.zeros_like(parts[0].mean))
+        variance = sum(
+            ((p.variance + (p.mean - mean) ** 2) * (p.rows / rows) for p in parts), np.zeros_like(mean)
+        )
+        deviation = np.sqrt(variance)
+        return cls(mean, np.where(deviation > 1e-12 * np.maximum(1.0, np.abs(mean)), deviation, 1.0))
+
+    def __call__(self, x: Array) -> Array:
+        """`x` (n, d) standardised, float32 (n, d)."""
+        return ((x - self.mean) / self.scale).astype(np.float32)
+
+
+def moments(x: Array) -> Moments:
+    """Row count, mean and (population) variance of the columns of `x` (n, d)."""
+    return Moments(rows=len(x), mean=x.mean(axis=0), variance=x.var(axis=0))

@@ -1,0 +1,123 @@
+"""The plain training loop that every paradigm shares, so that they differ in nothing else.
+
+No line is involved. What a role trains with is a frozen `Settings`, the same for all methods of a
+comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from protocols.arrays import Array
+from protocols.errors import ConfigError
+from protocols.flops import forward_flops, training_flops
+from protocols.tables import Kind
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained."""
+
+    kind: Kind = "classification"
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0  # of sgd
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(f"{name}={value!r} should be above 0")
+        if self.optimizer not in ("adam", "sgd"):
+            raise ConfigError(f"optimizer={self.optimizer!r} should be 'adam' or 'sgd'")
+
+    @property
+    def loss(self) -> Loss:
+        """Mean cross-entropy of (b, classes) against int64 (b,), or mean squared error of (b, 1)."""
+        return nn.functional.cross_entropy if self.kind == "classification" else nn.functional.mse_loss
+
+    def new_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A fresh optimizer; the fused kernels give the same bits wherever they run one thread."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, fused=True
+            )
+        return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
+
+
+def batches(rows: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
+    """One epoch of row positions in random order, int64, `size` at a time; the last may be smaller."""
+    order = rng.permutation(rows)
+    for start in range(0, rows, size):
+        yield order[start : start + size]
+
+
+def train(
+    module: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    settings: Settings,
+    rng: np.random.Generator,
+    *,
+    epochs: int = 1,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> float:
+    """`epochs` passes over (x, y), in place; the mean loss of the last. A fresh optimizer if none is given."""
+    optimizer = optimizer or settings.new_optimizer(module.parameters())
+    module.train()
+    loss = settings.loss
+    total = 0.0
+    for _ in range(epochs):
+        total = 0.0
+        for rows in batches(len(x), settings.batch_size, rng):
+            index = torch.from_numpy(rows)
+            optimizer.zero_grad()
+            value = loss(module(x[index]), y[index])
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(value.detach()) * len(rows)
+    return total / len(x)
+
+
+def epoch_flops(module: nn.Module, shape: tuple[int, ...], batch_size: int) -> float:
+    """FLOPs of one epoch over rows of `shape` = (n, ...): the full batches and the smaller last one."""
+    full, last = divmod(shape[0], batch_size)
+    total = full * training_flops(module, (batch_size, *shape[1:])) if full else 0.0
+    return total + (training_flops(module, (last, *shape[1:])) if last else 0.0)
+
+
+def outputs(module: nn.Module, x: torch.Tensor, batch_size: int = 4096) -> Array:
+    """The module's outputs for every row, in evaluation mode, no gradients; float32 (n, outputs)."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            parts = [module(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    finally:
+        module.train(was_training)
+    return torch.cat(parts).numpy()
+
+
+def outputs_flops(module: nn.Module, shape: tuple[int, ...], batch_size: int = 4096) -> float:
+    """FLOPs of `outputs`."""
+    full, last = divmod(shape[0], batch_size)
+    total = full * forward_flops(module, (batch_size, *shape[1:])) if full else 0.0
+    return total + (forward_flops(module, (last, *shape[1:])) if last else 0.0)
+
+
+def probabilities(logits: Array) -> Array:
+    """Softmax over the last axis, float64 (n, classes)."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    result: Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
