@@ -73,7 +73,7 @@ def train(
     epochs: int = 1,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> float:
-    """`epochs` passes over (x, y), in place; the mean loss of the last. A fresh optimizer if none is given."""
+    """`epochs` passes over (x, y), in place; the mean loss of the last. By default with a fresh optimizer."""
     optimizer = optimizer or settings.new_optimizer(module.parameters())
     module.train()
     loss = settings.loss
