@@ -80,7 +80,7 @@ class Mailbox:
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self._lines: dict[str, dict[str, _Line]] = {}  # scope -> sender -> line
-        self._closed: set[str] = set()
+        self._closed: dict[str, set[str]] = {}  # scope still open -> those directly below it that were left
 
     def put(self, envelope: Envelope) -> None:
         """Take delivery; never blocks."""
@@ -119,7 +119,9 @@ class Mailbox:
         below = scope + "/"
         for gone in [s for s in self._lines if s == scope or s.startswith(below)]:
             del self._lines[gone]
-        self._closed = {s for s in self._closed if not s.startswith(below)} | {scope}
+        for gone in [s for s in self._closed if s == scope or s.startswith(below)]:
+            del self._closed[gone]
+        self._closed.setdefault(scope.rpartition("/")[0], set()).add(scope)
 
     def waiting(self) -> list[tuple[str, str, str, asyncio.Future[None]]]:
         """(owner, sender, scope, future) of each wait for mail."""
@@ -143,8 +145,12 @@ class Mailbox:
     def _is_closed(self, scope: str) -> bool:
         if not self._closed or scope in self._lines:
             return False
-        parts = scope.split("/")
-        return any("/".join(parts[: i + 1]) in self._closed for i in range(len(parts)))
+        while scope:
+            above = scope.rpartition("/")[0]
+            if scope in self._closed.get(above, ()):
+                return True
+            scope = above
+        return False
 
 
 class Local:
