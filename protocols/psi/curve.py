@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 try:
     from gmpy2 import divm, legendre, mpz
-except ImportError:  # ten times slower, same values
+except ImportError:  # twenty times slower, same values
 
     def mpz(value: int) -> int:
         return value
@@ -121,14 +121,14 @@ def map_to_curve(r: int) -> int:
     a square and 2 is not.
     """
     bottom = 2 * r * r + 1
-    # The curve's right-hand side at u = -A / bottom, times the square bottom^4: no division needed to test it.
+    # The curve's right-hand side at u = -A / bottom, times the square bottom^4: no division needed for it.
     right = A * bottom * (A * A * (bottom - 1) - bottom * bottom)
     u = divm(-A, bottom, P)
     return int(u) if legendre(right, P) >= 0 else int(-u - A) % (2**255 - 19)
 
 
 def _encode(key: bytes, values: Sequence[bytes]) -> bytes:
-    # 64 bytes reduced mod p are within 2^-256 of uniform; `person` separates this use of the hash from any other.
+    # 64 bytes reduced mod p are within 2^-256 of uniform; `person` keeps this use of the hash to itself.
     keyed = hashlib.blake2b(key=key, person=b"vfl psi ell2 v1")
     coded = []
     for value in values:

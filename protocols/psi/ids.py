@@ -2,8 +2,9 @@
 
 One party, about its own table; nothing leaves it here. An integer of any width becomes its decimal, text
 becomes its NFC form in UTF-8, so that int32 meets Int64 and a composed letter meets its decomposed twin.
-An integer never meets text: `protocols.psi.ecdh` tells the tags to the peers first, and 1 against "1" is an
-error there, not an empty intersection. Case and blanks are kept: whether "A7 " is "a7" is for the owner to say.
+An integer never meets text: `protocols.psi.ecdh` tells the tags to the peers first, and 1 against "1" is
+an error there, not an empty intersection. Case and blanks are kept: whether "A7 " is "a7" is for the owner
+to say.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def canonical(ids: pd.Series | pd.Index, *, duplicates: Literal["error", "first"
 
 
 def _arrow(ids: pd.Series | pd.Index) -> pa.Array:
-    """The column as one Arrow array, gaps as nulls. Arrow's own messages quote values, so none is passed on."""
+    """The column as one Arrow array, gaps as nulls. Arrow's own messages quote values: none is passed on."""
     if isinstance(ids, pd.MultiIndex):
         raise _unfit("an index of several levels", "join the levels into one text column")
     try:

@@ -6,6 +6,7 @@ import importlib.util
 import secrets
 import sys
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,7 +222,8 @@ def test_twisted_and_second_names_of_points_are_refused() -> None:
 
 
 def test_points_of_another_shape_are_refused() -> None:
-    for wrong in (np.zeros((2, 31), np.uint8), np.zeros(32, np.uint8), np.zeros((2, 32), np.int8)):
+    wrongs: list[Any] = [np.zeros((2, 31), np.uint8), np.zeros(32, np.uint8), np.zeros((2, 32), np.int8)]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match=r"should be uint8 \(n, 32\), got"):
             curve.multiply(curve.new_scalar(), wrong)
 

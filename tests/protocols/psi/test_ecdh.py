@@ -1,0 +1,327 @@
+"""Private set intersection: equal to pandas', blind to the rest, and firm with a peer that is not honest."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+import unicodedata
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols.errors import AlignmentError, ProtocolError
+from protocols.party import Desk, Party, run
+from protocols.psi import curve, ecdh
+from protocols.psi.ecdh import BlindedIds, IdKind, TwiceBlinded, intersect
+from protocols.psi.ids import CanonicalIds, canonical
+from protocols.wire.clock import run_virtual
+from protocols.wire.ledger import Ledger
+from protocols.wire.message import Message
+from protocols.wire.transport import Envelope, Local, Network
+
+Role = Callable[[Party], Coroutine[Any, Any, Any]]
+
+
+class Tap:
+    """A transport that keeps what it carries."""
+
+    def __init__(self, inner: Local) -> None:
+        self.inner = inner
+        self.carried: list[Envelope] = []
+
+    async def deliver(self, envelope: Envelope) -> None:
+        self.carried.append(envelope)
+        await self.inner.deliver(envelope)
+
+    async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
+        return await self.inner.collect(receiver, sender, scope)
+
+    def close(self, receiver: str, scope: str) -> None:
+        self.inner.close(receiver, scope)
+
+
+def talk(bank: Role, shop: Role, network: Network | None = None) -> tuple[dict[str, Any], Tap, Ledger]:
+    """Both roles to their end, in scope "psi"; their results, and what was said."""
+    tap = Tap(local := Local(["bank", "shop"], network))
+    ledger = Ledger(tap)
+
+    def role(name: str, body: Role) -> Coroutine[Any, Any, Any]:
+        async def within() -> Any:
+            async with Party(name, ledger, Desk(ledger, network)).within("psi") as at:
+                return await body(at)
+
+        return within()
+
+    results, _ = run_virtual(run(bank=role("bank", bank), shop=role("shop", shop)), local.on_stall)
+    return results, tap, ledger
+
+
+def honest(peer: str, ids: pd.Series | CanonicalIds) -> Role:
+    known = canonical(ids) if isinstance(ids, pd.Series) else ids
+    return lambda me: intersect(me, peer, known)
+
+
+def shared(bank: pd.Series, shop: pd.Series) -> tuple[list[Any], list[Any]]:
+    """The ids that each side finds to be shared, in the order that it is given."""
+    results, _, _ = talk(honest("shop", bank), honest("bank", shop))
+    assert results["bank"].dtype == results["shop"].dtype == np.int64
+    return bank.iloc[results["bank"]].tolist(), shop.iloc[results["shop"]].tolist()
+
+
+def texts(*values: str) -> pd.Series:
+    return pd.Series(values, dtype=object)
+
+
+def numbers(*values: int) -> pd.Series:
+    return pd.Series(values, dtype="int64")
+
+
+few = st.lists(st.integers(-3, 8), unique=True, max_size=8)
+large = st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=4)
+
+
+@given(few, few, large, large)
+@settings(max_examples=40)
+def test_integers_give_the_pandas_intersection(
+    a: list[int], b: list[int], c: list[int], d: list[int]
+) -> None:
+    bank, shop = numbers(*dict.fromkeys(a + c)), numbers(*dict.fromkeys(b + d + c[:1]))
+    expected = sorted(
+        set(pd.merge(bank.to_frame("id"), shop.to_frame("id"))["id"]), key=lambda i: str(i).encode()
+    )
+    assert shared(bank, shop) == (expected, expected)
+
+
+@given(st.sets(st.text(max_size=3), max_size=6), st.sets(st.text(max_size=3), max_size=6), st.data())
+@settings(max_examples=40)
+def test_text_meets_in_any_unicode_form(a: set[str], b: set[str], data: st.DataObject) -> None:
+    composed = [{unicodedata.normalize("NFC", name) for name in names | {"é", "한"}} for names in (a, b)]
+    bank = texts(*data.draw(st.permutations(sorted(composed[0]))))
+    shop = texts(*(unicodedata.normalize("NFD", name) for name in composed[1]))
+    expected = sorted(composed[0] & composed[1], key=str.encode)
+    found = shared(bank, shop)
+    assert [[unicodedata.normalize("NFC", name) for name in side] for side in found] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("bank", "shop", "expected"),
+    [
+        (numbers(), numbers(), []),
+        (numbers(), numbers(1, 2), []),
+        (numbers(5), numbers(5), [5]),
+        (numbers(5), numbers(6), []),
+        (numbers(1, 3), numbers(2, 4), []),
+        (numbers(9, 10, -2), numbers(-2, 7, 10, 9, 8), [-2, 10, 9]),
+        (texts(), texts(), []),
+        (texts("b", "", "B", "é"), texts("B", "é", "", "x"), ["", "B", "é"]),
+    ],
+)
+def test_every_run_takes_the_same_messages(bank: pd.Series, shop: pd.Series, expected: list[Any]) -> None:
+    results, tap, ledger = talk(honest("shop", bank), honest("bank", shop))
+    assert bank.iloc[results["bank"]].tolist() == shop.iloc[results["shop"]].tolist() == expected
+    for sender in ("bank", "shop"):
+        kinds = [e.kind for e in tap.carried if e.sender == sender]
+        assert kinds == [IdKind.kind, BlindedIds.kind, TwiceBlinded.kind]
+    assert ledger.chain_length() == 3
+
+
+def test_the_order_does_not_depend_on_the_tables() -> None:
+    ids = np.arange(-20, 20)
+    rng = np.random.default_rng(0)
+    expected = sorted(range(-5, 20), key=lambda i: str(i).encode())
+    for _ in range(5):
+        bank, shop = numbers(*rng.permutation(ids)), numbers(*rng.permutation(ids[15:]))
+        assert shared(bank, shop) == (expected, expected)
+
+
+def test_rows_count_in_the_table_with_its_repeats() -> None:
+    bank = texts("b", "b", "a", "c", "a")
+    results, _, _ = talk(
+        honest("shop", canonical(bank, duplicates="first")), honest("bank", texts("a", "x", "b"))
+    )
+    assert results["bank"].tolist() == [2, 0] and results["shop"].tolist() == [0, 2]
+
+
+def test_two_conversations_in_one_scope_do_not_meet() -> None:
+    async def twice(me: Party) -> list[list[int]]:
+        peer = "shop" if me.name == "bank" else "bank"
+        return [(await intersect(me, peer, canonical(numbers(*own)))).tolist() for own in ([1, 2], [2, 3, 4])]
+
+    results, _, _ = talk(twice, twice)
+    assert results["bank"] == results["shop"] == [[0, 1], [0, 1, 2]]
+
+
+def needles(secret: bytes) -> list[bytes]:
+    """An id and every unkeyed hash of it, as bytes, hex and base64."""
+    hashes = ("sha256", "sha512", "sha1", "md5", "blake2b", "blake2s", "sha3_256")
+    raw = [secret, *(hashlib.new(name, secret).digest() for name in hashes)]
+    text = [form for value in raw for form in (value.hex().encode(), base64.b64encode(value).rstrip(b"="))]
+    return [*raw, *text, *(value.upper() for value in text[::2])]
+
+
+def test_no_id_and_no_hash_of_one_is_ever_sent() -> None:
+    canaries = [secrets.token_bytes(16) for _ in range(40)]
+    for spell in (bytes.hex, lambda value: base64.b64encode(value).decode()):
+        names = [spell(canary) for canary in canaries]
+        results, tap, _ = talk(honest("shop", texts(*names[:30])), honest("bank", texts(*names[10:])))
+        assert len(results["bank"]) == 20
+        said = b"\0".join(envelope.body for envelope in tap.carried)
+        assert len(said) > 60 * 32
+        for canary, name in zip(canaries, names, strict=True):
+            for needle in (*needles(canary), *needles(name.encode())):
+                assert needle not in said
+
+
+def test_the_search_for_canaries_finds_them() -> None:
+    canary = secrets.token_bytes(16)
+    for leak in (canary, canary.hex().encode(), hashlib.md5(canary).digest()):
+        assert any(needle in b"x" + leak + b"y" for needle in needles(canary))
+
+
+def bodies(tap: Tap, kind: type[Message]) -> list[bytes]:
+    return [envelope.body for envelope in tap.carried if envelope.kind == kind.kind]
+
+
+def test_secrets_do_not_come_from_the_seed() -> None:
+    ids = numbers(1, 2, 3)
+    _, one, _ = talk(honest("shop", ids), honest("bank", ids))
+    _, two, _ = talk(honest("shop", ids), honest("bank", ids))
+    for kind in (IdKind, BlindedIds, TwiceBlinded):
+        assert len(bodies(one, kind)) == 2 and not set(bodies(one, kind)) & set(bodies(two, kind))
+
+
+def test_the_hash_depends_on_the_run_even_under_one_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ecdh, "new_scalar", lambda: bytes(range(32)))
+    _, one, _ = talk(honest("shop", numbers(1)), honest("bank", numbers(1)))
+    _, two, _ = talk(honest("shop", numbers(1)), honest("bank", numbers(1)))
+    assert len({*bodies(one, BlindedIds), *bodies(two, BlindedIds)}) == 2  # both sides agree within a run
+
+
+def test_the_blinding_depends_on_the_run_even_under_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ecdh, "_run_key", lambda mine, theirs: bytes(32))
+    ids = numbers(1)
+    said = [
+        body
+        for _ in range(2)
+        for body in bodies(talk(honest("shop", ids), honest("bank", ids))[1], BlindedIds)
+    ]
+    assert len(set(said)) == 4
+
+
+def test_points_leave_in_a_secret_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    scalar, key, ids = bytes(range(32)), bytes(32), canonical(numbers(*range(100)))
+    plain = curve.multiply(scalar, curve.encode_points(key, ids.values.to_pylist()))
+    order, points = ecdh._blind(key, scalar, ids)
+    np.testing.assert_array_equal(points, plain[order])
+    assert sorted(order) == list(range(100)) and order.tolist() != list(range(100))
+    np.random.seed(0)
+    first, _ = ecdh._blind(key, scalar, ids)
+    np.random.seed(0)
+    assert first.tolist() != ecdh._blind(key, scalar, ids)[0].tolist()
+    # Where row 0 of 4 goes: 400 draws, 100 expected at each place, six standard deviations allowed.
+    places = [int(np.flatnonzero(ecdh._secret_order(4) == 0)[0]) for _ in range(400)]
+    assert all(48 < places.count(place) < 152 for place in range(4))
+
+
+def test_enough_bits_are_compared() -> None:
+    for n, m in [(0, 5), (1, 1), (2, 2), (1000, 30_000), (10**6, 10**6), (2**30, 2**31)]:
+        assert ecdh._width(n, m) == int(np.ceil((40 + np.log2(max(n * m, 1))) / 8))
+    assert ecdh._width(1, 2**400) == 32
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_integers_against_text_is_an_error_that_names_both_types(swapped: bool) -> None:
+    bank, shop = (texts("1"), numbers(1)) if swapped else (numbers(1), texts("1"))
+    with pytest.raises(AlignmentError, match=r"^(bank|shop)/psi: the ids of .*; cast one side$") as refused:
+        talk(honest("shop", bank), honest("bank", shop))
+    bank_has, shop_has = ("text", "integers") if swapped else ("integers", "text")
+    assert f"bank are {bank_has}" in str(refused.value) and f"shop are {shop_has}" in str(refused.value)
+
+
+def points(*coordinates: int) -> curve.Points:
+    return np.frombuffer(b"".join(u.to_bytes(32, "little") for u in coordinates), np.uint8).reshape(-1, 32)
+
+
+def dishonest(*says: Message) -> Role:
+    """A shop that says these messages in turn, whatever it hears."""
+
+    async def role(me: Party) -> None:
+        for message in says:
+            await me.send("bank", message)
+            await me.recv("bank", type(message))
+
+    return role
+
+
+KIND = IdKind(tag="int", count=2, public_key=points(9)[0])
+GOOD = BlindedIds(points=curve.encode_points(bytes(32), [b"1", b"2"]))
+ORDER_8 = max(curve.SMALL_ORDER)
+BAD_POINTS = [
+    (points(9), "expected the 2 points announced, got 1"),
+    (points(9, 16, 25), "expected the 2 points announced, got 3"),
+    (points(9, 9), "1 of 2 points come twice; ids are distinct"),
+    (points(9, 0), "of 2 points 0 .* and 1 are of small order"),
+    (points(9, 1), "of 2 points 0 .* and 1 are of small order"),
+    (points(9, ORDER_8), "of 2 points 0 .* and 1 are of small order"),
+    (points(9, 2**255 - 19 + 9), "of 2 points 1 are not below the field's prime"),
+    (points(9, 2), "of 2 points 0 .* 1 lie on the twist"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "reason"), BAD_POINTS)
+def test_points_that_no_honest_peer_sends(wrong: curve.Points, reason: str) -> None:
+    expected = f"^bank/psi: protocols.BlindedIds/1 from shop in 'psi': {reason}"
+    with pytest.raises(ProtocolError, match=expected):
+        talk(honest("shop", numbers(1, 2)), dishonest(KIND, BlindedIds(points=wrong)))
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 7), (1, 6), (3, 6), (0, 6), (2, 0)])
+def test_an_answer_of_another_size(shape: tuple[int, int]) -> None:
+    answer = TwiceBlinded(marks=np.zeros(shape, np.uint8))
+    with pytest.raises(ProtocolError, match=r"^bank/psi: protocols.TwiceBlinded/1 from shop .*\(2, 6\), got"):
+        talk(honest("shop", numbers(1, 2)), dishonest(KIND, GOOD, answer))
+
+
+@pytest.mark.parametrize("u", sorted(curve.SMALL_ORDER))
+def test_a_public_key_of_small_order(u: int) -> None:
+    weak = IdKind(tag="int", count=2, public_key=points(u)[0])
+    with pytest.raises(
+        ProtocolError, match=r"^bank/psi: protocols.IdKind/1 from shop in 'psi': the public key"
+    ):
+        talk(honest("shop", numbers(1, 2)), dishonest(weak))
+
+
+def test_a_made_up_answer_of_the_right_size_matches_nothing() -> None:
+    answer = TwiceBlinded(marks=np.frombuffer(secrets.token_bytes(12), np.uint8).reshape(2, 6))
+    results, _, _ = talk(honest("shop", numbers(1, 2)), dishonest(KIND, GOOD, answer))
+    assert results["bank"].tolist() == []
+
+
+def test_the_work_is_declared() -> None:
+    network = Network(latency=0.05)
+    _, _, ledger = talk(honest("shop", numbers(*range(6))), honest("bank", numbers(*range(4, 9))), network)
+    for party, own, other in (("bank", 6, 5), ("shop", 5, 6)):
+        assert ledger.compute[party].unpriced == 0
+        assert ledger.compute[party].operations == {
+            "elligator2": own,
+            "x25519": own + other + 2,
+            "point_check": other,
+            "id_match": own + other,
+        }
+
+
+def test_progress_is_told() -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    async def watched(me: Party) -> Any:
+        me.desk.on_progress = lambda step, done, total: seen.append((step, done, total))
+        return await intersect(me, "shop", canonical(numbers(1, 2, 3)))
+
+    talk(watched, honest("bank", numbers(1)))
+    assert seen == [("ids blinded for shop", 3, 4), ("ids blinded for shop", 4, 4)]
