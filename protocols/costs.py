@@ -15,10 +15,10 @@ from protocols.errors import ConfigError, nearest
 REFERENCE_SPEED = 1e10  # FLOP per second
 
 SECONDS_PER_OPERATION: dict[str, float] = {
-    "x25519": 40e-6,  # one scalar multiplication through `cryptography`
+    "x25519": 49e-6,  # one scalar multiplication through `cryptography`
     "elligator2": 8e-6,  # one id hashed to a point, through gmpy2
     "point_check": 3.5e-6,  # one received point found to be on the curve
-    "id_match": 3e-6,  # one mark in the comparison of blinded ids
+    "id_match": 5e-7,  # one mark in the comparison of blinded ids
 }
 
 Cost = float | Mapping[str, int]
