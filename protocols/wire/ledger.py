@@ -41,7 +41,8 @@ class Entry(NamedTuple):
     @property
     def reveals(self) -> str:
         """What a curious receiver learns."""
-        return Message.kinds[self.kind].reveals
+        kind = Message.kinds.get(self.kind)
+        return kind.reveals if kind else "unknown: no such message is defined here"
 
 
 @dataclass
@@ -67,19 +68,26 @@ class Ledger:
         # In order: (party, seconds at REFERENCE, None) for compute, (party, 0, ~i) for the sending of
         # entry i, (party, 0, i) for its receipt.
         self._events: list[tuple[str, float, int | None]] = []
+        self._one_sided = False  # something was received whose sending is in its sender's ledger
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_inner": None}
 
     async def deliver(self, envelope: Envelope) -> None:
-        self._record(envelope)
+        index = self._record(envelope)
+        self._index[envelope.sender, envelope.receiver, envelope.scope, envelope.sequence] = index
+        self._events.append((envelope.sender, 0.0, ~index))
         assert self._inner is not None
         await self._inner.deliver(envelope)
 
     async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
         assert self._inner is not None
         envelope = await self._inner.collect(receiver, sender, scope)
-        index = self._index.pop((sender, receiver, scope, envelope.sequence))
+        index = self._index.pop((sender, receiver, scope, envelope.sequence), None)
+        if index is None:
+            # The sender is in another process, with a ledger of its own. Both record the same line.
+            index = self._record(envelope)
+            self._one_sided = True
         self._events.append((receiver, 0.0, index))
         return envelope
 
@@ -105,14 +113,12 @@ class Ledger:
         self._events.append((party, work, None))
         return work
 
-    def _record(self, e: Envelope) -> None:
+    def _record(self, e: Envelope) -> int:
         line = (e.job, e.sender, e.receiver)
         said = f"{e.scope}|{e.sequence}|{e.kind}|{len(e.body)}|".encode()
         chain = hashlib.sha256(self._chains.get(line, b"") + said + e.digest).digest()
         self._chains[line] = chain
         index = len(self.entries)
-        self._index[e.sender, e.receiver, e.scope, e.sequence] = index
-        self._events.append((e.sender, 0.0, ~index))
         self.entries.append(
             Entry(
                 e.job,
@@ -127,6 +133,7 @@ class Ledger:
                 chain,
             )
         )
+        return index
 
     def within(self, scope: str) -> list[Entry]:
         """The entries of `scope` and all below it."""
@@ -191,6 +198,8 @@ class Ledger:
             raise ConfigError(
                 f"{', '.join(unpriced)} computed without declaring a cost; pass cost= to compute"
             )
+        if self._one_sided:
+            raise ConfigError("this ledger holds one party's messages; a replay needs those of all parties")
         now: dict[str, float] = defaultdict(float)
         uplink: dict[str, float] = defaultdict(float)
         arrival: dict[int, float] = {}

@@ -82,15 +82,16 @@ class Mailbox:
         self._lines: dict[str, dict[str, _Line]] = {}  # scope -> sender -> line
         self._closed: dict[str, set[str]] = {}  # scope still open -> those directly below it that were left
 
-    def put(self, envelope: Envelope) -> None:
-        """Take delivery; never blocks."""
+    def put(self, envelope: Envelope) -> bool:
+        """Take delivery; never blocks. Whether it was kept: a repeat, or late mail, is not."""
         if self._is_closed(envelope.scope):
-            return
+            return False
         line = self._line(envelope.sender, envelope.scope)
         if envelope.sequence != line.expected:
-            if envelope.sequence > line.expected:
-                line.early[envelope.sequence] = envelope
-            return
+            return (
+                envelope.sequence > line.expected
+                and line.early.setdefault(envelope.sequence, envelope) is envelope
+            )
         line.ready.append(envelope)
         line.expected += 1
         while line.early and line.expected in line.early:
@@ -99,6 +100,12 @@ class Mailbox:
         for waiter in line.waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        return True
+
+    def holds(self, sender: str, scope: str) -> bool:
+        """Whether `take` would not wait."""
+        line = self._lines.get(scope, {}).get(sender)
+        return line is not None and bool(line.ready)
 
     async def take(self, sender: str, scope: str) -> Envelope:
         """The next envelope from `sender` in `scope`."""
@@ -114,14 +121,18 @@ class Mailbox:
                 line.waiters.remove(waiter)
         return line.ready.popleft()
 
-    def close(self, scope: str) -> None:
-        """Free `scope` and all below it."""
+    def close(self, scope: str) -> list[Envelope]:
+        """Free `scope` and all below it; the mail that nobody took."""
         below = scope + "/"
+        dropped: list[Envelope] = []
         for gone in [s for s in self._lines if s == scope or s.startswith(below)]:
-            del self._lines[gone]
+            for line in self._lines.pop(gone).values():
+                dropped += line.ready
+                dropped += line.early.values()
         for gone in [s for s in self._closed if s == scope or s.startswith(below)]:
             del self._closed[gone]
         self._closed.setdefault(scope.rpartition("/")[0], set()).add(scope)
+        return dropped
 
     def waiting(self) -> list[tuple[str, str, str, asyncio.Future[None]]]:
         """(owner, sender, scope, future) of each wait for mail."""

@@ -1,0 +1,109 @@
+"""One role of a run whose other roles are in other processes.
+
+Who takes part and who learns what is the role's affair; the same role runs here as in one process. When a
+role fails, its party tells its peers so that all of them stop, each with that party's error. What crosses
+then is the failing party's name, where it was, and the kind of its error. The reason in words crosses only
+for errors whose words are made of counts, types and messages' names; those about tables and settings may name
+columns, and stay with their owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from time import perf_counter
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from protocols import errors
+from protocols.errors import AlignmentError, LineError, PartyError, ProtocolError, StallError, VflError
+from protocols.federation import Role, Run
+from protocols.party import Coordinator, Desk, mark
+from protocols.progress import Report
+from protocols.wire.ledger import Ledger
+from protocols.wire.message import Message
+from protocols.wire.remote import ABORT, Grpc
+
+_TOLD: tuple[type[VflError], ...] = (AlignmentError, ProtocolError, LineError, StallError)
+_KINDS: dict[str, type[VflError]] = {
+    kind.__name__: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, VflError)
+}
+
+
+class Abort(Message, reveals="that its role failed, where, and the kind of error, with counts and types"):
+    party: Annotated[str, Field(max_length=63)]
+    scope: Annotated[str, Field(max_length=512)]
+    error: Annotated[str, Field(max_length=63)]
+    reason: Annotated[str, Field(max_length=1000)]
+
+
+async def serve_role(
+    transport: Grpc,
+    role: Role,
+    *,
+    seed: int = 0,
+    job: str = "local",
+    on_progress: Report | None = None,
+) -> Run:
+    """Run this party's `role` over `transport`, which is entered already, to its end.
+
+    The roster is all other parties in the book, in its order. `Run.results` holds this party's result, its
+    ledger both ends of its own lines, its seconds are those of the clock. An error of any party is raised
+    here, marked with that party and scope.
+    """
+    ledger = Ledger(transport)
+    desk = Desk(ledger, threaded=True, on_progress=on_progress)
+    me = Coordinator(transport.name, ledger, desk, seed=seed, job=job, roster=transport.peers)
+    aborts = me.within(ABORT)
+    start = perf_counter()
+    work = asyncio.create_task(_marked(me, role))
+    watchers = {asyncio.create_task(_watch(aborts, peer)) for peer in transport.peers}
+    waiting = {work, *watchers}
+    try:
+        while not work.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # A peer's own words come before our loss of it.
+            for watcher in done & watchers:
+                watcher.result()
+        result = work.result()
+    except VflError as error:
+        await _tell(aborts, error, transport.peers)
+        raise
+    finally:
+        for task in (work, *watchers):
+            task.cancel()
+        await asyncio.gather(work, *watchers, return_exceptions=True)
+    return Run({me.name: result}, ledger, perf_counter() - start)
+
+
+async def _marked(me: Coordinator, role: Role) -> Any:
+    try:
+        return await role(me)
+    except Exception as error:
+        mark(error, me.name, "")
+        raise
+
+
+async def _watch(aborts: Coordinator, peer: str) -> None:
+    """Raise what `peer` says that it, or a party that it heard of, failed with."""
+    try:
+        said = await aborts.recv(peer, Abort)
+    except LineError:
+        return  # whether that matters is for the role, which may have nothing to do with this peer
+    raise _KINDS.get(said.error, PartyError)(said.reason).at(said.party, said.scope)
+
+
+async def _tell(aborts: Coordinator, error: VflError, peers: Iterable[str]) -> None:
+    """Tell the peers, as far as they can be reached at once."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
+    told = isinstance(error, _TOLD) and error.args
+    reason = str(error.args[0])[:1000] if told else f"{kind}; the reason is in its own log"
+    abort = Abort(party=error.party[:63], scope=error.scope[:512], error=kind, reason=reason)
+    for peer in peers:
+        with suppress(VflError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await aborts.send(peer, abort)
