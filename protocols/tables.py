@@ -88,7 +88,8 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array
             + (f" (and {len(text) - 1} more)" if len(text) > 1 else "")
             + "; encode it (pandas.get_dummies) or drop it"
         )
-    values = table[names].to_numpy(dtype=np.float64, na_value=np.nan)
+    # In C order, as arrays off the wire are: sums and products would differ in their last bits.
+    values = np.ascontiguousarray(table[names].to_numpy(dtype=np.float64, na_value=np.nan))
     bad = ~np.isfinite(values)
     if bad.any():
         worst = int(bad.sum(axis=0).argmax())
