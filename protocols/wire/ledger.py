@@ -37,11 +37,7 @@ class Entry(NamedTuple):
     depth: int
     digest: bytes  # SHA-256 of the encoded message
     chain: bytes
-
-    @property
-    def reveals(self) -> str:
-        """What a curious receiver learns."""
-        return Message.kinds[self.kind].reveals
+    reveals: str  # what a curious receiver learns
 
 
 @dataclass
@@ -110,6 +106,7 @@ class Ledger:
         said = f"{e.scope}|{e.sequence}|{e.kind}|{len(e.body)}|".encode()
         chain = hashlib.sha256(self._chains.get(line, b"") + said + e.digest).digest()
         self._chains[line] = chain
+        said_kind = Message.kinds.get(e.kind)
         index = len(self.entries)
         self._index[e.sender, e.receiver, e.scope, e.sequence] = index
         self._events.append((e.sender, 0.0, ~index))
@@ -125,6 +122,7 @@ class Ledger:
                 e.depth,
                 e.digest,
                 chain,
+                said_kind.reveals if said_kind else "",
             )
         )
 
@@ -139,8 +137,17 @@ class Ledger:
 
     def chain_length(self, scope: str = "") -> int:
         """Messages on the longest chain in which each had to wait for the one before."""
-        depths = [e.depth for e in (self.within(scope) if scope else self.entries)]
-        return max(depths) - min(depths) + 1 if depths else 0
+        inside = {id(e) for e in (self.within(scope) if scope else self.entries)}
+        chain: dict[str, int] = defaultdict(int)  # of messages in `scope`, that each party has waited for
+        sent: dict[int, int] = {}
+        for party, _, index in self._events:
+            if index is None:
+                continue
+            if index < 0:
+                sent[~index] = chain[party] + (id(self.entries[~index]) in inside)
+            else:
+                chain[party] = max(chain[party], sent[index])
+        return max(sent.values(), default=0)
 
     def line_digest(self, sender: str, receiver: str) -> bytes:
         """Hash over a line's envelopes sorted by scope, then sequence; equal for equal runs."""
@@ -203,7 +210,8 @@ class Ledger:
                 arrival[~index] = uplink[party] + network.delay(party, e.receiver)
             else:
                 now[party] = max(now[party], arrival.pop(index))
-        return max([*now.values(), *arrival.values()], default=0.0)
+        # Like a run, which ends when its last role does, whatever is still on its way.
+        return max(now.values(), default=0.0)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
