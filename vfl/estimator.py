@@ -97,7 +97,7 @@ class _VerticalNet(BaseEstimator):
         self.unmatched = unmatched
         self.random_state = random_state
 
-    def fit(self, data: Data, *, target: str, id: str | Mapping[str, str]) -> Self:
+    def fit(self, data: Data, target: str, id: str | Mapping[str, str]) -> Self:
         """Align the parties' tables and train on the rows that all of them have.
 
         data: party -> table with an id column and numeric features, or a federation. target:
