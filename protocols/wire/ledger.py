@@ -172,18 +172,7 @@ class Ledger:
     def summary(self, by: Sequence[str] = ("sender", "receiver", "kind")) -> pd.DataFrame:
         """Messages and bytes, summed by any of sender, receiver, kind, scope, round, reveals, and party with
         direction: `by=["party", "direction"]` counts each send at both its ends."""
-        frame = self.frame()
-        if {"party", "direction"} & set(by):
-            sent = frame.assign(party=frame["sender"], direction="sent")
-            frame = pd.concat([sent, frame.assign(party=frame["receiver"], direction="received")])
-        unknown = [name for name in by if name not in frame.columns]
-        if unknown:
-            raise ConfigError(
-                f"cannot sum by {unknown}; columns are {[*frame.columns, 'party', 'direction']}"
-            )
-        keep = ["reveals"] if "kind" in by and "reveals" not in by else []
-        groups = frame.groupby([*by, *keep], sort=True, dropna=False)["bytes"]
-        return groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})
+        return summarise(self.frame(), by)
 
     def compute_summary(self) -> pd.DataFrame:
         """Per party: FLOPs declared, seconds measured, calls."""
@@ -225,3 +214,16 @@ class Ledger:
 
 def _round(scope: str) -> int | None:
     return next((int(part) for part in scope.split("/") if part.isdecimal()), None)
+
+
+def summarise(frame: pd.DataFrame, by: Sequence[str] = ("sender", "receiver", "kind")) -> pd.DataFrame:
+    """`Ledger.summary` of a record that was written to disk: `frame` as from `Ledger.frame`."""
+    if {"party", "direction"} & set(by):
+        sent = frame.assign(party=frame["sender"], direction="sent")
+        frame = pd.concat([sent, frame.assign(party=frame["receiver"], direction="received")])
+    unknown = [name for name in by if name not in frame.columns]
+    if unknown:
+        raise ConfigError(f"cannot sum by {unknown}; columns are {[*frame.columns, 'party', 'direction']}")
+    keep = ["reveals"] if "kind" in by and "reveals" not in by else []
+    groups = frame.groupby([*by, *keep], sort=True, dropna=False)["bytes"]
+    return groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})
