@@ -14,6 +14,8 @@ from protocols.arrays import Array, Arrays, to_torch
 from protocols.errors import ProtocolError
 from protocols.wire.message import Message, Spec
 
+SERVER = "server"  # the party that holds layers and no data
+
 
 class TableShape(Message, reveals="how many rows and columns one client's table has"):
     """What the server needs to know how many batches will come."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from protocols.task import Method, Outcome, Task, score
-from split.estimator import SERVER, SplitClassifier, SplitRegressor
+from split.estimator import SplitClassifier, SplitRegressor
+from split.messages import SERVER
 
 
 def split(task: Task) -> list[Method]:

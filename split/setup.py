@@ -31,7 +31,7 @@ from protocols.tables import (
     numbers,
 )
 from split.layers import Layers, Plan
-from split.messages import TableShape
+from split.messages import SERVER, TableShape
 
 Label = bool | int | str
 
@@ -63,16 +63,16 @@ def joined(held: Sequence[Layers]) -> nn.Sequential:
 
 
 async def join(
-    at: Party, plan: Plan, x: Array, y: pd.Series, server: str, clients: Sequence[str]
+    at: Party, plan: Plan, x: Array, y: pd.Series, clients: Sequence[str]
 ) -> tuple[ClientPart, torch.Tensor, torch.Tensor]:
     """A client's side. Returns its part with initial layers, features (n, d) float32, and targets (n,): class
     positions int64, or standardised numbers float32."""
-    await at.send(server, TableShape(rows=x.shape[0], columns=x.shape[1]))
+    await at.send(SERVER, TableShape(rows=x.shape[0], columns=x.shape[1]))
     classes: tuple[Label, ...] = ()
     target = None
     if plan.settings.kind == "classification":
-        await at.send(server, Classes(labels=labels(y)))
-        classes = tuple((await at.recv(server, Classes)).labels)
+        await at.send(SERVER, Classes(labels=labels(y)))
+        classes = tuple((await at.recv(SERVER, Classes)).labels)
         targets = encode_labels(y, classes)
     else:
         raw = numbers(y)
@@ -80,8 +80,8 @@ async def join(
         targets = (await at.compute(target, raw, cost=2.0 * raw.size))[:, 0]
     features = None
     if plan.standardise:
-        await at.send(server, await at.compute(moments, x, cost=4.0 * x.size))
-        told = await at.recv(server, Scaling)
+        await at.send(SERVER, await at.compute(moments, x, cost=4.0 * x.size))
+        told = await at.recv(SERVER, Scaling)
         features = Scaler(told.mean, told.scale)
     bottom, _, *head = plan.parts(x.shape[1], len(classes) or 1)
     part = ClientPart(bottom, head[0] if head else None, features, classes, target)

@@ -25,17 +25,15 @@ from protocols.flops import backward_flops, forward_flops, training_flops
 from protocols.party import Coordinator, Party
 from protocols.training import Settings
 from split.layers import Layers, Plan
-from split.messages import HandOver, hand_over, take_over
+from split.messages import SERVER, HandOver, hand_over, take_over
 from split.setup import ClientPart, join, joined, unite
 
 
-async def client(
-    me: Party, plan: Plan, x: Array, y: pd.Series, *, server: str, clients: Sequence[str]
-) -> ClientPart:
+async def client(me: Party, plan: Plan, x: Array, y: pd.Series, *, clients: Sequence[str]) -> ClientPart:
     """One row-client. x: features (n, d) float64. y: labels or numbers (n,).
     `clients`: all, in turn order."""
     async with me.within("setup") as at:
-        part, rows, targets = await join(at, plan, x, y, server, clients)
+        part, rows, targets = await join(at, plan, x, y, clients)
     trainer = Trainer(plan.settings, part.layers)
     turn = u_client_turn if plan.u_shaped else client_turn
     epochs, place = plan.settings.epochs, clients.index(me.name)
@@ -44,7 +42,7 @@ async def client(
             async with fit.within(epoch) as at:
                 if place > 0:
                     trainer.take_over(await at.recv(clients[place - 1], HandOver))
-                await turn(at, server, part, trainer, rows, targets)
+                await turn(at, part, trainer, rows, targets)
                 await _pass_on(at, trainer, clients, place, final=epoch == epochs - 1)
     return part
 
@@ -99,15 +97,15 @@ class Trainer:
 
 
 async def client_turn(
-    at: Party, server: str, part: ClientPart, trainer: Trainer, rows: torch.Tensor, targets: torch.Tensor
+    at: Party, part: ClientPart, trainer: Trainer, rows: torch.Tensor, targets: torch.Tensor
 ) -> None:
     """One client's pass over its rows; vanilla."""
     bottom = part.bottom.module
     draws = at.rng("layers") if part.bottom.random else None
     for x, y in _batches(at, rows, targets, trainer.settings.batch_size):
         h = await at.compute(bottom, x, rng=draws)
-        await at.send(server, LabelledSmashed(h=to_wire(h), labels=y.numpy()))
-        g = from_wire((await at.recv(server, CutGradient)).g, h.shape[1:], len(x))
+        await at.send(SERVER, LabelledSmashed(h=to_wire(h), labels=y.numpy()))
+        g = from_wire((await at.recv(SERVER, CutGradient)).g, h.shape[1:], len(x))
         await at.compute(trainer.back, h, g, cost=backward_flops(bottom, x))
 
 
@@ -130,7 +128,7 @@ async def server_turn(at: Party, peer: str, own: Layers, trainer: Trainer, steps
 
 
 async def u_client_turn(
-    at: Party, server: str, part: ClientPart, trainer: Trainer, rows: torch.Tensor, targets: torch.Tensor
+    at: Party, part: ClientPart, trainer: Trainer, rows: torch.Tensor, targets: torch.Tensor
 ) -> None:
     """One client's pass over its rows; U-shaped."""
     assert part.head is not None
@@ -144,12 +142,12 @@ async def u_client_turn(
 
     for x, y in _batches(at, rows, targets, trainer.settings.batch_size):
         h = await at.compute(bottom, x, rng=bottom_draws)
-        await at.send(server, Smashed(h=to_wire(h)))
-        m = from_wire((await at.recv(server, Smashed)).h, part.head.inputs, len(x)).requires_grad_()
+        await at.send(SERVER, Smashed(h=to_wire(h)))
+        m = from_wire((await at.recv(SERVER, Smashed)).h, part.head.inputs, len(x)).requires_grad_()
         cost = training_flops(head, m, input_gradient=True)
         g = await at.compute(loss_gradient, m, y, cost=cost, rng=head_draws)
-        await at.send(server, CutGradient(g=_gradient(g, m)))
-        g = from_wire((await at.recv(server, CutGradient)).g, h.shape[1:], len(x))
+        await at.send(SERVER, CutGradient(g=_gradient(g, m)))
+        g = from_wire((await at.recv(SERVER, CutGradient)).g, h.shape[1:], len(x))
         await at.compute(trainer.back, h, g, cost=backward_flops(bottom, x))
 
 
