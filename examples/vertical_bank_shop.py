@@ -1,7 +1,7 @@
-"""A bank has the label and some columns of its customers, a shop has other columns; most are customers of both.
+"""A bank has the label and some columns of its customers, a shop has other columns of most of them.
 
-The two tables are made from scikit-learn's breast cancer table. Each holds nine tenths of the training rows in
-an order of its own, so that eight tenths are common. Run: python examples/vertical_bank_shop.py
+The two tables are made from scikit-learn's breast cancer table. Each holds nine tenths of the training rows
+in an order of its own, so that eight tenths are common. Run: python examples/vertical_bank_shop.py
 """
 
 from __future__ import annotations
