@@ -79,13 +79,14 @@ def test_fedavg_is_the_mean_by_rows_of_the_clients_own_training() -> None:
     module = mlp(4, 2, (8,))
     current = weights(module)
     for r in range(2):
-        trained = []
+        trained, losses = [], []
         for name, table in tables.items():
             current.load_into(module)
-            train(module, *tensors(table, scaler), SGD, rng_of(name, 0, r))
+            losses.append(train(module, *tensors(table, scaler), SGD, rng_of(name, 0, r)))
             trained.append(weights(module))
         current = weighted_mean(trained, [50, 9, 23])
     close(current, weights(model.model_))
+    assert model.history_["loss"].iloc[-1] == pytest.approx(np.average(losses, weights=[50, 9, 23]))
 
 
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
