@@ -94,9 +94,12 @@ def times(figures: Sequence[Figures]) -> Chart:
             for i, (v, rtt) in enumerate(zip(values, ROUND_TRIPS, strict=True))
         )
         line = (axis(values[0]), axis(values[-1]))
-        said = f"{seconds(values[0])} to {seconds(values[-1])}"
+        ends = seconds(values[0]), seconds(values[-1])
+        said = ends[0] if ends[0] == ends[1] else " to ".join(ends)
         strips.append(Strip(f.name, said, dots, (), line, f.method.hypothetical))
-    return Chart(tuple(strips), tuple((axis(v), seconds(v)) for v in axis.ticks))
+    return Chart(
+        tuple(strips), tuple((axis(v), amount(v, "s") if v >= 1 else seconds(v)) for v in axis.ticks)
+    )
 
 
 def work(figures: Sequence[Figures]) -> Chart:

@@ -150,17 +150,24 @@ def _cell(title: str, way: str, figures: Sequence[Figures]) -> Cell:
     claim = CLAIMS[title].get(way, NO_CLAIM)
     if not figures:
         return Cell(way, claim, (Line("not run", "No method of this kind was run."),), ())
-    lines: list[Line] = []
-    verdicts: list[Verdict] = []
+    lines: dict[Line, list[str]] = {}
+    verdicts: dict[tuple[Ruling, str], list[str]] = {}
     for f in figures:
         found, rulings = FINDERS[title](f)
-        prefix = f"{f.name}: " if len(figures) > 1 else ""
         for line in found:
-            new = Line(line.status, (prefix if line.status != "not yet measured" else "") + line.text)
-            if new not in lines:
-                lines.append(new)
-        verdicts += [Verdict(f.name, ruling, text) for ruling, text in rulings]
-    return Cell(way, claim, tuple(lines), tuple(verdicts))
+            lines.setdefault(line, []).append(f.name)
+        for ruling in rulings:
+            verdicts.setdefault(ruling, []).append(f.name)
+    return Cell(
+        way,
+        claim,
+        # What holds for all methods of a cell needs no names.
+        tuple(
+            Line(line.status, line.text if len(who) == len(figures) else f"{', '.join(who)}: {line.text}")
+            for line, who in lines.items()
+        ),
+        tuple(Verdict(", ".join(who), *ruling) for ruling, who in verdicts.items()),
+    )
 
 
 def _moved(f: Figures, phase: str) -> str:

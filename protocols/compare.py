@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from scipy import stats
 
+from protocols.costs import flops
 from protocols.errors import ConfigError, nearest
 from protocols.progress import Report as Progress
 from protocols.select import Choice, choose
@@ -237,6 +238,8 @@ def _measures(outcome: Outcome) -> Iterator[dict[str, Any]]:
             at = {"phase": phase, "role": role, "side": _side(role, outcome.client_roles)}
             yield {"measure": "flops", **at, "value": meter.flops}
             yield {"measure": "seconds", **at, "value": meter.seconds}
+            priced = flops(meter.operations)  # a part of `flops`
+            yield {"measure": "cryptography", **at, "value": priced}
     for role, held in outcome.parameters.items():
         yield {
             "measure": "parameters",

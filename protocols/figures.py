@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -133,18 +133,17 @@ def seconds(value: float) -> str:
 
 def spread(s: Spread, places: int = 3, sign: bool = False) -> str:
     """ ".981 ± .004", or the range "(.97 to .99)" where the ends are not symmetric."""
-    mean = f"{s.mean:+.{places}f}" if sign else f"{s.mean:.{places}f}"
+    mean = (f"{s.mean:+.{places}f}" if sign else f"{s.mean:.{places}f}").replace("-", "−")
     if math.isnan(s.low):
         return mean
     if abs((s.high - s.mean) - (s.mean - s.low)) < 1e-12:
         return f"{mean} ± {s.high - s.mean:.{places}f}"
-    return f"{mean} ({s.low:.{places}f} to {s.high:.{places}f})"
+    return f"{mean} ({s.low:.{places}f} to {s.high:.{places}f})".replace("-", "−")
 
 
-def varied(s: Spread, write: object = amount) -> str:
-    """A cost, with its half width where seeds differ by more than a hundredth."""
-    assert callable(write)
-    text = str(write(s.mean))
+def varied(s: Spread, write: Callable[[float], str] = amount) -> str:
+    """A cost, with its half width where seeds differ by more than a hundredth; a dash for none."""
+    text = write(s.mean) if s.mean else "–"
     if math.isnan(s.low) or s.high - s.low <= 0.02 * abs(s.mean):
         return text
     return f"{text} ± {100 * (s.high - s.low) / 2 / abs(s.mean):.0f} %"

@@ -119,8 +119,11 @@ class Report:
 
     def notes(self) -> list[str]:
         """What the table and the methods have to say."""
-        said = [f"{name}: {note}" for name, notes in self.comparison.notes.items() for note in notes]
-        return [*self.comparison.task.notes, *said]
+        said: dict[str, list[str]] = {}
+        for name, notes in self.comparison.notes.items():
+            for note in notes:
+                said.setdefault(note, []).append(name)
+        return [*self.comparison.task.notes, *(f"{', '.join(who)}: {note}" for note, who in said.items())]
 
     def renderable(self) -> RenderableType:
         """For a rich console."""
@@ -149,7 +152,7 @@ class Report:
                 f.name,
                 spread(f.score),
                 "" if f.difference is None or f.name == "centralised" else spread(f.difference, sign=True),
-                *(varied(size, nbytes) if size.mean else "–" for size in moved),
+                *(varied(size, nbytes) for size in moved),
                 varied(f.get("bytes", phase="predict"), nbytes),
             )
         table.caption = f"± is the {self.spread_name}. Bytes: training up, down and between owners of data."
@@ -159,7 +162,7 @@ class Report:
     def _costs(self) -> Table:
         table = Table(title="What each way costs to train", title_justify="left")
         table.add_column("method")
-        heads = ["messages", "chain/epoch", "set-up", "owners' FLOP", "servers' FLOP"]
+        heads = ["messages", "chain/epoch", "outside", "owners' FLOP", "servers' FLOP"]
         for name in heads + [f"{rtt} ms" for rtt in ROUND_TRIPS]:
             table.add_column(name, justify="right")
         for f in self.figures:
@@ -173,8 +176,8 @@ class Report:
                 *(varied(f.get("time", rtt_ms=rtt), seconds) for rtt in ROUND_TRIPS),
             )
         table.caption = (
-            "Chain: the most messages in a row of which each waits for the one before. "
-            "The last columns: simulated training time by round trip."
+            "Chain: the most messages in a row of which each waits for the one before, per epoch and outside "
+            "the epochs. The last columns: simulated training time by round trip."
         )
         table.caption_justify = "left"
         return table
@@ -284,10 +287,10 @@ def _against(f: Figures) -> str:
     if d is None:
         return "Centralised training was not run."
     if math.isnan(d.low):
-        return f"{d.mean:+.3f} against centralised, one seed."
+        return f"{spread(d, sign=True)} against centralised, one seed."
     if d.low <= 0 <= d.high:
-        return "These seeds show no difference to centralised."
-    return f"{d.mean:+.3f} against centralised, more than the seeds' spread."
+        return f"{spread(d, sign=True)} against centralised: no clear difference."
+    return f"{spread(d, sign=True)} against centralised."
 
 
 def _revealed(f: Figures) -> dict[str, str]:
@@ -301,13 +304,14 @@ def _role_rows(f: Figures) -> list[dict[str, str]]:
 
         def each(measure: str, write: Any, members: list[str] = members, **where: str) -> str:
             total = sum(f.get(measure, role=role, **where).mean for role in members)
-            return str(write(total / len(members)))
+            return str(write(total / len(members))) if total else "–"
 
         lines.append(
             {
                 "role": heading,
                 "flops": each("flops", amount, phase="train"),
                 "seconds": each("seconds", seconds, phase="train"),
+                "cryptography": each("cryptography", amount, phase="train"),
                 "predict": each("flops", amount, phase="predict"),
                 "parameters": each("parameters", amount),
             }

@@ -15,14 +15,14 @@ def split(task: Task) -> list[Method]:
         return []
     last = 2 * len(task.hidden)
     vanilla = Method(
-        name="split",
+        name="split: vanilla",
         column="split",
         architecture="row-clients hold the first layers and train in turn, a server holds the rest",
         privacy="rows stay; smashed data leaves, from which rows can be reconstructed, and so do labels",
         run=partial(_run, cut=2),
     )
     u_shaped = Method(
-        name="split, U-shaped",
+        name="split: U-shaped",
         column="split",
         architecture="row-clients hold the first and last layers and train in turn, a server the middle",
         privacy="rows and labels stay; smashed data leaves, from which rows can be reconstructed, and "
@@ -48,7 +48,8 @@ def _run(task: Task, seed: int, *, cut: int | tuple[int, int]) -> Outcome:
         weight_decay=settings.weight_decay,
         random_state=seed,
     ).fit(clients, target=task.target)
-    predicted = model.predict_proba(test) if isinstance(model, SplitClassifier) else model.predict(test)
+    asking = {next(iter(clients)): test}
+    predicted = model.predict_proba(asking) if isinstance(model, SplitClassifier) else model.predict(asking)
     held = {name: sum(p.numel() for p in model.client_model_.parameters()) for name in clients}
     held[SERVER] = sum(p.numel() for p in model.server_model_.parameters())
     return Outcome(
