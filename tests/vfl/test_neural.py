@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.cut import Smashed
+from protocols.cut import CutGradient, Smashed
 from protocols.errors import LineError, ProtocolError, StallError
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
@@ -161,7 +161,9 @@ def test_no_label_crosses_a_line(carried: list[Envelope]) -> None:
     needles += [np.packbits(v[:64]).tobytes() for v in vectors]
     needles += [v[:64].astype(int).astype(str).astype("S1").tobytes() for v in vectors]
     told = [e for e in carried if e.receiver != "bank"]
-    assert len(told) > 12 and not any(needle in e.body for e in told for needle in needles)
+    bodies = [e.body for e in told]
+    bodies += [decode(CutGradient, e.body).g.T.tobytes() for e in told if e.kind == CutGradient.kind]
+    assert len(told) > 12 and not any(needle in body for body in bodies for needle in needles)
     assert any(needle in vectors[3].astype("f4").tobytes() for needle in needles)  # the search finds a label
 
 
