@@ -39,6 +39,7 @@ class Arrays(Mapping[str, Array]):
     """
 
     __slots__ = ("_items",)
+    __array_ufunc__ = None  # numpy leaves `2.0 * arrays` to `__rmul__`
 
     def __init__(self, items: Mapping[str, Array] | Iterable[tuple[str, Array]] = ()) -> None:
         self._items: dict[str, Array] = {name: read_only(np.asarray(a)) for name, a in dict(items).items()}
@@ -53,11 +54,13 @@ class Arrays(Mapping[str, Array]):
         own = module.state_dict()
         if own.keys() != self._items.keys():
             raise DataError(f"weights hold {sorted(self._items)}, the module {sorted(own)}; same model?")
+        for name, tensor in own.items():
+            if tuple(tensor.shape) != self._items[name].shape:
+                shape = self._items[name].shape
+                raise DataError(f"{name}: the module has {tuple(tensor.shape)}, weights {shape}; same model?")
         with torch.no_grad():
             for name, tensor in own.items():
                 array = self._items[name]
-                if tuple(tensor.shape) != array.shape:
-                    raise DataError(f"{name}: the module has {tuple(tensor.shape)}, weights {array.shape}")
                 if not tensor.is_floating_point() and array.dtype.kind == "f":
                     array = np.rint(array)
                 tensor.copy_(to_torch(array))
@@ -99,6 +102,8 @@ class Arrays(Mapping[str, Array]):
         return self._pair(other, np.subtract)
 
     def __mul__(self, factor: float) -> Arrays:
+        if isinstance(factor, Arrays):
+            return NotImplemented
         return self.map(lambda a: a * factor)
 
     __rmul__ = __mul__
@@ -111,7 +116,7 @@ class Arrays(Mapping[str, Array]):
         )
 
     def __hash__(self) -> int:
-        return hash(tuple((n, a.shape, a.tobytes()) for n, a in self._items.items()))
+        return hash(frozenset((n, a.shape, a.tobytes()) for n, a in self._items.items()))
 
     def __repr__(self) -> str:
         return f"Arrays({', '.join(f'{n}: {a.dtype}{list(a.shape)}' for n, a in self._items.items())})"
@@ -139,8 +144,11 @@ def weighted_mean(values: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
     if not values:
         raise DataError("nothing to average: no client sent an update")
     total = float(sum(weights))
-    if not total > 0:
-        raise DataError(f"the weights of {len(values)} updates sum to {total:g}, expected > 0")
+    if not total > 0 or min(weights) < 0:
+        raise DataError(f"the weights of {len(values)} updates sum to {total:g}; expected > 0, none below 0")
+    shapes = {name: array.shape for name, array in values[0].items()}
+    if any({name: array.shape for name, array in value.items()} != shapes for value in values):
+        raise DataError(f"{len(values)} updates differ in names or shapes; do all use the same model?")
     result: dict[str, Array] = {}
     for name, first in values[0].items():
         sums = np.zeros(first.shape, first.dtype if first.dtype.kind == "f" else np.float64)

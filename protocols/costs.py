@@ -8,6 +8,7 @@ stands for all work of a party and its speed scales all of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from protocols.errors import ConfigError, nearest
@@ -27,10 +28,14 @@ Cost = float | Mapping[str, int]
 def flops(cost: Cost) -> float:
     """`cost` in FLOPs. ConfigError for an operation that has no price."""
     if isinstance(cost, float | int):
+        if not 0 <= cost < math.inf:
+            raise ConfigError(f"a cost of {cost} FLOPs; expected a number of at least 0")
         return float(cost)
     total = 0.0
     for name, count in cost.items():
         if name not in SECONDS_PER_OPERATION:
             raise ConfigError(f"operation {name!r} has no price{nearest(name, SECONDS_PER_OPERATION)}")
+        if count < 0:
+            raise ConfigError(f"a cost of {count} {name!r}; expected a count of at least 0")
         total += count * SECONDS_PER_OPERATION[name] * REFERENCE_SPEED
     return total

@@ -54,8 +54,11 @@ def simulate(
         desk = Desk(ledger, network, on_progress=on_progress)
         return Coordinator(name, ledger, desk, seed=seed, job=job, roster=roster)
 
+    async def play(name: str) -> Any:
+        return await roles[name](party(name))
+
     async def everyone() -> dict[str, Any]:
-        return await run(**{name: role(party(name)) for name, role in roles.items()})
+        return await run(**{name: play(name) for name in roles})
 
     results, seconds = run_virtual(everyone(), local.on_stall)
     return Run(results, ledger, seconds)

@@ -30,7 +30,7 @@ from protocols.flops import forward_flops
 from protocols.wire.codec import decode, encode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
-from protocols.wire.transport import Envelope, Network, Transport
+from protocols.wire.transport import Envelope, Names, Network, Transport
 
 M = TypeVar("M", bound=Message)
 N = TypeVar("N", bound=Message)
@@ -60,6 +60,7 @@ class Party:
     scope: str = ""
     job: str = "local"
     _sent: dict[str, int] = field(default_factory=dict, repr=False)  # envelopes per receiver
+    _opened: Names = field(default_factory=Names, repr=False)  # scopes directly below this one
 
     async def send(self, to: str, message: Message) -> None:
         """Send `message` to party `to`, in this scope."""
@@ -105,9 +106,13 @@ class Party:
 
     def within(self, name: str | int) -> Self:
         """This party in a sub-conversation, used as `async with me.within(name) as at`. Leaving it
-        discards its late mail. A name can be used once."""
-        scope = f"{self.scope}/{name}" if self.scope else str(name)
-        return replace(self, scope=scope, _sent={})
+        discards its late mail. ConfigError for a name that was used, is empty or holds a slash."""
+        said = str(name)
+        if not said or "/" in said or said in self._opened:
+            raise ConfigError(f"within({name!r}) in {self.scope!r}: needs a new name, without slashes")
+        self._opened.add(said)
+        scope = f"{self.scope}/{said}" if self.scope else said
+        return replace(self, scope=scope, _sent={}, _opened=Names())
 
     async def __aenter__(self) -> Self:
         return self
@@ -211,6 +216,9 @@ class Coordinator(Party):
 
 def mark(error: BaseException | None, party: str, scope: str) -> None:
     """Mark an error of ours with where it arose; chain any other into a PartyError."""
+    if isinstance(error, ExceptionGroup):  # of tasks that a role started: the first to fail is the cause
+        mark(error.exceptions[0], party, scope)
+        raise error.exceptions[0]
     if isinstance(error, VflError):
         error.at(party, scope)
     elif isinstance(error, Exception):
@@ -235,12 +243,20 @@ async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:
     The first failure stops all of them and is raised, naming party, scope and cause.
     """
 
+    fatal: list[BaseException] = []
+
     async def role(name: str, body: Coroutine[Any, Any, Any]) -> Any:
         try:
             return await body
         except Exception as error:
             mark(error, name, "")
             raise
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            # asyncio would leave its loop at once for Ctrl-C or an exit, and the other roles where they are.
+            fatal.append(error)
+            raise PartyError(f"{type(error).__name__}").at(name, "") from None
 
     failed: ExceptionGroup[Exception] | None = None
     try:
@@ -248,6 +264,11 @@ async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:
             tasks = {name: group.create_task(role(name, body), name=name) for name, body in roles.items()}
     except* Exception as failures:
         failed = failures  # what is raised inside `except*` would come out as a group again
+    if fatal:
+        raise fatal[0]
     if failed is not None:
         raise failed.exceptions[0]
+    for name, task in tasks.items():
+        if task.cancelled():
+            raise PartyError("CancelledError: the role cancelled itself").at(name, "")
     return {name: task.result() for name, task in tasks.items()}

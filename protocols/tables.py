@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError, nearest
@@ -25,7 +26,7 @@ class Moments(
 ):
     """What one client contributes to standardising."""
 
-    rows: int
+    rows: Annotated[int, Field(ge=1)]
     mean: Annotated[Array, Spec("float64", ("d",))]
     variance: Annotated[Array, Spec("float64", ("d",))]
 
@@ -48,10 +49,11 @@ def split_target(target: str, parties: Iterable[str]) -> tuple[str, str]:
     party, dot, column = target.partition(".")
     if not dot or not column:
         raise ConfigError(f"target {target!r} should be 'party.column', as in 'bank.default'")
-    if party not in set(parties):
-        known = ", ".join(parties)
+    names = tuple(parties)
+    if party not in names:
+        known = ", ".join(names)
         raise ConfigError(
-            f"target {target!r}: no party {party!r}; parties are {known}{nearest(party, parties)}"
+            f"target {target!r}: no party {party!r}; parties are {known}{nearest(party, names)}"
         )
     return party, column
 
@@ -73,14 +75,15 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(names)} columns of the fitted table are missing: {missing[:3]}"
+            f"{len(missing)} of {len(names)} columns of the fitted table are missing: {missing[:3]}; "
+            "give the columns that it was fitted with"
         )
     if not len(table):
-        raise DataError("the table has 0 rows")
+        raise DataError("the table has 0 rows, expected at least 1")
     text = [
         n
         for n in names
-        if not (pd.api.types.is_numeric_dtype(table[n]) or pd.api.types.is_bool_dtype(table[n]))
+        if not pd.api.types.is_any_real_numeric_dtype(table[n]) and not pd.api.types.is_bool_dtype(table[n])
     ]
     if text:
         raise DataError(
@@ -88,7 +91,8 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array
             + (f" (and {len(text) - 1} more)" if len(text) > 1 else "")
             + "; encode it (pandas.get_dummies) or drop it"
         )
-    values = table[names].to_numpy(dtype=np.float64, na_value=np.nan)
+    # In C order, as arrays off the wire are: sums and products would differ in their last bits.
+    values = np.ascontiguousarray(table[names].to_numpy(dtype=np.float64, na_value=np.nan))
     bad = ~np.isfinite(values)
     if bad.any():
         worst = int(bad.sum(axis=0).argmax())
@@ -103,9 +107,11 @@ def labels(values: pd.Series) -> list[bool | int | str]:
     """The distinct labels, sorted. DataError: missing ones, one class only, or values that are no labels."""
     if values.isna().any():
         raise DataError(
-            f"target {values.name!r}: {int(values.isna().sum())} of {len(values)} labels are missing"
+            f"target {values.name!r}: {int(values.isna().sum())} of {len(values)} labels are missing; "
+            "drop those rows"
         )
-    found = pd.unique(values).tolist()
+    # Object columns hold numpy's own scalars; of dates, tolist() would make whole numbers.
+    found = [v.item() if isinstance(v, np.generic) else v for v in values.drop_duplicates()]
     whole = [int(v) if isinstance(v, float) and v.is_integer() else v for v in found]
     if not all(isinstance(v, bool | int | str) for v in whole):
         raise DataError(f"target {values.name!r} is {values.dtype}, not labels; use a regressor?")
@@ -117,14 +123,19 @@ def labels(values: pd.Series) -> list[bool | int | str]:
 def check_classes(classes: Sequence[object]) -> None:
     """DataError unless there are at least two classes."""
     if len(classes) < 2:
-        raise DataError(f"the target has {len(classes)} class, expected at least 2 to tell apart")
+        raise DataError(
+            f"the target has {len(classes)} class, expected at least 2 to tell apart; add rows of another"
+        )
 
 
 def encode_labels(values: pd.Series, classes: Sequence[bool | int | str]) -> Array:
     """Positions in `classes`, int64 (n,). DataError for a label that is not among them."""
     codes = pd.Index(classes).get_indexer(pd.Index(values))
     if (codes < 0).any():
-        raise DataError(f"target {values.name!r}: {int((codes < 0).sum())} labels are not among the classes")
+        raise DataError(
+            f"target {values.name!r}: {int((codes < 0).sum())} of {len(values)} labels are not among "
+            f"the {len(classes)} classes; fit with rows of every class"
+        )
     return codes.astype(np.int64)
 
 
@@ -154,7 +165,7 @@ class Scaler:
             ((p.variance + (p.mean - mean) ** 2) * (p.rows / rows) for p in parts), np.zeros_like(mean)
         )
         deviation = np.sqrt(variance)
-        return cls(mean, np.where(deviation > 1e-12 * np.maximum(1.0, np.abs(mean)), deviation, 1.0))
+        return cls(mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0))
 
     def __call__(self, x: Array) -> Array:
         """`x` (n, d) standardised, float32 (n, d)."""

@@ -39,6 +39,7 @@ class Task:
     metric: Metric = "auc"
     clients: int = 5  # row-clients, IID
     test_size: float = 0.2
+    notes: tuple[str, ...] = ()  # what the report should say about the table
 
     @property
     def features(self) -> list[str]:

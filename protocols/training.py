@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -35,10 +36,17 @@ class Settings:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
+        if self.kind not in ("classification", "regression"):
+            raise ConfigError(f"kind={self.kind!r} should be 'classification' or 'regression'")
+        for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(f"{name}={value!r} should be above 0")
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ConfigError(f"{name}={value!r} should be a whole number above 0")
+        if not 0 < self.learning_rate < inf:
+            raise ConfigError(f"learning_rate={self.learning_rate!r} should be above 0")
+        for name in ("momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ConfigError(f"{name}={getattr(self, name)!r} should be at least 0")
         if self.optimizer not in ("adam", "sgd"):
             raise ConfigError(f"optimizer={self.optimizer!r} should be 'adam' or 'sgd'")
 

@@ -8,6 +8,7 @@ that it also works below a notebook's running loop.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from protocols.errors import StallError
 
 T = TypeVar("T")
+PATIENCE = 0.5  # seconds that roles have after Ctrl-C to come to an await
 
 
 class _Jump(selectors.DefaultSelector):
@@ -67,7 +69,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lambda: None) -> tuple[T, float]:
     """Run `main` to its end under a virtual clock; its result, and the simulated seconds it took.
 
-    Ctrl-C cancels `main`, waits for it to clean up, and is raised here.
+    Ctrl-C cancels `main`, waits for it to clean up, and is raised here. Tasks that `main` leaves
+    behind are cancelled.
     """
     loop = VirtualLoop(on_stall)
     task: asyncio.Task[T] = loop.create_task(loop.guard(main))
@@ -79,6 +82,8 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             loop.run_until_complete(task)
         except BaseException as error:
             outcome.append(error)
+        finally:
+            _settle(loop)
 
     thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
     thread.start()
@@ -86,10 +91,29 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
         thread.join()
     except KeyboardInterrupt:
         loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+        thread.join(PATIENCE)
+        if thread.is_alive() and thread.ident is not None:
+            # It computes and never awaits. Have Ctrl-C raised there, as it would be in the main thread.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )
+            thread.join()
         raise
     finally:
-        loop.close()
+        if not thread.is_alive():  # a second Ctrl-C gives up waiting
+            loop.close()
     if outcome:
         raise outcome[0]
     return task.result(), loop.now
+
+
+def _settle(loop: VirtualLoop) -> None:
+    """Cancel what is left and let it clean up, so that no task outlives its run."""
+    while left := asyncio.all_tasks(loop):
+        for task in left:
+            task.cancel()
+        try:
+            loop.run_until_complete(asyncio.wait(left))
+        except (KeyboardInterrupt, SystemExit):
+            continue  # a task that raises these stops the loop; the others are still to be waited for
+    loop.run_until_complete(loop.shutdown_asyncgens())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, TypeVar
@@ -53,8 +53,14 @@ def encode(message: Message) -> bytes:
     return b"".join(parts)  # type: ignore[arg-type]  # arrays are buffers, the stubs do not say so
 
 
-def _dump(head: Iterable[tuple[str, Any]]) -> bytes:
-    header = _JSON.encode(dict(head)).encode()
+def _dump(head: Sequence[tuple[str, Any]]) -> bytes:
+    try:
+        header = _JSON.encode(dict(head)).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        names = ", ".join(name for name, _ in head)
+        raise ConfigError(f"fields {names}: not what the wire carries: {error}") from None
+    if len(header) > MAX_HEADER - 16:
+        raise ConfigError(f"a header of {len(header)} bytes, at most {MAX_HEADER} may be sent; use arrays")
     header += b" " * (-(4 + len(header)) % 16)
     return _LENGTH.pack(len(header)) + header
 
@@ -101,8 +107,17 @@ def decode(kind: type[M], body: bytes, *, sender: str = "", scope: str = "") -> 
         reason = str(error)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)[:3]
-        reason = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
+        reason = "; ".join(f"{_place(kind, e['loc'])}: {e['msg']}" for e in found)
+    except RecursionError:
+        reason = "it is nested too deeply"
     raise ProtocolError(f"{kind.kind} from {sender or 'unknown'} in {scope!r}: {reason}")
+
+
+def _place(kind: type[Message], loc: tuple[int | str, ...]) -> str:
+    """Where an error is, in our own names: those of foreign fields and keys are the sender's values."""
+    if not loc:
+        return "fields"
+    return f"field {loc[0]}" if loc[0] in kind.model_fields else "a field it does not have"
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -141,7 +156,9 @@ def _view(body: bytes, start: int, entry: tuple[int, np.dtype[Any], tuple[int, .
 def _parse(header: bytes) -> tuple[list[tuple[str, str, Any]], int]:
     """What the header announces: (field, how, where) of each, and the buffers' total size."""
     try:
-        head = json.loads(header)
+        head = json.loads(header, object_pairs_hook=_once)
+    except ProtocolError:
+        raise
     except (ValueError, RecursionError):
         raise ProtocolError("the header is not JSON") from None
     if not isinstance(head, dict):
@@ -165,6 +182,13 @@ def _parse(header: bytes) -> tuple[list[tuple[str, str, Any]], int]:
         else:
             plan.append((name, "", value))
     return plan, offset
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ProtocolError("a name comes twice in the header")
+    return found
 
 
 _plan = lru_cache(maxsize=512)(_parse)

@@ -12,13 +12,13 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from protocols.errors import LineError
+from protocols.errors import ConfigError, LineError
 from protocols.wire.transport import Envelope, Transport
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Probabilities are per envelope."""
+    """Probabilities are per envelope. ConfigError for a delay below 0, or a probability outside [0, 1]."""
 
     seed: int = 0
     delay: float = 0.0  # up to this many seconds, uniformly; longer than a gap, it reorders
@@ -26,6 +26,10 @@ class Plan:
     drop: float = 0.0  # probability of being lost
     cut: tuple[str, str] | None = None  # this line, in both directions,
     cut_after: int = 0  # is dead after so many envelopes
+
+    def __post_init__(self) -> None:
+        if not self.delay >= 0 or not all(0 <= p <= 1 for p in (self.duplicate, self.drop)):
+            raise ConfigError(f"{self}: expected a delay of at least 0, and probabilities from 0 to 1")
 
 
 class Faults:

@@ -37,12 +37,7 @@ class Entry(NamedTuple):
     depth: int
     digest: bytes  # SHA-256 of the encoded message
     chain: bytes
-
-    @property
-    def reveals(self) -> str:
-        """What a curious receiver learns."""
-        kind = Message.kinds.get(self.kind)
-        return kind.reveals if kind else "unknown: no such message is defined here"
+    reveals: str  # what a curious receiver learns
 
 
 @dataclass
@@ -118,6 +113,7 @@ class Ledger:
         said = f"{e.scope}|{e.sequence}|{e.kind}|{len(e.body)}|".encode()
         chain = hashlib.sha256(self._chains.get(line, b"") + said + e.digest).digest()
         self._chains[line] = chain
+        said_kind = Message.kinds.get(e.kind)
         index = len(self.entries)
         self.entries.append(
             Entry(
@@ -131,6 +127,7 @@ class Ledger:
                 e.depth,
                 e.digest,
                 chain,
+                said_kind.reveals if said_kind else "",
             )
         )
         return index
@@ -146,8 +143,17 @@ class Ledger:
 
     def chain_length(self, scope: str = "") -> int:
         """Messages on the longest chain in which each had to wait for the one before."""
-        depths = [e.depth for e in (self.within(scope) if scope else self.entries)]
-        return max(depths) - min(depths) + 1 if depths else 0
+        inside = {id(e) for e in (self.within(scope) if scope else self.entries)}
+        chain: dict[str, int] = defaultdict(int)  # of messages in `scope`, that each party has waited for
+        sent: dict[int, int] = {}
+        for party, _, index in self._events:
+            if index is None:
+                continue
+            if index < 0:
+                sent[~index] = chain[party] + (id(self.entries[~index]) in inside)
+            else:
+                chain[party] = max(chain[party], sent[index])
+        return max(sent.values(), default=0)
 
     def line_digest(self, sender: str, receiver: str) -> bytes:
         """Hash over a line's envelopes sorted by scope, then sequence; equal for equal runs."""
@@ -172,18 +178,7 @@ class Ledger:
     def summary(self, by: Sequence[str] = ("sender", "receiver", "kind")) -> pd.DataFrame:
         """Messages and bytes, summed by any of sender, receiver, kind, scope, round, reveals, and party with
         direction: `by=["party", "direction"]` counts each send at both its ends."""
-        frame = self.frame()
-        if {"party", "direction"} & set(by):
-            sent = frame.assign(party=frame["sender"], direction="sent")
-            frame = pd.concat([sent, frame.assign(party=frame["receiver"], direction="received")])
-        unknown = [name for name in by if name not in frame.columns]
-        if unknown:
-            raise ConfigError(
-                f"cannot sum by {unknown}; columns are {[*frame.columns, 'party', 'direction']}"
-            )
-        keep = ["reveals"] if "kind" in by and "reveals" not in by else []
-        groups = frame.groupby([*by, *keep], sort=True, dropna=False)["bytes"]
-        return groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})
+        return summarise(self.frame(), by)
 
     def compute_summary(self) -> pd.DataFrame:
         """Per party: FLOPs declared, seconds measured, calls."""
@@ -212,7 +207,8 @@ class Ledger:
                 arrival[~index] = uplink[party] + network.delay(party, e.receiver)
             else:
                 now[party] = max(now[party], arrival.pop(index))
-        return max([*now.values(), *arrival.values()], default=0.0)
+        # Like a run, which ends when its last role does, whatever is still on its way.
+        return max(now.values(), default=0.0)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -226,3 +222,16 @@ class Ledger:
 
 def _round(scope: str) -> int | None:
     return next((int(part) for part in scope.split("/") if part.isdecimal()), None)
+
+
+def summarise(frame: pd.DataFrame, by: Sequence[str] = ("sender", "receiver", "kind")) -> pd.DataFrame:
+    """`Ledger.summary` of a record that was written to disk: `frame` as from `Ledger.frame`."""
+    if {"party", "direction"} & set(by):
+        sent = frame.assign(party=frame["sender"], direction="sent")
+        frame = pd.concat([sent, frame.assign(party=frame["receiver"], direction="received")])
+    unknown = [name for name in by if name not in frame.columns]
+    if unknown:
+        raise ConfigError(f"cannot sum by {unknown}; columns are {[*frame.columns, 'party', 'direction']}")
+    keep = ["reveals"] if "kind" in by and "reveals" not in by else []
+    groups = frame.groupby([*by, *keep], sort=True, dropna=False)["bytes"]
+    return groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})

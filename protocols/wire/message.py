@@ -7,9 +7,11 @@ built and again where it is decoded.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -52,6 +54,8 @@ class Spec:
         return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if not self._dtypes:
+            raise TypeError("a Spec names at least one dtype")
         return core_schema.no_info_plain_validator_function(self.check)
 
 
@@ -86,12 +90,17 @@ class Message(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **config: Any) -> None:
-        cls.specs = {
-            name: spec
-            for name, field in cls.model_fields.items()
-            for spec in field.metadata
-            if isinstance(spec, Spec)
-        }
+        cls.specs = {}
+        for name, field in cls.model_fields.items():
+            if name in ("kind", "kinds", "reveals", "specs"):
+                raise TypeError(f"{cls.__name__}.{name}: every message has a {name}; choose another name")
+            # The Spec stands beside an array, or inside `Annotated[Array, Spec(...)] | None`.
+            said = list(field.metadata)
+            if get_origin(field.annotation) in (Union, UnionType):
+                said += [word for option in get_args(field.annotation) for word in get_args(option)[1:]]
+            cls.specs.update((name, spec) for spec in said if isinstance(spec, Spec))
+            if name not in cls.specs and np.ndarray in (field.annotation, get_origin(field.annotation)):
+                raise TypeError(f"{cls.__name__}.{name}: use Annotated[Array, Spec(dtype, shape)]")
         letters = [w for spec in cls.specs.values() for w in spec.shape if isinstance(w, str)]
         cls._letters = len(letters) != len(set(letters))
 
@@ -101,7 +110,8 @@ class Message(BaseModel):
             return
         sizes: dict[str, int] = {}
         for name, spec in self.specs.items():
-            for letter, size in zip(spec.shape, getattr(self, name).shape, strict=True):
+            value = getattr(self, name)
+            for letter, size in () if value is None else zip(spec.shape, value.shape, strict=True):
                 if isinstance(letter, str) and sizes.setdefault(letter, size) != size:
                     raise ValueError(f"{name} has {letter} = {size}, elsewhere it is {sizes[letter]}")
 
@@ -111,10 +121,18 @@ class Message(BaseModel):
     def __hash__(self) -> int:
         return hash((self.kind, tuple(_content(value) for _, value in self)))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{n}={_shape(v)}' for n, v in self)})"
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        # What pydantic's repr and str, rich and debuggers all show.
+        return ((name, _Shown(_shape(value))) for name, value in self)
 
-    __str__ = __repr__
+    __str__ = BaseModel.__repr__
+
+
+class _Shown(str):
+    """Text whose repr has no quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 def message_class(kind: str) -> type[Message]:

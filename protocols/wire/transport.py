@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple, Protocol
 
 from protocols.errors import ConfigError, StallError, nearest
@@ -28,6 +29,10 @@ class Envelope(NamedTuple):
     depth: int  # length of the longest chain of dependent messages that ends here
     digest: bytes  # SHA-256 of the body
     body: bytes
+
+    def __repr__(self) -> str:
+        where = f"{self.sender} -> {self.receiver} in {self.scope!r} #{self.sequence}"
+        return f"Envelope({where}, {self.kind}, {len(self.body)} bytes)"
 
 
 class Transport(Protocol):
@@ -48,12 +53,22 @@ class Network:
     """A simulated network. Uploads of one party share its bandwidth, one after another."""
 
     latency: float | Mapping[tuple[str, str], float] = 0.0  # seconds one way, or by (sender, receiver)
-    bandwidth: float = float("inf")  # bytes per second that each party can send
+    bandwidth: float = inf  # bytes per second that each party can send
     speed: float | Mapping[str, float] = 1e10  # FLOP per second, or by party
+
+    def __post_init__(self) -> None:
+        latencies = self.latency.values() if isinstance(self.latency, Mapping) else (self.latency,)
+        speeds = self.speed.values() if isinstance(self.speed, Mapping) else (self.speed,)
+        if not all(0 <= x < inf for x in latencies) or not all(x > 0 for x in (self.bandwidth, *speeds)):
+            raise ConfigError(f"{self}: expected latency of at least 0, bandwidth and speed above 0")
 
     def delay(self, sender: str, receiver: str) -> float:
         """Seconds one way from `sender` to `receiver`."""
-        return self.latency if isinstance(self.latency, float | int) else self.latency[sender, receiver]
+        if isinstance(self.latency, float | int):
+            return self.latency
+        if (sender, receiver) not in self.latency:
+            raise ConfigError(f"the network has no latency from {sender} to {receiver}; add that pair")
+        return self.latency[sender, receiver]
 
     def transfer(self, nbytes: int) -> float:
         """Seconds that a party's uplink is busy with `nbytes`."""
@@ -61,7 +76,11 @@ class Network:
 
     def seconds(self, party: str, flops: float) -> float:
         """Seconds that `party` computes for `flops`."""
-        return flops / (self.speed if isinstance(self.speed, float | int) else self.speed[party])
+        if isinstance(self.speed, float | int):
+            return flops / self.speed
+        if party not in self.speed:
+            raise ConfigError(f"the network has no speed of {party}; add it")
+        return flops / self.speed[party]
 
 
 @dataclass(slots=True)
@@ -74,13 +93,41 @@ class _Line:
     waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
+class Names:
+    """A growing set of names in which consecutive whole numbers, such as rounds, take no room."""
+
+    def __init__(self) -> None:
+        self._words: set[str] = set()
+        self._spans: dict[int, int] = {}  # end -> start, of numbers start <= n < end
+
+    def add(self, name: str) -> None:
+        """Take `name` in."""
+        number = int(name) if name.isdecimal() else -1
+        if str(number) != name:
+            self._words.add(name)
+        elif name not in self:
+            self._spans[number + 1] = self._spans.pop(number, number)
+
+    def __contains__(self, name: str) -> bool:
+        if name in self._words:
+            return True
+        if not self._spans or not name.isdecimal():
+            return False
+        number = int(name)
+        return str(number) == name and any(start <= number < end for end, start in self._spans.items())
+
+    def __len__(self) -> int:
+        """Entries held, each a name or a run of numbers."""
+        return len(self._words) + len(self._spans)
+
+
 class Mailbox:
     """One party's mail. Drops duplicates, restores order, discards mail for scopes it has left."""
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
         self._lines: dict[str, dict[str, _Line]] = {}  # scope -> sender -> line
-        self._closed: dict[str, set[str]] = {}  # scope still open -> those directly below it that were left
+        self._closed: dict[str, Names] = {}  # scope -> those directly below it that were left
 
     def put(self, envelope: Envelope) -> bool:
         """Take delivery; never blocks. Whether it was kept: a repeat, or late mail, is not."""
@@ -131,7 +178,8 @@ class Mailbox:
                 dropped += line.early.values()
         for gone in [s for s in self._closed if s == scope or s.startswith(below)]:
             del self._closed[gone]
-        self._closed.setdefault(scope.rpartition("/")[0], set()).add(scope)
+        parent, _, name = scope.rpartition("/")
+        self._closed.setdefault(parent, Names()).add(name)
         return dropped
 
     def waiting(self) -> list[tuple[str, str, str, asyncio.Future[None]]]:
@@ -157,8 +205,8 @@ class Mailbox:
         if not self._closed or scope in self._lines:
             return False
         while scope:
-            above = scope.rpartition("/")[0]
-            if scope in self._closed.get(above, ()):
+            above, _, name = scope.rpartition("/")
+            if name in self._closed.get(above, ()):
                 return True
             scope = above
         return False

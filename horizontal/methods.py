@@ -1,0 +1,50 @@
+"""FedAvg as a method of the comparison: the task's rows dealt out to clients, one round per epoch.
+
+Who learns what: see `horizontal.rounds`. The test rows are dealt out too, and predicted where they lie.
+"""
+
+from __future__ import annotations
+
+from horizontal.estimator import SERVER, FedClassifier, FedRegressor
+from protocols.task import Method, Outcome, Task, score
+
+
+def fedavg(task: Task) -> list[Method]:
+    """FedAvg with one local epoch a round, so that a round is an epoch of the other methods."""
+    return [
+        Method(
+            name="fedavg",
+            column="federated",
+            architecture="clients train the whole model on their own rows, a server averages",
+            privacy="data minimisation: rows stay, updates leave in the clear and can give rows away",
+            run=_run,
+        )
+    ]
+
+
+def _run(task: Task, seed: int) -> Outcome:
+    settings = task.settings
+    estimator = FedClassifier if settings.kind == "classification" else FedRegressor
+    model = estimator(
+        hidden=task.hidden,
+        rounds=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        random_state=seed,
+    )
+    train, test = (frame.reset_index(drop=True) for frame in task.split(seed))
+    model.fit(task.row_clients(train, seed), target=task.target)
+    rows = task.row_clients(test, seed)
+    predicted = model.predict_proba(rows) if isinstance(model, FedClassifier) else model.predict(rows)
+    held = sum(p.numel() for p in model.model_.parameters())
+    return Outcome(
+        score=score(task, test[task.target], predicted.sort_index()),
+        ledger=model.ledger_,
+        predict_ledger=model.predict_ledger_,
+        parameters={party: held for party in (SERVER, *model.clients_)},
+        client_roles=frozenset(model.clients_),
+        epochs=settings.epochs,
+    )

@@ -1,0 +1,181 @@
+"""FedAvg and FedSGD: a server and K clients, each with rows of the same columns, train one model in rounds.
+
+The server sees every sampled client's locally trained model in the clear. That is not anonymous: from an
+update of few rows or few steps, inputs and labels can be reconstructed (Zhu, Liu, Han, "Deep Leakage from
+Gradients", NeurIPS 2019). It also sees row counts, training losses and what `setup` tells. A client sees the
+global model in every round in which it is sampled and at the end, and so what the other clients' rows did
+to it. Semi-honest, no secure aggregation and no differential privacy: no guarantee stands behind an update.
+
+An update is the client's new weights, as in the paper, not the difference: the server can subtract, and
+with one client the run is plain SGD bit for bit, which a rounded difference would not be.
+Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from horizontal.local import LocalRule
+from horizontal.sampling import check_fraction, others, sample
+from horizontal.server import ServerRule, average, is_finite, mean_flops, mean_model
+from horizontal.setup import Agreed, Rows, agree, tensors, unite
+from protocols.arrays import Arrays
+from protocols.errors import ConfigError, ProtocolError
+from protocols.party import Coordinator, Party
+from protocols.training import outputs, outputs_flops
+from protocols.wire.message import Message
+
+
+class Model(Message, reveals="the global model, in the clear, and so what all clients' rows did to it"):
+    """The model that a sampled client starts from, and at the end the result."""
+
+    weights: Arrays
+
+
+class Skip(Message, reveals="that the receiver is not sampled in this round"):
+    """Nothing to do in this round."""
+
+
+class Update(
+    Message,
+    reveals="one client's locally trained model in the clear, which can give away training rows; "
+    "its row count and mean training loss",
+):
+    """A sampled client's answer."""
+
+    weights: Arrays  # names, shapes and dtypes of the global model
+    rows: Annotated[int, Field(ge=1)]  # training rows behind it
+    loss: float  # mean over them, in the last local epoch
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the server notes of a round."""
+
+    round: int
+    clients: int  # sampled
+    rows: int  # training rows of those
+    loss: float  # mean training loss over those rows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all parties of a run are told beforehand."""
+
+    inputs: int  # feature columns
+    network: Callable[[int], nn.Module]  # outputs -> a new module; all parties' have one shape
+    local: LocalRule
+    rule: ServerRule[Any] = average
+    rounds: int = 20
+    fraction: float = 1.0  # of the clients, sampled in each round
+    standardise: bool = True
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+        if not self.rounds >= 1:
+            raise ConfigError(f"rounds={self.rounds!r} should be at least 1")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the server holds at the end."""
+
+    weights: Arrays
+    agreed: Agreed
+    history: list[Round]
+
+
+async def client(me: Party, server: str, rows: Rows, recipe: Recipe) -> Arrays:
+    """A client, from set-up to the end; the weights of the final global model."""
+    agreed = await agree(me, server, rows, recipe.local.settings.kind, recipe.standardise)
+    x, y = await tensors(me, rows, agreed)
+    return await train_rounds(me, server, recipe.network(agreed.outputs), x, y, recipe.local, recipe.rounds)
+
+
+async def server(me: Coordinator, recipe: Recipe) -> Trained:
+    """The server, from set-up to the end. Its roster are the clients."""
+    agreed = await unite(me, recipe.inputs, recipe.local.settings.kind, recipe.standardise)
+    model = Arrays.from_module(recipe.network(agreed.outputs))
+    weights, history = await serve_rounds(me, model, recipe.rule, recipe.rounds, recipe.fraction)
+    return Trained(weights, agreed, history)
+
+
+async def train_rounds(
+    me: Party,
+    server: str,
+    module: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    local: LocalRule,
+    rounds: int,
+) -> Arrays:
+    """A client's rounds on its own rows x (n, ...), y (n, ...); `module` is its to write into."""
+    shape = Arrays.from_module(module)
+    async with me.within("fit") as fit:
+        for r in range(rounds):
+            async with fit.within(r) as at:
+                order = await at.recv(server, (Model, Skip), like=shape)
+                if isinstance(order, Skip):
+                    continue
+                rng, cost = at.rng("batches"), local.flops(module, tuple(x.shape))
+                weights, loss = await at.compute(
+                    local.apply, module, order.weights, x, y, rng, cost=cost, rng=at.rng("layers")
+                )
+                await at.send(server, Update(weights=weights, rows=len(x), loss=loss))
+    async with me.within("result") as at:
+        return (await at.recv(server, Model, like=shape)).weights
+
+
+async def serve_rounds(
+    me: Coordinator, model: Arrays, rule: ServerRule[Any], rounds: int, fraction: float
+) -> tuple[Arrays, list[Round]]:
+    """The server's rounds from weights `model`; the final ones, which all clients get, and the history."""
+    state = rule.init(model)
+    history: list[Round] = []
+    async with me.within("fit") as fit:
+        for r in range(rounds):
+            async with fit.within(r) as at:
+                chosen = sample(me.roster, fraction, at.rng("clients"))
+                await at.broadcast(Model(weights=model), to=chosen)
+                await at.broadcast(Skip(), to=others(me.roster, chosen))
+                updates = await at.gather(Update, of=chosen, like=model)
+                cost = mean_flops(model, len(updates)) + rule.flops * model.size
+                model, state = await at.compute(step, rule, state, model, updates, cost=cost)
+            history.append(_note(r, updates))
+            me.progress("rounds", r + 1, rounds)
+    async with me.within("result") as at:
+        await at.broadcast(Model(weights=model))
+    return model, history
+
+
+def step(
+    rule: ServerRule[Any], state: Any, model: Arrays, updates: Mapping[str, Update]
+) -> tuple[Arrays, Any]:
+    """The next global model and the rule's state. ProtocolError for an update that is not finite."""
+    mean = mean_model(model, [u.weights for u in updates.values()], [u.rows for u in updates.values()])
+    if not is_finite(mean):
+        bad = [party for party, u in updates.items() if not is_finite(u.weights)] or list(updates)
+        raise ProtocolError(
+            f"weights from {', '.join(bad[:3])} ({len(bad)} of {len(updates)} clients) are not finite: "
+            "training diverged; lower learning_rate, or standardise"
+        )
+    following: tuple[Arrays, Any] = rule.apply(state, model, mean)
+    return following
+
+
+def _note(r: int, updates: Mapping[str, Update]) -> Round:
+    rows = sum(u.rows for u in updates.values())
+    return Round(r, len(updates), rows, sum(u.loss * (u.rows / rows) for u in updates.values()))
+
+
+async def predictor(me: Party, module: nn.Module, x: torch.Tensor) -> Any:
+    """A holder of the final model predicts its own rows x (n, d) alone; outputs float32 (n, outputs)."""
+    async with me.within("predict") as at:
+        return await at.compute(outputs, module, x, cost=outputs_flops(module, tuple(x.shape)))

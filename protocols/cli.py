@@ -1,0 +1,232 @@
+"""The command `vfl`. No line is involved: it reads options, runs the comparison, writes what was measured.
+
+Exit codes: 0 done; 1 a run failed, and the message names party and scope; 2 bad input; 130 Ctrl-C.
+torch and pandas are imported where they are needed, so that `vfl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from protocols.compare import Comparison, OnOutcome
+    from protocols.task import Method, Outcome, Task
+
+app = typer.Typer(
+    name="vfl",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Horizontal, vertical and split learning, side by side on one table.",
+)
+ledger_app = typer.Typer(no_args_is_help=True, help="Read a record of messages.")
+app.add_typer(ledger_app, name="ledger")
+
+
+def main() -> None:
+    """Entry point of the command `vfl`."""
+    app()
+
+
+@app.command()
+def compare(
+    data: Annotated[
+        str, typer.Option(help="breast_cancer, digits, or a .csv or .parquet file.")
+    ] = "breast_cancer",
+    id: Annotated[str | None, typer.Option(help="The id column. Default: the row number.")] = None,
+    target: Annotated[str | None, typer.Option(help="The target: COLUMN or PARTY.COLUMN.")] = None,
+    parties: Annotated[
+        str | None, typer.Option(help='Who holds which columns: "bank=AGE,INCOME shop=*".')
+    ] = None,
+    label_party: Annotated[
+        str | None, typer.Option(help="Who holds the target. Default: the first party listed.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Which methods, by comma; see `vfl methods`. Default: all.")
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Row-clients of horizontal and split learning.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Paired seeds. Default: 5, or 2 with --quick.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="2 seeds and fewer epochs; ranges for intervals.")
+    ] = False,
+    json: Annotated[
+        str | None, typer.Option(help="Write tidy JSON to this file; - for standard output.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page to this file.")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Write every record of messages to this directory.")
+    ] = None,
+) -> None:
+    """Train one task in every way, and show what each gives, costs and gives away."""
+    with _errors():
+        _writable(html, None if json in (None, "-") else Path(str(json)), ledger)
+        from protocols import data as tables
+
+        task = tables.load(
+            data, id=id, target=target, parties=parties, label_party=label_party, clients=clients
+        )
+        names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
+        result = _compare(task, names, seeds, quick, ledger)
+        _show(result, json, html)
+
+
+@app.command("methods")
+def list_methods() -> None:
+    """List the registered methods."""
+    with _errors():
+        from rich.table import Table
+
+        from protocols.compare import load, registered
+
+        table = Table("name", "what it is", "from", box=None, pad_edge=False)
+        for name, entry in registered().items():
+            offer = load(entry)
+            if offer is not None:
+                said = (offer.__doc__ or "").strip().partition("\n")[0]
+                table.add_row(name, said, entry.module)
+        _console().print(table)
+
+
+@ledger_app.command("show")
+def show_ledger(
+    file: Annotated[Path, typer.Argument(help="A .parquet file that `vfl compare --ledger` wrote.")],
+    by: Annotated[
+        str, typer.Option(help="Sum by: sender, receiver, kind, scope, round, party, direction.")
+    ] = "sender,receiver,kind",
+    json: Annotated[bool, typer.Option("--json", help="Records instead of a table.")] = False,
+) -> None:
+    """Who told whom what: messages and bytes of a record."""
+    with _errors():
+        from protocols.errors import DataError
+        from protocols.wire.ledger import COLUMNS, summarise
+
+        sums = summarise(_read_ledger(file, COLUMNS, DataError), [name.strip() for name in by.split(",")])
+        sums = sums.reset_index()
+        if json:
+            sys.stdout.write(sums.to_json(orient="records", indent=1) + "\n")
+            return
+        from rich.table import Table
+
+        table = Table(*map(str, sums.columns), title=file.name, title_justify="left")
+        for row in sums.itertuples(index=False):
+            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        _console().print(table)
+
+
+def _read_ledger(file: Path, columns: list[str], wrong: type[Exception]) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(file)
+    except FileNotFoundError:
+        raise wrong(f"{file}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise wrong(f"{file}: no Parquet file ({type(error).__name__})") from None
+    if list(frame.columns) != columns:
+        raise wrong(f"{file}: not a record of messages; write one with vfl compare --ledger DIR")
+    return frame
+
+
+def _compare(
+    task: Task, names: list[str] | None, seeds: int | None, quick: bool, ledger: Path | None
+) -> Comparison:
+    import torch
+
+    from protocols.compare import compare as run
+    from protocols.progress import bar
+
+    torch.set_num_threads(1)  # more threads are slower on batches this small, and sum in another order
+    with bar("compare") as on_progress:
+        return run(
+            task, names, seeds=seeds, quick=quick, on_progress=on_progress, on_outcome=_exporter(ledger)
+        )
+
+
+def _exporter(directory: Path | None) -> OnOutcome | None:
+    if directory is None:
+        return None
+
+    def export(method: Method, seed: int, outcome: Outcome) -> None:
+        import re
+
+        from protocols.report import write_whole
+
+        directory.mkdir(parents=True, exist_ok=True)
+        stem = re.sub(r"[^a-z0-9]+", "-", method.name.lower()).strip("-")
+        for phase, record in (("train", outcome.ledger), ("predict", outcome.predict_ledger)):
+            content = record.frame().to_parquet(index=False)
+            write_whole(directory / f"{stem}.seed{seed}.{phase}.parquet", content)
+
+    return export
+
+
+def _show(result: Comparison, json: str | None, html: Path | None) -> None:
+    from protocols.report import write_whole
+
+    report = result.report
+    if json == "-":
+        sys.stdout.write(report.to_json())
+    else:
+        _console().print(report.renderable())
+    if json not in (None, "-"):
+        write_whole(str(json), report.to_json())
+    if html is not None:
+        report.to_html(html)
+        _say(f"wrote {html}")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    from protocols.report import WIDTH
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _writable(*places: Path | None) -> None:
+    """Refuse an output before the long work rather than after it."""
+    from protocols.errors import ConfigError
+
+    for place in places:
+        if place is None:
+            continue
+        if not place.absolute().parent.is_dir():
+            raise ConfigError(f"cannot write {place}: there is no directory {place.absolute().parent}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Errors and warnings as single lines on standard error; exit codes as the module says."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
+        try:
+            yield
+        except KeyboardInterrupt:
+            _say("stopped; no report was written")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            from protocols.errors import VflError
+
+            if not isinstance(error, VflError):
+                raise
+            notes = getattr(error, "__notes__", [])
+            _say("error: " + " ".join(f"{error}".split()) + "".join(f" ({note})" for note in notes))
+            raise typer.Exit(1 if notes else 2) from None

@@ -1,0 +1,156 @@
+"""What one method cost, as spreads over the seeds, read back from the comparison's tidy frame.
+
+No line is involved. Also how such numbers are written for people.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from protocols.compare import Spread
+from protocols.task import Method
+from protocols.wire.message import message_class
+
+NONE = Spread(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """All messages of one kind in one direction, of one method and phase."""
+
+    phase: str
+    direction: str
+    kind: str
+    messages: Spread
+    nbytes: Spread
+
+    @property
+    def reveals(self) -> str:
+        """What a curious receiver learns."""
+        return message_class(self.kind).reveals
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One method's numbers. Absent rows count as 0: a method that sends nothing has no bytes."""
+
+    method: Method
+    frame: pd.DataFrame  # of this method
+    seeds: tuple[int, ...]
+    quick: bool
+
+    def get(self, measure: str, **where: str | int) -> Spread:
+        """The sum of a measure's rows on each seed, over seeds. `where`: phase, side, direction, role, ..."""
+        rows = self.frame[self.frame["measure"] == measure]
+        for name, value in where.items():
+            rows = rows[rows[name] == value]
+        if rows.empty:
+            return NONE
+        sums = rows.groupby("seed")["value"].sum().reindex(self.seeds, fill_value=0.0)
+        return Spread.of(sums, self.quick)
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+        return self.method.name
+
+    @cached_property
+    def score(self) -> Spread:
+        """On the test rows."""
+        return self.get("score")
+
+    @cached_property
+    def difference(self) -> Spread | None:
+        """Score less the centralised one, paired by seed; None where that was not run."""
+        return self.get("difference") if (self.frame["measure"] == "difference").any() else None
+
+    @cached_property
+    def traffic(self) -> list[Traffic]:
+        """By phase, direction and kind."""
+        sent = self.frame[self.frame["measure"] == "bytes"]
+        keys = sent[["phase", "direction", "kind"]].drop_duplicates()
+        return [
+            Traffic(
+                phase,
+                way,
+                kind,
+                self.get("messages", phase=phase, direction=way, kind=kind),
+                self.get("bytes", phase=phase, direction=way, kind=kind),
+            )
+            for phase, way, kind in keys.itertuples(index=False)
+        ]
+
+    @cached_property
+    def roles(self) -> list[str]:
+        """Every role that computed or holds parameters; owners of data first."""
+        rows = self.frame.dropna(subset=["role"]).sort_values("side", kind="stable")
+        return list(dict.fromkeys(rows["role"]))
+
+    def share(self, side: str, phase: str = "train") -> float:
+        """The part of all FLOPs of a phase that `side` (client or other) did, 0 to 1."""
+        total = self.get("flops", phase=phase).mean
+        return self.get("flops", phase=phase, side=side).mean / total if total else 0.0
+
+
+def grouped(roles: Iterable[str]) -> dict[str, list[str]]:
+    """Numbered roles under one heading: client0 .. client4 -> "5 x client"."""
+    groups: dict[str, list[str]] = {}
+    for role in roles:
+        groups.setdefault(re.sub(r"\d+$", "", role), []).append(role)
+    return {f"{len(g)} × {stem}" if len(g) > 1 else g[0]: g for stem, g in groups.items()}
+
+
+def amount(value: float, unit: str = "") -> str:
+    """1234567 -> "1.23 M"; two or three digits that count."""
+    size = abs(value)
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= factor:
+            return f"{_digits(value / factor)} {prefix}{unit}"
+    return f"{_digits(value)} {unit}".strip()
+
+
+def nbytes(value: float) -> str:
+    """Bytes in powers of ten."""
+    return amount(value, "B")
+
+
+def seconds(value: float) -> str:
+    """4500 -> "1 h 15 min"; 0.012 -> "12 ms"."""
+    if value >= 5400:
+        hours, rest = divmod(round(value / 60), 60)
+        return f"{hours} h {rest} min"
+    if value >= 100:
+        minutes, rest = divmod(round(value), 60)
+        return f"{minutes} min {rest} s"
+    return f"{_digits(value)} s" if value >= 1 else f"{_digits(value * 1000)} ms"
+
+
+def spread(s: Spread, places: int = 3, sign: bool = False) -> str:
+    """ ".981 ± .004", or the range "(.97 to .99)" where the ends are not symmetric."""
+    mean = (f"{s.mean:+.{places}f}" if sign else f"{s.mean:.{places}f}").replace("-", "−")
+    if math.isnan(s.low):
+        return mean
+    if abs((s.high - s.mean) - (s.mean - s.low)) < 1e-12:
+        return f"{mean} ± {s.high - s.mean:.{places}f}"
+    return f"{mean} ({s.low:.{places}f} to {s.high:.{places}f})".replace("-", "−")
+
+
+def varied(s: Spread, write: Callable[[float], str] = amount) -> str:
+    """A cost, with its half width where seeds differ by more than a hundredth; a dash for none."""
+    text = write(s.mean) if s.mean else "–"
+    if math.isnan(s.low) or s.high - s.low <= 0.02 * abs(s.mean):
+        return text
+    return f"{text} ± {100 * (s.high - s.low) / 2 / abs(s.mean):.0f} %"
+
+
+def _digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 or value == int(value) else f"{value:.3g}"

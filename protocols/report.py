@@ -1,0 +1,355 @@
+"""A comparison for people and for scripts: terminal tables, tidy JSON, one self-contained page.
+
+No line is involved; nothing here measures. The page opens without a network and runs no script.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from protocols import charts, claims, compare, figures, select
+from protocols.compare import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED, Comparison
+from protocols.costs import SECONDS_PER_OPERATION
+from protocols.errors import ConfigError, DataError
+from protocols.figures import Figures, amount, grouped, nbytes, seconds, spread, varied
+
+SCHEMA = 1
+WIDTH = 118  # of the text where no terminal says how wide it is
+WAYS = ("up", "down", "peer", "servers")
+LEAKAGE = (
+    "How much the messages leak under attack is not yet measured here. That raw rows stay at home is not a "
+    "guarantee: gradients and activations at a cut, embeddings and model updates are known to leak labels "
+    "and inputs to whoever receives them."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `Comparison.report` gives."""
+
+    comparison: Comparison
+
+    @cached_property
+    def figures(self) -> list[Figures]:
+        """Each method's numbers, in the order of the comparison."""
+        c = self.comparison
+        groups = dict(list(c.frame.groupby("method")))
+        return [Figures(m, groups[m.name], c.seeds, c.quick) for m in c.methods]
+
+    @cached_property
+    def rows(self) -> list[claims.Row]:
+        """The ten rows: what is claimed beside what was measured."""
+        return claims.rows(self.figures)
+
+    @property
+    def spread_name(self) -> str:
+        """What the ± of this report means."""
+        c = self.comparison
+        if len(c.seeds) < 2:
+            return "one seed, so no spread"
+        kind = "range" if c.quick else f"{compare.CONFIDENCE:.0%} t-interval"
+        return f"{kind} over {len(c.seeds)} paired seeds"
+
+    def constants(self) -> dict[str, str]:
+        """Every constant behind the numbers, in words."""
+        task, choice = self.comparison.task, self.comparison.choice
+        s = task.settings
+        owners = ", ".join(f"{party} ({len(names)})" for party, names in task.columns.items())
+        prices = ", ".join(f"{name} {1e6 * price:g} µs" for name, price in SECONDS_PER_OPERATION.items())
+        held = f"{task.test_size:.0%} for the test" + (", stratified" if s.kind == "classification" else "")
+        shape = " – ".join(map(str, (len(task.features), *task.hidden, task.outputs)))
+        return {
+            "table": f"{task.name}: {len(task.table)} rows, {len(task.features)} features",
+            "target": f"{task.target}, at {task.label_party}; {s.kind}, scored by {task.metric}",
+            "columns held by": owners,
+            "rows held out": held + "; the same rows for every method on a seed",
+            "overlap of ids": "full: every organisation knows every row",
+            "row-clients": f"{task.clients}, rows dealt out at random (IID)",
+            "network": f"MLP {shape} where one network sees all columns",
+            "training": f"{s.optimizer}, learning rate {s.learning_rate:g}, {s.epochs} epochs, batches of "
+            f"{s.batch_size}; the same for every method",
+            "chosen by": self._chosen(choice),
+            "seeds": f"{', '.join(map(str, self.comparison.seeds))}; spread: {self.spread_name}",
+            "simulated network": f"{ROUND_TRIPS} ms round trip, {BANDWIDTH * 8 / 1e6:g} Mbit/s up from each "
+            f"role, {SPEED:.0e} FLOP/s at each role".replace("(", "")
+            .replace(")", "")
+            .replace("e+", "e"),
+            "price of cryptography": f"{prices} each, at the reference speed",
+            "words for compute": ", ".join(f"{word} up to {end:.1%}" for end, word in claims.LEVELS)
+            + " of all training FLOPs",
+        }
+
+    @staticmethod
+    def _chosen(choice: select.Choice) -> str:
+        if not choice.candidates:
+            return "nobody: shape and settings were given"
+        times = f", mean of {choice.divisions} divisions" if choice.divisions > 1 else ""
+        return (
+            f"lowest validation loss of {len(choice.candidates)} candidates on {choice.rows} pooled training "
+            f"rows of the first seed ({select.HELD_OUT:.0%} held out{times}). A real federation could not "
+            "pool them; it is done so here so that no method is favoured."
+        )
+
+    def disagreements(self) -> list[tuple[str, str, claims.Verdict]]:
+        """(row, claim, verdict) wherever the numbers contradict a claim or show what it leaves out."""
+        return [
+            (row.title, cell.claim, verdict)
+            for row in self.rows
+            for cell in row.cells
+            for verdict in cell.verdicts
+            if verdict.ruling != "agrees"
+        ]
+
+    def notes(self) -> list[str]:
+        """What the table and the methods have to say."""
+        said: dict[str, list[str]] = {}
+        for name, notes in self.comparison.notes.items():
+            for note in notes:
+                said.setdefault(note, []).append(name)
+        return [*self.comparison.task.notes, *(f"{', '.join(who)}: {note}" for note, who in said.items())]
+
+    def renderable(self) -> RenderableType:
+        """For a rich console."""
+        parts: list[RenderableType] = [self._scores(), self._costs()]
+        found = self.disagreements()
+        if found:
+            table = Table(title="Where the numbers and the documents part", title_justify="left")
+            for name in ("row", "method", "claimed", "", "measured"):
+                table.add_column(name, overflow="fold")
+            for row, claim, verdict in found:
+                table.add_row(row, verdict.method, claim, verdict.ruling, verdict.text)
+            parts.append(table)
+        parts += [Text(f"{name}: {said}") for name, said in self.constants().items()]
+        parts += [Text(f"Note: {note}") for note in self.notes()]
+        return Group(*parts, Text(LEAKAGE))
+
+    def _scores(self) -> Table:
+        task = self.comparison.task
+        table = Table(title=f"{task.name}: what each way gives, and what leaves", title_justify="left")
+        table.add_column("method")
+        for name in (f"test {task.metric}", "vs centralised", "up", "down", "peer", "to predict"):
+            table.add_column(name, justify="right")
+        for f in self.figures:
+            moved = (f.get("bytes", phase="train", direction=way) for way in WAYS[:3])
+            table.add_row(
+                f.name,
+                spread(f.score),
+                "" if f.difference is None or f.name == "centralised" else spread(f.difference, sign=True),
+                *(varied(size, nbytes) for size in moved),
+                varied(f.get("bytes", phase="predict"), nbytes),
+            )
+        table.caption = f"± is the {self.spread_name}. Bytes: training up, down and between owners of data."
+        table.caption_justify = "left"
+        return table
+
+    def _costs(self) -> Table:
+        table = Table(title="What each way costs to train", title_justify="left")
+        table.add_column("method")
+        heads = ["messages", "chain/epoch", "outside", "owners' FLOP", "servers' FLOP"]
+        for name in heads + [f"{rtt} ms" for rtt in ROUND_TRIPS]:
+            table.add_column(name, justify="right")
+        for f in self.figures:
+            table.add_row(
+                f.name,
+                varied(f.get("messages", phase="train")),
+                varied(f.get("chain_per_epoch")),
+                varied(f.get("chain_outside_epochs")),
+                varied(f.get("flops", phase="train", side="client")),
+                varied(f.get("flops", phase="train", side="other")),
+                *(varied(f.get("time", rtt_ms=rtt), seconds) for rtt in ROUND_TRIPS),
+            )
+        table.caption = (
+            "Chain: the most messages in a row of which each waits for the one before, per epoch and outside "
+            "the epochs. The last columns: simulated training time by round trip."
+        )
+        table.caption_justify = "left"
+        return table
+
+    def text(self, width: int = WIDTH) -> str:
+        """The tables as plain text."""
+        out = StringIO()
+        Console(file=out, width=width).print(self.renderable())
+        return out.getvalue()
+
+    def to_json(self) -> str:
+        """Everything, with `measures` as the tidy records of `Comparison.frame`; see `read_measures`."""
+        c = self.comparison
+        records = c.frame.astype(object).where(c.frame.notna(), None).to_dict("records")
+        document = {
+            "schema": SCHEMA,
+            "version": _version(),
+            "constants": self.constants(),
+            "candidates": [asdict(candidate) for candidate in c.choice.candidates],
+            "methods": [
+                {
+                    "name": m.name,
+                    "column": m.column,
+                    "hypothetical": m.hypothetical,
+                    "architecture": m.architecture,
+                    "privacy": m.privacy,
+                }
+                for m in c.methods
+            ],
+            "rows": [asdict(row) for row in self.rows],
+            "reveals": {kind: text for f in self.figures for kind, text in _revealed(f).items()},
+            "notes": self.notes(),
+            "leakage": LEAKAGE,
+            "measures": records,
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def html(self) -> str:
+        """One self-contained page."""
+        source = files("protocols").joinpath("report.html").read_text("utf-8")
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        environment.undefined = jinja2.StrictUndefined
+        return environment.from_string(source).render(self._page()) + "\n"
+
+    def _page(self) -> dict[str, Any]:
+        task = self.comparison.task
+        ceiling = math.inf if task.metric not in ("auc", "accuracy", "r2") else 1.0
+        charted = {
+            "scores": charts.scores(self.figures, ceiling),
+            "traffic": charts.traffic(self.figures),
+            "times": charts.times(self.figures),
+            "work": charts.work(self.figures),
+        }
+        return {
+            "report": self,
+            "task": task,
+            "charts": charted,
+            "cards": self._cards(),
+            "ways": claims.TITLES,
+            "rtts": ROUND_TRIPS,
+            "directions": WAYS,
+            "leakage": LEAKAGE,
+            "made": f"{datetime.now(UTC):%Y-%m-%d}",
+            "version": _version(),
+            "f": figures,
+            "grouped": grouped,
+            "role_rows": _role_rows,
+        }
+
+    def _cards(self) -> list[tuple[str, str, str]]:
+        """(heading, big number, sentence) of what a reader looks for first."""
+        task = self.comparison.task
+        cards = []
+        metric = task.metric.upper() if task.metric == "auc" else task.metric
+        central = next((f for f in self.figures if f.name == "centralised"), None)
+        if central is not None:
+            cards.append(
+                (
+                    f"Centralised {metric}",
+                    spread(central.score),
+                    "All rows at one server: the reference.",
+                )
+            )
+        private = [f for f in self.figures if f.method.column in ("federated", "split", "vertical")]
+        if private:
+            best = max(private, key=lambda f: f.score.mean)
+            cards.append(
+                (f"Best {metric} without pooling", spread(best.score), f"{best.name}. {_against(best)}")
+            )
+            least = min(private, key=lambda f: f.get("bytes", phase="train").mean)
+            moved = nbytes(least.get("bytes", phase="train").mean)
+            cards.append(("Least data moved to train", moved, f"{least.name}, without pooling raw rows."))
+            fast = min(private, key=lambda f: f.get("time", rtt_ms=ROUND_TRIPS[1]).mean)
+            took = seconds(fast.get("time", rtt_ms=ROUND_TRIPS[1]).mean)
+            cards.append(
+                (f"Fastest at {ROUND_TRIPS[1]} ms round trip", took, f"{fast.name}, simulated training time.")
+            )
+        return cards
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the page, whole or not at all."""
+        return write_whole(path, self.html())
+
+
+def _against(f: Figures) -> str:
+    d = f.difference
+    if d is None:
+        return "Centralised training was not run."
+    if math.isnan(d.low):
+        return f"{spread(d, sign=True)} against centralised, one seed."
+    if d.low <= 0 <= d.high:
+        return f"{spread(d, sign=True)} against centralised: no clear difference."
+    return f"{spread(d, sign=True)} against centralised."
+
+
+def _revealed(f: Figures) -> dict[str, str]:
+    return {t.kind: t.reveals for t in f.traffic}
+
+
+def _role_rows(f: Figures) -> list[dict[str, str]]:
+    """Compute and parameters by role; numbered roles together, each with its mean."""
+    lines = []
+    for heading, members in grouped(f.roles).items():
+
+        def each(measure: str, write: Any, members: list[str] = members, **where: str) -> str:
+            total = sum(f.get(measure, role=role, **where).mean for role in members)
+            return str(write(total / len(members))) if total else "–"
+
+        lines.append(
+            {
+                "role": heading,
+                "flops": each("flops", amount, phase="train"),
+                "seconds": each("seconds", seconds, phase="train"),
+                "cryptography": each("cryptography", amount, phase="train"),
+                "predict": each("flops", amount, phase="predict"),
+                "parameters": each("parameters", amount),
+            }
+        )
+    return lines
+
+
+def read_measures(text: str) -> pd.DataFrame:
+    """The tidy frame out of `Report.to_json`."""
+    try:
+        document = json.loads(text)
+        records, schema = document["measures"], document["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            "this is no report of a comparison: expected JSON with 'schema' and 'measures'"
+        ) from None
+    if schema != SCHEMA:
+        raise DataError(f"the report has schema {schema!r}, this release reads {SCHEMA}")
+    return pd.DataFrame(records, columns=COLUMNS)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write `content` beside `path` and rename, so that a reader sees all of it or what was there before."""
+    place = Path(path)
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(temporary, place)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {place}: {error.strerror}") from None
+    return place
+
+
+def _version() -> str:
+    try:
+        return version("vfl-toolkit")
+    except PackageNotFoundError:
+        return "not installed"

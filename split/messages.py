@@ -1,0 +1,68 @@
+"""What split learning says besides smashed data and cut gradients; see `protocols.cut` for those.
+
+The next client sees the layers that the one before it trained, whose weights remember training rows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from protocols.arrays import Array, Arrays, to_torch
+from protocols.errors import ProtocolError
+from protocols.wire.message import Message, Spec
+
+SERVER = "server"  # the party that holds layers and no data
+
+
+class TableShape(Message, reveals="how many rows and columns one client's table has"):
+    """What the server needs to know how many batches will come."""
+
+    rows: int
+    columns: int
+
+
+class HandOver(
+    Message,
+    reveals="the client-side layers as one client trained them, and its optimizer's moving averages of "
+    "their gradients",
+):
+    """From one client to the next: go on from here."""
+
+    weights: Arrays  # by state_dict names
+    optimizer: Arrays  # "<parameter's position>.<state>", empty where training is over
+
+
+class Outputs(Message, reveals="the trained model's output for each row that one client asked about"):
+    """Scores of the classes, or standardised predictions."""
+
+    z: Annotated[Array, Spec("float32", ("b", "outputs"))]
+
+
+def hand_over(layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> HandOver:
+    """The state of `layers`, and of `optimizer` where there is one, copied."""
+    moments: dict[str, Array] = {}
+    for position, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                moments[f"{position}.{name}"] = value.detach().numpy().copy()
+    return HandOver(weights=Arrays.from_module(layers), optimizer=Arrays(moments))
+
+
+def take_over(given: HandOver, layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Write a hand-over into `layers` and `optimizer`. ProtocolError if it does not fit them."""
+    if not given.weights.like(Arrays.from_module(layers)):
+        raise ProtocolError("the layers handed over are not those held here; same model and cut?")
+    given.weights.load_into(layers)
+    if optimizer is None:
+        return
+    shapes = {str(i): tuple(p.shape) for i, p in enumerate(optimizer.param_groups[0]["params"])}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, array in given.optimizer.items():
+        position, _, key = name.partition(".")
+        if position not in shapes or array.shape not in ((), shapes[position]):
+            raise ProtocolError(f"optimizer state {name!r} fits no layer held here; same optimizer and cut?")
+        state.setdefault(int(position), {})[key] = to_torch(array)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,63 @@
+"""Split learning as rows of the comparison: vanilla and U-shaped."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from protocols.task import Method, Outcome, Task, score
+from split.estimator import SplitClassifier, SplitRegressor
+from split.messages import SERVER
+
+
+def split(task: Task) -> list[Method]:
+    """Both variants, the client holding the first hidden layer. None if the task's network has no such."""
+    if not task.hidden:
+        return []
+    last = 2 * len(task.hidden)
+    vanilla = Method(
+        name="split: vanilla",
+        column="split",
+        architecture="row-clients hold the first layers and train in turn, a server holds the rest",
+        privacy="rows stay; smashed data leaves, from which rows can be reconstructed, and so do labels",
+        run=partial(_run, cut=2),
+    )
+    u_shaped = Method(
+        name="split: U-shaped",
+        column="split",
+        architecture="row-clients hold the first and last layers and train in turn, a server the middle",
+        privacy="rows and labels stay; smashed data leaves, from which rows can be reconstructed, and "
+        "cut gradients, which can tell labels apart",
+        run=partial(_run, cut=(min(2, last - 1), last)),
+    )
+    return [vanilla, u_shaped]
+
+
+def _run(task: Task, seed: int, *, cut: int | tuple[int, int]) -> Outcome:
+    train, test = task.split(seed)
+    clients = task.row_clients(train, seed)
+    settings = task.settings
+    kind = SplitClassifier if settings.kind == "classification" else SplitRegressor
+    model = kind(
+        task.network(len(task.features), seed),
+        cut,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        random_state=seed,
+    ).fit(clients, target=task.target)
+    asking = {next(iter(clients)): test}
+    predicted = model.predict_proba(asking) if isinstance(model, SplitClassifier) else model.predict(asking)
+    held = {name: sum(p.numel() for p in model.client_model_.parameters()) for name in clients}
+    held[SERVER] = sum(p.numel() for p in model.server_model_.parameters())
+    return Outcome(
+        score=score(task, test[task.target], predicted),
+        ledger=model.ledger_,
+        predict_ledger=model.predict_ledger_,
+        parameters=held,
+        client_roles=frozenset(clients),
+        epochs=settings.epochs,
+        notes=("clients train one after another; the next one sees the layers of the one before it",),
+    )

@@ -1,0 +1,104 @@
+"""What a run of rounds costs above the same work without parties and messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from horizontal.local import LocalRule, fedavg
+from horizontal.rounds import Model, Skip, Update, serve_rounds, train_rounds
+from horizontal.server import average, mean_model
+from protocols.arrays import Arrays
+from protocols.federation import Role, simulate
+from protocols.models import mlp
+from protocols.party import Party
+from protocols.training import Settings, train
+from protocols.wire.codec import decode, encode
+from tests.bench import Row, bench, ratio
+
+Table = tuple[torch.Tensor, torch.Tensor]
+
+
+@bench
+def fedavg_in_process() -> list[Row]:
+    """FedAvg's rounds against the bare loop of the same local training."""
+    clients, rounds = 100, 10
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    tables: list[Table] = [
+        (
+            torch.from_numpy(rng.normal(size=(100, 30)).astype(np.float32)),
+            torch.from_numpy(rng.integers(0, 2, 100)),
+        )
+        for _ in range(clients)
+    ]
+    local = fedavg(Settings(epochs=1))
+
+    def bare() -> Arrays:
+        module = mlp(30, 2, (64,))
+        model = Arrays.from_module(module)
+        for _ in range(rounds):
+            updates = []
+            for x, y in tables:
+                model.load_into(module)
+                train(module, x, y, local.settings, rng)
+                updates.append(Arrays.from_module(module))
+            model = mean_model(model, updates, [len(x) for x, _ in tables])
+        return model
+
+    def roles() -> Arrays:
+        model = Arrays.from_module(mlp(30, 2, (64,)))
+        parties: dict[str, Role] = {"server": lambda me: serve_rounds(me, model, average, rounds, 1.0)}
+        for i, table in enumerate(tables):
+            parties[f"client{i}"] = _client(table, local, rounds)
+        weights: Arrays = simulate(parties).results["server"][0]
+        return weights
+
+    note = (
+        "100 clients x 100 rows x 30 columns, MLP 30-64-2, 10 rounds; over the bare loop of the same training"
+    )
+    return [Row("fedavg in one process", ratio(roles, bare, 3), 1.3, note=note)]
+
+
+def _client(table: Table, local: LocalRule, rounds: int) -> Role:
+    x, y = table
+    return lambda me: train_rounds(me, "server", mlp(30, 2, (64,)), x, y, local, rounds)
+
+
+@bench
+def thousand_clients() -> list[Row]:
+    """Messages alone: 1,000 clients answer at once with 10,000 numbers of their own."""
+    clients, rounds, size = 1000, 5, 10_000
+    rng = np.random.default_rng(0)
+    model = Arrays({"w": rng.normal(size=size).astype(np.float32)})
+    own = [Arrays({"w": rng.normal(size=size).astype(np.float32)}) for _ in range(clients)]
+
+    def roles() -> Arrays:
+        parties: dict[str, Role] = {"server": lambda me: serve_rounds(me, model, average, rounds, 1.0)}
+        for i, weights in enumerate(own):
+            parties[f"client{i}"] = _echo(weights, rounds)
+        final: Arrays = simulate(parties).results["server"][0]
+        return final
+
+    def codec() -> None:
+        for _ in range(rounds):
+            order = encode(Model(weights=model))
+            for weights in own:
+                decode(Model, order)
+                decode(Update, encode(Update(weights=weights, rows=1, loss=0.0)))
+
+    note = "1,000 clients x 5 rounds x 10,000 float32; over encoding and decoding the same messages"
+    return [Row("rounds of 1,000 clients", ratio(roles, codec, 3), 3.0, note=note)]
+
+
+def _echo(weights: Arrays, rounds: int) -> Role:
+    async def echo(me: Party) -> None:
+        async with me.within("fit") as fit:
+            for r in range(rounds):
+                async with fit.within(r) as at:
+                    await at.recv("server", (Model, Skip), like=weights)
+                    await at.send("server", Update(weights=weights, rows=1, loss=0.0))
+        async with me.within("result") as at:
+            await at.recv("server", Model, like=weights)
+
+    return lambda me: echo(me)

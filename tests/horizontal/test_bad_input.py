@@ -1,0 +1,102 @@
+"""What cannot be meant is refused at the caller, and says which party, before a line opens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch import nn
+
+from horizontal import FedClassifier, FedRegressor
+from protocols.errors import ConfigError, DataError, NotFittedError
+from tests.horizontal.data import rows
+
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+TABLES: dict[str, tuple[Change, str]] = {
+    "no target": (lambda t: t.rename(columns={"y": "Y"}), "b/fit: no target column 'y'.*did you mean 'Y'"),
+    "no rows": (lambda t: t.iloc[:0], "b/fit: the table has 0 rows"),
+    "a gap": (lambda t: t.assign(x1=t["x1"].where(t.index > 2)), "b/fit: column 'x1' has 3 missing"),
+    "text": (lambda t: t.assign(x2="?"), "b/fit: column 'x2' is .*expected numbers"),
+    "a missing label": (lambda t: t.assign(y=t["y"].where(t.index > 2)), "b/fit: .*'y'.* 3 of 15"),
+    "a column less": (lambda t: t.drop(columns="x3"), r"b/fit: .*4 feature columns of a; 1 are missing"),
+    "a column more": (lambda t: t.assign(z=1), r"b/fit: .*0 are missing .*1 are new \['z'\]"),
+    "another name": (lambda t: t.rename(columns={"x3": "X3"}), "1 are missing .*did you mean 'X3'"),
+    "no id": (lambda t: t.drop(columns="key"), "b/fit: no id column 'key'"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+@pytest.mark.parametrize("kind", [FedClassifier, FedRegressor])
+def test_a_table_that_cannot_be_used(kind: type[FedClassifier | FedRegressor], case: str) -> None:
+    change, said = TABLES[case]
+    tables = {
+        name: table.assign(key=np.arange(len(table))) for name, table in rows({"a": 12, "b": 15}).items()
+    }
+    tables["b"] = change(tables["b"])
+    if kind is FedRegressor and case == "a missing label":
+        said = "b/fit: column 'y' has 3 missing"
+    with pytest.raises(DataError, match=said):
+        kind(hidden=(4,)).fit(tables, target="y", id="key")
+
+
+def test_no_feature_beside_the_target() -> None:
+    with pytest.raises(DataError, match="a/fit: there is no feature column"):
+        FedClassifier().fit({"a": rows({"a": 12})["a"][["y"]]}, target="y")
+
+
+def test_one_class_overall() -> None:
+    tables = {name: table.assign(y=1) for name, table in rows({"a": 12, "b": 15}).items()}
+    with pytest.raises(DataError, match="server/setup: the target has 1 class"):
+        FedClassifier(hidden=(4,)).fit(tables, target="y")
+
+
+def test_labels_of_two_types() -> None:
+    tables = rows({"a": 12, "b": 15})
+    tables["b"]["y"] = tables["b"]["y"].astype(str)
+    with pytest.raises(DataError, match="labels are int at a and str at b"):
+        FedClassifier(hidden=(4,)).fit(tables, target="y")
+
+
+def test_a_client_named_server() -> None:
+    with pytest.raises(ConfigError, match="a client is named 'server'"):
+        FedClassifier().fit({"server": rows({"a": 12})["a"]}, target="y")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rounds": 0}, "rounds=0"),
+        ({"local_epochs": 0}, "local_epochs=0"),
+        ({"fraction": 0.0}, "fraction=0.0"),
+        ({"fraction": 1.5}, "fraction=1.5"),
+        ({"algorithm": "fedadam"}, "algorithm='fedadam' should be"),
+        ({"algorithm": "fedsgd", "local_epochs": 2}, "fedsgd takes one step"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"hidden": (0,)}, "positive integers"),
+        ({"model": "mlp"}, "model should be a torch.nn.Module or None, got str"),
+        ({"model": nn.Linear(4, 3)}, "model gives 3 outputs for a row, expected 2: one for each class"),
+        ({"model": nn.Linear(5, 2)}, "model does not take float32 rows of 4 features"),
+        ({"model": nn.Sequential(nn.Linear(4, 2), nn.Unflatten(1, (2, 1)))}, "outputs of shape"),
+        ({"model": nn.Linear(4, 2).double()}, "model does not take float32 rows"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings: dict[str, object], said: str) -> None:
+    model = FedClassifier().set_params(**settings)
+    with pytest.raises(ConfigError, match=said):
+        model.fit(rows({"a": 12, "b": 15}), target="y")
+    assert not hasattr(model, "ledger_")
+
+
+def test_predicting() -> None:
+    tables = rows({"a": 12, "b": 15})
+    model = FedClassifier(hidden=(4,), rounds=1)
+    with pytest.raises(NotFittedError, match="this FedClassifier has not been fitted"):
+        model.predict(tables)
+    model.fit(tables, target="y")
+    with pytest.raises(DataError, match=r"b/predict: 1 of 4 columns .*'x2'"):
+        model.predict({"a": tables["a"], "b": tables["b"].drop(columns="x2")})
+    with pytest.raises(DataError, match="client/predict: the table has 0 rows"):
+        model.predict_proba(tables["a"].iloc[:0])

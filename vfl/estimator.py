@@ -1,0 +1,330 @@
+"""Vertical networks behind scikit-learn's `fit` and `predict`.
+
+Takes part: the party that the target names (the label party) and every other party in the mapping. Who
+learns what: see `vfl.align` and `vfl.neural`; `ledger_` lists every message of a training run and what it
+reveals. Semi-honest parties; no defence against what gradients and embeddings give away.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, Self, TypeVar
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from torch import nn
+
+from protocols.arrays import Array
+from protocols.errors import ConfigError, DataError, NotFittedError, VflError, nearest
+from protocols.federation import Federation, Role
+from protocols.progress import bar
+from protocols.tables import Kind, check_classes, column, features, labels, split_target
+from protocols.training import Settings, probabilities
+from vfl import saving
+from vfl.align import AlignmentReport, Duplicates, feature_parties, id_columns, read_ids, report
+from vfl.layout import embedding_width
+from vfl.neural import Plan, Table, Top, feature_party, label_party, predict_feature, predict_label
+from vfl.saving import Own
+
+Data = Mapping[str, pd.DataFrame] | Federation
+F = TypeVar("F", pd.DataFrame, pd.Series)
+
+
+class _Checked(NamedTuple):
+    """The parties' tables, found fit for use before any line opens."""
+
+    names: dict[str, str]  # party -> its id column
+    columns: dict[str, list[str]]  # party -> its feature columns
+    tables: dict[str, Table]
+    y: pd.Series  # the label party's target
+    bottoms: dict[str, nn.Module]  # copies of the brought ones
+
+
+class _VerticalNet(BaseEstimator):
+    """What the classifier and the regressor share.
+
+    Parameters
+    ----------
+    bottoms: {party: module (b, its columns) -> float32 (b, k)}, copied; parties that it does not name get a
+        linear layer and ReLU.
+    top: module (b, all k together) -> (b, outputs), copied; by default linear layers with ReLU between them.
+        Outputs are one per class, or one for regression.
+    hidden: hidden[0] units are divided among the parties by their number of columns, at least one each, and
+        are the width of all default embeddings together; hidden[1:] are the top model's layers.
+    epochs, batch_size, learning_rate, optimizer ("adam" or "sgd"), momentum (of sgd), weight_decay: of every
+        party's own optimizer.
+    standardise: whether each party standardises its columns on the common training rows.
+    duplicates: "error", or "first" to let the first row of a repeated id stand for it.
+    unmatched: whether `predict` leaves out the label party's rows that not every party knows ("drop"), or
+        lists them without a prediction ("nan"). So it does with rows left out by duplicates="first".
+    random_state: seed of weights, batches and dropout. Alignment draws its secrets from the operating system.
+    """
+
+    _kind: Kind
+
+    def __init__(
+        self,
+        *,
+        bottoms: Mapping[str, nn.Module] | None = None,
+        top: nn.Module | None = None,
+        hidden: Sequence[int] = (64, 32),
+        epochs: int = 10,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        standardise: bool = True,
+        duplicates: Duplicates = "error",
+        unmatched: Literal["drop", "nan"] = "drop",
+        random_state: int = 0,
+    ) -> None:
+        self.bottoms = bottoms
+        self.top = top
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.standardise = standardise
+        self.duplicates = duplicates
+        self.unmatched = unmatched
+        self.random_state = random_state
+
+    def fit(self, data: Data, target: str, id: str | Mapping[str, str]) -> Self:
+        """Align the parties' tables and train on the rows that all of them have.
+
+        data: party -> table with an id column and numeric features, or a federation. target:
+        "party.column"; that party is the label party, and needs no features. id: the id column, or {party:
+        its id column}; it is no feature. Tables are checked as a whole, also rows that turn out unmatched.
+
+        Sets `alignment_` (who matched how many rows), `ledger_` (what was sent), `parts_` (what each party
+        keeps). Raises ConfigError for settings and names, DataError for tables, AlignmentError for ids that
+        do not meet; each says at which party.
+        """
+        federation = Federation.of(data)
+        owner, target_column = split_target(target, federation.parties)
+        peers = feature_parties(federation.parties, owner)
+        plan = self._plan(federation.parties)
+        names, columns, tables, y, bottoms = self._checked(federation, owner, target_column, id)
+        top = copy.deepcopy(self.top)
+
+        def role(party: str) -> Role:
+            table, bottom = tables[party], bottoms.get(party)
+            if party == owner:
+                return lambda me: label_party(me, peers, table, y, bottom, top, plan)
+            return lambda me: feature_party(me, owner, table, bottom, plan)
+
+        roles = {party: role(party) for party in federation}
+        with bar(type(self).__name__) as on_progress:
+            run = federation.run(roles, seed=self.random_state, on_progress=on_progress)
+        bottom, learnt, _ = run.results[owner]
+        self.parts_ = {party: Own(names[party], columns[party], run.results[party][0]) for party in peers}
+        self.parts_[owner] = Own(names[owner], columns[owner], bottom, target_column, learnt)
+        self.label_party_ = owner
+        self.alignment_: AlignmentReport = report(
+            owner, {party: result[-1] for party, result in run.results.items()}
+        )
+        self.ledger_ = run.ledger
+        self._set_learnt(learnt)
+        return self
+
+    def save(self, store: str | Path, run: str | None = None) -> str:
+        """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
+
+        Settings and the top model go with the label party's part; modules that were brought are saved as
+        weights alone. What happened (`ledger_`, `alignment_`) is not saved.
+        """
+        settings = {
+            name: value for name, value in self.get_params().items() if name not in ("bottoms", "top")
+        }
+        brought = {*(self.bottoms or {}), *(["top"] if self.top is not None else [])}
+        return saving.save(Path(store), run, type(self).__name__, self._fitted(), settings, brought)
+
+    @classmethod
+    def load(
+        cls,
+        store: str | Path,
+        run: str,
+        *,
+        bottoms: Mapping[str, nn.Module] | None = None,
+        top: nn.Module | None = None,
+    ) -> Self:
+        """What `save` wrote, ready to predict. Modules that were brought must be brought again.
+
+        Raises ConfigError for a run or module that is not there, DataError for parts that are damaged or
+        do not belong together.
+        """
+        settings, parts = saving.load(Path(store), run, cls.__name__, bottoms or {}, top)
+        loaded = cls(bottoms=bottoms, top=top, **settings)
+        loaded.parts_ = parts
+        loaded.label_party_, learnt = next((party, own.top) for party, own in parts.items() if own.top)
+        loaded._set_learnt(learnt)
+        return loaded
+
+    def _outputs(self, data: Data) -> tuple[Federation, Array, Array]:
+        """(federation, the top model's outputs (k, outputs), the label party's rows (k,) they are for)."""
+        parts, owner = self._fitted(), self.label_party_
+        if self.unmatched not in ("drop", "nan"):
+            raise ConfigError(f'unmatched={self.unmatched!r} should be "drop" or "nan"')
+        federation = Federation.of(data)
+        missing = [party for party in parts if party not in federation]
+        if missing:
+            raise ConfigError(
+                f"predicting needs every party of the training: no table of {', '.join(missing)}"
+            )
+        for party in federation:
+            if party not in parts:
+                raise ConfigError(f"{party} took no part in the training{nearest(party, parts)}")
+        tables = {party: self._table(federation, party, parts[party], "predict") for party in parts}
+
+        def role(party: str) -> Role:
+            table, own = tables[party], parts[party]
+            if own.top is not None:
+                top, may_be_empty = own.top, self.unmatched == "nan"
+                return lambda me: predict_label(me, table, own.bottom, top, may_be_empty=may_be_empty)
+            bottom = own.bottom
+            assert bottom is not None  # only a label party may be without features
+            return lambda me: predict_feature(me, owner, table, bottom)
+
+        with bar(type(self).__name__) as on_progress:
+            run = federation.run(
+                {p: role(p) for p in federation}, seed=self.random_state, on_progress=on_progress
+            )
+        outputs, aligned = run.results[owner]
+        self.predict_ledger_ = run.ledger
+        self.predict_alignment_ = report(owner, run.results | {owner: aligned})
+        return federation, outputs, aligned.rows
+
+    def _placed(self, federation: Federation, rows: Array, predicted: F) -> F:
+        """`predicted`, of the label party's `rows`, in that party's order and indexed by its ids."""
+        name = self.parts_[self.label_party_].id
+        ids = federation[self.label_party_][name]
+        predicted = predicted.set_axis(rows).sort_index()
+        if self.unmatched == "nan":
+            predicted = predicted.reindex(np.arange(len(ids)))
+        return predicted.set_axis(pd.Index(ids.iloc[predicted.index.to_numpy()], name=name))
+
+    def _fitted(self) -> dict[str, Own]:
+        if not hasattr(self, "parts_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
+        return self.parts_
+
+    def _set_learnt(self, top: Top) -> None:
+        """Attributes that a kind of estimator has of its own."""
+
+    def _plan(self, parties: Sequence[str]) -> Plan:
+        alien = [party for party in self.bottoms or {} if party not in parties]
+        if alien:
+            known = ", ".join(parties)
+            raise ConfigError(
+                f"bottoms name {', '.join(alien)}; parties are {known}{nearest(alien[0], parties)}"
+            )
+        for name, module in {**(self.bottoms or {}), "top": self.top}.items():
+            if module is not None and not isinstance(module, nn.Module):
+                raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
+        if type(self.random_state) is not int:
+            raise ConfigError(f"random_state={self.random_state!r} should be a whole number")
+        settings = Settings(
+            self._kind,
+            self.epochs,
+            self.batch_size,
+            self.learning_rate,
+            self.optimizer,
+            self.momentum,
+            self.weight_decay,
+        )
+        return Plan(settings, tuple(self.hidden), self.standardise)
+
+    def _checked(
+        self, federation: Federation, owner: str, target: str, id: str | Mapping[str, str]
+    ) -> _Checked:
+        names = id_columns(id, federation.parties)
+        if names[owner] == target:
+            raise ConfigError(f"column {target!r} is both id and target; choose another id column")
+        with _at(owner, "fit"):
+            y = column(federation[owner], target, "target")
+            if self._kind == "classification":
+                check_classes(labels(y))
+            else:
+                features(y.to_frame())
+        bottoms = copy.deepcopy(dict(self.bottoms or {}))
+        columns, tables = {}, {}
+        for party, table in federation.items():
+            with _at(party, "fit"):
+                left_out = {names[party], *([target] if party == owner else [])}
+                columns[party] = [name for name in table.columns if name not in left_out]
+                if not columns[party] and party != owner:
+                    raise DataError("no column is left beside the id; a feature party needs at least one")
+                own = Own(names[party], columns[party], None)
+                tables[party] = self._table(federation, party, own, "fit")
+                if party in bottoms:
+                    embedding_width(bottoms[party], len(columns[party]))
+        return _Checked(names, columns, tables, y, bottoms)
+
+    def _table(self, federation: Federation, party: str, own: Own, step: str) -> Table:
+        with _at(party, step):
+            ids = read_ids(federation, party, own.id, self.duplicates, step)
+            return Table(ids, features(federation[party], own.columns))
+
+
+class VerticalNetClassifier(ClassifierMixin, _VerticalNet):
+    """A vertical network for classification; see its base for the parameters."""
+
+    _kind = "classification"
+
+    def predict(self, data: Data) -> pd.Series:
+        """The likeliest class of each row, indexed by id, in the label party's row order.
+
+        data: every party's table, aligned anew; the target is not looked at. Sets `predict_alignment_` and
+        `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
+        """
+        federation, outputs, rows = self._outputs(data)
+        values = self.classes_[outputs.argmax(axis=1)]
+        return self._placed(federation, rows, pd.Series(values, name=self.parts_[self.label_party_].target))
+
+    def predict_proba(self, data: Data) -> pd.DataFrame:
+        """Each row's probability of each class (columns are `classes_`); otherwise as `predict`."""
+        federation, outputs, rows = self._outputs(data)
+        return self._placed(
+            federation, rows, pd.DataFrame(probabilities(outputs), columns=list(self.classes_))
+        )
+
+    def _set_learnt(self, top: Top) -> None:
+        self.classes_ = np.asarray(top.classes)
+
+
+class VerticalNetRegressor(RegressorMixin, _VerticalNet):
+    """A vertical network for regression; see its base for the parameters.
+
+    The label party standardises the target on the common training rows, and undoes it when predicting.
+    """
+
+    _kind = "regression"
+
+    def predict(self, data: Data) -> pd.Series:
+        """The expected value of each row, indexed by id, in the label party's row order.
+
+        data: every party's table, aligned anew; the target is not looked at. Sets `predict_alignment_` and
+        `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
+        """
+        federation, outputs, rows = self._outputs(data)
+        own = self.parts_[self.label_party_]
+        assert own.top is not None and own.top.scaler is not None
+        values = outputs[:, 0] * own.top.scaler.scale[0] + own.top.scaler.mean[0]
+        return self._placed(federation, rows, pd.Series(values, name=own.target))
+
+
+@contextmanager
+def _at(party: str, step: str) -> Iterator[None]:
+    """Errors about a party's own table or model say whose, and in which step."""
+    try:
+        yield
+    except VflError as error:
+        raise error.at(party, step) from None

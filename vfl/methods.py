@@ -1,0 +1,75 @@
+"""The vertical network as a method of the comparison: each organisation's columns at that organisation.
+
+Who learns what: see `vfl.align` and `vfl.neural`. Every organisation has all ids, in a row order of its own,
+so that alignment has its work to do; the test rows are aligned anew to be predicted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from protocols.task import Method, Outcome, Task, score
+from vfl.estimator import VerticalNetClassifier, VerticalNetRegressor
+from vfl.saving import Own
+
+
+def vertical(task: Task) -> list[Method]:
+    """The vertical network. None for one organisation alone, or for more of them than first-layer units."""
+    if len(task.columns) < 2 or not task.hidden or task.hidden[0] < len(task.columns):
+        return []
+    return [
+        Method(
+            name="vertical",
+            column="vertical",
+            architecture="every organisation trains a bottom model on its own columns, the one with the "
+            "label the top model too; all are data owners, there is no server",
+            privacy="columns and labels stay; private set intersection shows which ids are common, "
+            "embeddings leave, from which features can be reconstructed, and cut gradients, which can tell "
+            "labels apart",
+            run=_run,
+        )
+    ]
+
+
+def _run(task: Task, seed: int) -> Outcome:
+    settings = task.settings
+    estimator = VerticalNetClassifier if settings.kind == "classification" else VerticalNetRegressor
+    model = estimator(
+        hidden=task.hidden,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        random_state=seed,
+    )
+    train, test = task.split(seed)
+    model.fit(_shuffled(task.organisations(train), seed), f"{task.label_party}.{task.target}", task.id)
+    tables = _shuffled(task.organisations(test), seed)
+    predicted = (
+        model.predict_proba(tables) if isinstance(model, VerticalNetClassifier) else model.predict(tables)
+    )
+    return Outcome(
+        score=score(task, test.set_index(task.id)[task.target].loc[predicted.index], predicted),
+        ledger=model.ledger_,
+        predict_ledger=model.predict_ledger_,
+        parameters={party: _weights(own) for party, own in model.parts_.items()},
+        client_roles=frozenset(model.parts_),
+        epochs=settings.epochs,
+        notes=(model.alignment_.shows,),
+    )
+
+
+def _shuffled(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFrame]:
+    """Every table in a row order of its own."""
+    return {
+        party: table.iloc[np.random.default_rng([seed, at]).permutation(len(table))]
+        for at, (party, table) in enumerate(tables.items())
+    }
+
+
+def _weights(own: Own) -> int:
+    modules = [part.module for part in (own.bottom, own.top) if part is not None]
+    return sum(p.numel() for module in modules for p in module.parameters())
