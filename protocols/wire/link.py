@@ -27,6 +27,11 @@ FINAL = frozenset(
 )
 _SOONEST, _LATEST = 0.05, 5.0  # seconds between two dials
 _ACK_AFTER = 0.02  # seconds
+_HINTS = {
+    "Hostname Verification": "what answers there has no certificate for {peer}",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not from our authority, or not valid now",
+    "Socket closed": "does it accept our certificate's authority, and speak TLS?",
+}
 _log = logging.getLogger(__name__)
 
 Read = Callable[[], Awaitable[bytes | None]]  # None: the stream has ended
@@ -129,7 +134,7 @@ class Link:
             except RefusedError as error:
                 self.refuse(error)
             except grpc.aio.AioRpcError as error:
-                self._cause = f"{error.code().name}: {_plain(error.details())}"
+                self._cause = f"{error.code().name}: {_plain(error.details())}{self._hint(error)}"
                 if error.code().name in FINAL:
                     self.refuse(RefusedError(error.code().name, f"{self.line.peer} refuses: {self._cause}"))
             except TimeoutError:
@@ -142,6 +147,11 @@ class Link:
             # A peer that is there and then cut is dialled at once; one that is not, ever more seldom.
             pause = _SOONEST if before != (self.line.received, self.line.freed) else min(2 * pause, _LATEST)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+
+    def _hint(self, error: grpc.aio.AioRpcError) -> str:
+        said = str(error.details())
+        hints = (hint for sign, hint in _HINTS.items() if sign in said)
+        return "".join(f" ({hint.format(peer=self.line.peer)})" for hint in hints)
 
     async def _dial_once(self, channel: grpc.aio.Channel) -> None:
         call = channel.stream_stream(METHOD)()

@@ -1,0 +1,189 @@
+"""What the network's tests share: certificates, bounded runs, a peer that breaks the rules, a bad network."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+
+import grpc
+
+from protocols.certs import new_authority, new_party
+from protocols.wire.line import Limits
+from protocols.wire.link import METHOD
+from protocols.wire.parties_pb2 import Frame, Hello
+from protocols.wire.remote import Grpc
+from protocols.wire.tls import Credentials
+from protocols.wire.transport import Envelope
+
+T = TypeVar("T")
+HERE = "127.0.0.1:0"
+SOON = Limits(patience=0.6, handshake=2.0)
+
+
+@lru_cache(maxsize=1)
+def trial() -> Path:
+    """A folder with one authority for all tests of a process."""
+    folder = Path(mkdtemp(prefix="vfl-trial-"))
+    new_authority(folder)
+    return folder
+
+
+@lru_cache
+def certified(party: str) -> Credentials:
+    return new_party(trial(), trial(), party)
+
+
+def bounded(work: Coroutine[Any, Any, T], seconds: float = 20.0) -> T:
+    """Run `work`, which must end by itself within `seconds`."""
+
+    async def run() -> T:
+        async with asyncio.timeout(seconds):
+            return await work
+
+    return asyncio.run(run())
+
+
+def party(name: str, book: dict[str, str | None], limits: Limits | None = None, **more: Any) -> Grpc:
+    return Grpc(name, book, certified(name), limits=limits, **more)
+
+
+def shop_party(limits: Limits | None = None) -> Grpc:
+    """The one that is dialled."""
+    return party("shop", {"bank": None, "shop": HERE}, limits)
+
+
+def bank_party(address: str | None, limits: Limits | None = None) -> Grpc:
+    """The one that dials."""
+    return party("bank", {"bank": None, "shop": address}, limits)
+
+
+def envelope(
+    sender: str, receiver: str, body: bytes = b"body", sequence: int = 0, scope: str = "talk"
+) -> Envelope:
+    digest = hashlib.sha256(body).digest()
+    return Envelope("job", sender, receiver, scope, sequence, "test.Word/1", 1, digest, body)
+
+
+async def tell(sender: Grpc, receiver: Grpc, bodies: Sequence[bytes], scope: str = "talk") -> list[bytes]:
+    """All `bodies` from one to the other; those that came."""
+
+    async def send() -> None:
+        for i, body in enumerate(bodies):
+            await sender.deliver(envelope(sender.name, receiver.name, body, i, scope))
+
+    async def take() -> list[bytes]:
+        return [(await receiver.collect(receiver.name, sender.name, scope)).body for _ in bodies]
+
+    return (await asyncio.gather(take(), send()))[0]
+
+
+def hello(**changed: Any) -> bytes:
+    said: dict[str, Any] = {"version": 1, "party": "bank", "peer": "shop", "session": b"r" * 16}
+    raw: bytes = Frame(hello=Hello(**{**said, **changed})).SerializeToString()
+    return raw
+
+
+async def rogue(
+    address: str | None, frames: Sequence[bytes], credentials: Credentials | None, named: str = "shop"
+) -> tuple[str, str]:
+    """Open a stream, say `frames`, and wait: the status and the reason that it ends with."""
+
+    def speak() -> tuple[str, str]:
+        options = [("grpc.ssl_target_name_override", named), ("grpc.enable_http_proxy", 0)]
+        options.append(("grpc.use_local_subchannel_pool", 1))
+        if credentials is None:
+            channel = grpc.insecure_channel(address, options)
+        else:
+            files = (credentials.authority, credentials.key, credentials.certificate)
+            secure = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+            channel = grpc.secure_channel(address, secure, options)
+        with channel:
+            try:
+                list(channel.stream_stream(METHOD)(iter(frames), timeout=5.0))
+            except grpc.RpcError as error:
+                return error.code().name, error.details()
+        return "OK", ""
+
+    return await asyncio.to_thread(speak)
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What a proxy does to each connection: nothing, by default."""
+
+    cut_after: Callable[[], int] | None = None  # bytes, both directions together
+    silent: bool = False  # stop forwarding instead of closing: half-open
+    delay: float = 0.0  # seconds, for each piece
+    times: int = 1_000_000  # so many connections are disturbed, later ones are not
+
+
+class Proxy:
+    """A TCP proxy on loopback, used as `async with Proxy(address, weather) as proxy`."""
+
+    def __init__(self, target: str | None, weather: Weather | None = None) -> None:
+        self.target, self.weather = str(target), weather or Weather()
+        self.connections = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Close all connections."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = self.target.rpartition(":")
+        try:
+            there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, there_writer}
+        self.connections += 1
+        after = self.weather.cut_after
+        disturbed = after is not None and self.connections <= self.weather.times
+        left = [after() if after is not None and disturbed else 1 << 62]
+        for source, target in ((reader, there_writer), (there_reader, writer)):
+            task = asyncio.create_task(self._forward(source, target, left))
+            self._tasks.add(task)
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[int]
+    ) -> None:
+        try:
+            while piece := await reader.read(1 << 16):
+                left[0] -= len(piece)
+                if left[0] < 0:
+                    if self.weather.silent:
+                        continue
+                    self.cut()
+                    return
+                if self.weather.delay:
+                    await asyncio.sleep(self.weather.delay * random.random())
+                writer.write(piece)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
