@@ -29,7 +29,6 @@ class Server:
         self, name: str, credentials: Credentials | None, limits: Limits, links: Mapping[str, Link]
     ) -> None:
         self.name, self.limits = name, limits
-        self.leaving = False
         self._credentials, self._links = credentials, links
 
     async def start(self, address: str) -> str:
@@ -101,8 +100,6 @@ class Server:
             raise RefusedError(
                 "FAILED_PRECONDITION", f"{self.name} dials {said}, not the other way; compare the books"
             )
-        if self.leaving:
-            raise RefusedError("UNAVAILABLE", f"{self.name} is leaving")
         return link
 
 
@@ -133,6 +130,7 @@ def _options(limits: Limits) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", LARGEST_FRAME),
         ("grpc.keepalive_time_ms", keepalive),
         ("grpc.keepalive_timeout_ms", keepalive),
+        ("grpc.http2.ping_timeout_ms", keepalive),  # or a ping in flight lets a dead line live a minute
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     ]

@@ -73,6 +73,7 @@ class Link:
         self._reader: asyncio.Task[None] | None = None
         self._opened: deque[float] = deque(maxlen=self.limits.streams)
         self._met = False
+        self._over = False  # we have left
         self._patience: asyncio.TimerHandle | None = None
         self._ack: asyncio.TimerHandle | None = None
         self._wait_for_it()
@@ -112,6 +113,7 @@ class Link:
                 line.leaving = True
                 self._wake.set()
             await self._changed.wait()
+        self._over = True
         await self._free.wait()
 
     def stop(self) -> None:
@@ -125,7 +127,7 @@ class Link:
     async def dial(self, connect: Callable[[], grpc.aio.Channel]) -> None:
         """Keep a stream open until the line is broken for good."""
         pause = _SOONEST
-        while self.final is None and not self.line.said_bye:
+        while self.final is None and not self._over:
             before = self.line.received, self.line.freed
             try:
                 async with connect() as channel:
@@ -183,6 +185,8 @@ class Link:
         """Carry the line over a stream that the peer opened, in place of any earlier one."""
         if self.final is not None:
             raise RefusedError(self.final.status, str(self.final))
+        if self._over:
+            raise RefusedError("UNAVAILABLE", f"{self.line.me} is leaving")
         now = asyncio.get_running_loop().time()
         if len(self._opened) == self._opened.maxlen and now - self._opened[0] < 60.0:
             raise RefusedError(

@@ -268,8 +268,6 @@ class Grpc:
 
     async def _stop(self) -> list[str]:
         """Leave every line; what was not acknowledged, in words."""
-        if self._server is not None:
-            self._server.leaving = True
         leaving = [asyncio.create_task(link.leave()) for link in self._links.values()]
         if leaving:
             await asyncio.wait(leaving, timeout=self.limits.handshake)
