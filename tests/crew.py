@@ -142,7 +142,8 @@ class Crew:
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.crew", "tests.test_transcripts"])
+        # torch imports _dynamo at the first optimizer: four times six seconds, if not once here.
+        context.set_forkserver_preload(["tests.crew", "tests.test_transcripts", "torch._dynamo"])
         self._lines: list[Connection] = []
         self._processes = []
         for _ in range(size):
