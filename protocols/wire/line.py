@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -60,7 +61,7 @@ class _Partial:
     """An envelope of which some chunks have come."""
 
     header: Header
-    parts: list[bytes] = field(default_factory=list)
+    body: BytesIO = field(default_factory=BytesIO)  # grows in place, and gives its bytes without a copy
     got: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
@@ -257,7 +258,7 @@ class Line:
                 f"{self.peer} sent {len(data)} bytes{', the last,' if chunk.last else ''} where {expected} "
                 f"of an envelope of {partial.header.size} were due"
             )
-        partial.parts.append(data)
+        partial.body.write(data)
         partial.digest.update(data)
         partial.got += expected
         self.received += 1
@@ -288,7 +289,7 @@ class Line:
 
     def _close(self, partial: _Partial) -> Envelope:
         h = partial.header
-        body = partial.parts[0] if len(partial.parts) == 1 else b"".join(partial.parts)
+        body = partial.body.getvalue()
         return Envelope(
             *(h.job, self.peer, self.me, h.scope, h.sequence, h.kind, h.depth, partial.digest.digest(), body)
         )
