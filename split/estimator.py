@@ -76,8 +76,8 @@ class _Split(BaseEstimator):
     def fit(self, data: Tables, target: str, id: str | None = None) -> Self:
         """Train over all row-clients in `data` (name -> table, all with the same columns), in turns.
 
-        target: the label column, at every client. id: a column that is no feature. ConfigError for settings or
-        a cut that cannot be meant, DataError, naming the client, for a table that cannot be used.
+        target: the label column, at every client. id: a column that is no feature. ConfigError for settings
+        or a cut that cannot be meant, DataError, naming the client, for a table that cannot be used.
         """
         federation, plan = Federation.of(data), self._plan()
         inputs, columns = _inputs(federation, target, id, self._kind)
