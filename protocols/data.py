@@ -6,7 +6,7 @@ experiments: between real organisations the data is divided already, and nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +21,7 @@ from protocols.training import Settings
 MOST_CLASSES = 20  # whole numbers with more distinct values than this are taken for a quantity
 LEAST_ROWS_PER_CLASS = 5  # so that every class is among training, validation and test rows
 
-Columns = str | Mapping[str, str | list[str]]
+Columns = str | Mapping[str, str | Sequence[str]]
 
 
 def load(
