@@ -97,7 +97,8 @@ async def unite(at: Coordinator, plan: Plan, clients: Sequence[str]) -> tuple[La
     outputs = 1
     if plan.settings.kind == "classification":
         told = await at.gather(Classes, of=clients)
-        classes = labels(pd.Series([label for one in told.values() for label in one.labels], dtype=object))
+        every = [label for one in told.values() for label in one.labels]
+        classes = labels(pd.Series(every, dtype=object, name="of all clients"))
         check_classes(classes)
         outputs = len(classes)
         await at.broadcast(Classes(labels=classes), to=clients)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from protocols.tables import Scaler, moments, numbers
@@ -106,5 +105,6 @@ def test_client_layers_go_to_the_next_client_and_not_to_the_server() -> None:
     ring = [("client0", "client1"), ("client1", "client2")]
     last = [("client2", "client0"), ("client2", "client1")]
     assert lines == [*ring, ("client2", "client0"), *ring, *last]
-    assert isinstance(model.ledger_.summary(), pd.DataFrame)
-    assert not {"server"} & {party for line in lines for party in line}
+    # What ends training carries no optimizer state; before, Adam's is twice the weights.
+    sizes = moved["bytes"].to_numpy()
+    assert sizes[-2:].max() * 2.5 < sizes[:-2].min()

@@ -114,6 +114,8 @@ def test_messages_and_flops_are_those_of_the_batches(cut: int | tuple[int, int],
         "scope.str.startswith('fit') and not kind.str.contains('HandOver')"
     )
     assert exchanged.groupby("round").size().to_list() == [3 * messages, 3 * messages]
+    # Each message waits for the one before; so do the clients.
+    assert model.ledger_.chain_length("fit/0") == 3 * messages + 2
     assert model.ledger_.compute_summary()["flops"].sum() == 6 * training_flops(mlp5(), (16, 5))
 
 
