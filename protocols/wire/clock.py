@@ -98,15 +98,15 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             done.set()
 
     thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
-    thread.start()
     try:
+        thread.start()
         done.wait()
     except KeyboardInterrupt:
         with suppress(RuntimeError):  # the loop has just closed
             loop.call_soon_threadsafe(task.cancel)
-        if not done.wait(PATIENCE):
+        if not done.wait(PATIENCE) and thread.ident is not None:
             # It computes and never awaits. Have Ctrl-C raised there, as it would be in the main thread.
-            where, what = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(KeyboardInterrupt)
+            where, what = ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(where, what)
             done.wait()
         raise

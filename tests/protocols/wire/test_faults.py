@@ -100,7 +100,9 @@ def test_a_cut_line_stops_every_role_with_one_error(after: int, cut: tuple[str, 
     assert caught.value.party in cut and caught.value.scope.startswith("fit/")
 
 
-@pytest.mark.parametrize("settings", [{"delay": -1.0}, {"drop": 1.5}, {"duplicate": -0.1}, {"drop": float("nan")}])
+@pytest.mark.parametrize(
+    "settings", [{"delay": -1.0}, {"drop": 1.5}, {"duplicate": -0.1}, {"drop": float("nan")}]
+)
 def test_a_plan_that_cannot_be_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="probabilities from 0 to 1"):
         Plan(**settings)  # type: ignore[arg-type]  # not the seed
@@ -122,7 +124,9 @@ FAILURES: list[tuple[BaseException, type[BaseException], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("raised", "expected", "text"), FAILURES, ids=lambda v: getattr(type(v), "__name__", ""))
+@pytest.mark.parametrize(
+    ("raised", "expected", "text"), FAILURES, ids=lambda v: getattr(type(v), "__name__", "")
+)
 @pytest.mark.parametrize("network", [None, Network(0.1)], ids=["instant", "network"])
 @pytest.mark.parametrize("faults", [None, Plan(seed=1, delay=50.0, duplicate=1.0)], ids=["calm", "rough"])
 def test_a_role_that_raises_stops_every_role(
