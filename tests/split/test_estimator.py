@@ -43,7 +43,7 @@ def test_the_tables_of_several_clients_are_asked_about_at_once(fitted: SplitClas
 
 @pytest.mark.parametrize("cut", [2, (2, 4)])
 def test_a_regressor_answers_in_the_targets_unit(cut: int | tuple[int, int]) -> None:
-    model = SplitRegressor(cut=cut, epochs=30, learning_rate=0.01).fit(NUMBERS, target="z")
+    model = SplitRegressor(cut=cut, epochs=12, learning_rate=0.02).fit(NUMBERS, target="z")
     assert model.score(NEW, NEW["z"]) > 0.9
 
 

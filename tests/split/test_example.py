@@ -10,9 +10,9 @@ from examples.split_digits import main
 
 
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    main(epochs=2)
+    main(epochs=1)
     vanilla, u_shaped = capsys.readouterr().out.split("U-shaped: ")
     accuracies = [float(re.findall(r"0\.\d+", said)[0]) for said in (vanilla, u_shaped)]
-    assert accuracies[0] == accuracies[1] > 0.8
+    assert accuracies[0] == accuracies[1] > 0.7
     assert "protocols.LabelledSmashed/1" in vanilla
     assert "Labelled" not in u_shaped and "protocols.CutGradient/1" in u_shaped
