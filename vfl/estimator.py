@@ -229,7 +229,7 @@ class _VerticalNet(BaseEstimator):
         for name, module in {**(self.bottoms or {}), "top": self.top}.items():
             if module is not None and not isinstance(module, nn.Module):
                 raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
-        if type(self.random_state) is not int:
+        if not isinstance(self.random_state, int | np.integer):
             raise ConfigError(f"random_state={self.random_state!r} should be a whole number")
         settings = Settings(
             self._kind,
