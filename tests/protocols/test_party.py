@@ -124,7 +124,7 @@ def test_randomness_is_philox_keyed_by_the_hash_of_where_it_is_asked_for() -> No
 
 def test_no_global_generator_is_touched() -> None:
     noise = nn.Dropout(0.5)
-    state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index, union-attr]
+    state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
 
     async def role(me: Coordinator) -> list[torch.Tensor]:
         x = torch.ones(50)

@@ -210,6 +210,6 @@ def test_a_target_is_split_at_the_first_dot() -> None:
 
 def test_a_regression_target_is_one_column_of_float32() -> None:
     y = numbers(pd.Series([1, 2], name="y"))
-    assert (y.dtype, y.shape) == (np.float32, (2, 1))
+    assert y.dtype == np.float32 and y.shape == (2, 1)
     with pytest.raises(DataError, match="column 'y' has 1 missing"):
         numbers(pd.Series([1.0, np.nan], name="y"))

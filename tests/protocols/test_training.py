@@ -44,7 +44,7 @@ def test_training_is_the_loop_written_by_hand(kind: Any, optimizer: dict[str, An
     last = train(ours, X, y, settings, np.random.default_rng(4), epochs=3)
 
     rng = np.random.default_rng(4)
-    rest = {"weight_decay": settings.weight_decay, "fused": True}
+    rest: Any = {"weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "adam":
         hand: torch.optim.Optimizer = torch.optim.Adam(theirs.parameters(), lr=0.05, **rest)
     else:

@@ -63,7 +63,7 @@ _json = st.recursive(
     ),
     max_leaves=12,
 )
-_dtypes = st.sampled_from([d.newbyteorder(o) for d in DTYPES.values() for o in "<>"])
+_dtypes = st.sampled_from([*DTYPES.values(), *(d.newbyteorder(">") for d in DTYPES.values())])
 _arrays = st.one_of(
     hnp.arrays(_dtypes, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)),
     hnp.arrays(_dtypes, hnp.array_shapes(min_dims=2, max_dims=3)).map(np.asfortranarray),
@@ -203,10 +203,12 @@ def refused_or_message(data: bytes) -> None:
         try:
             message = decode(kind, data, sender="shop", scope="fit/3")
         except ProtocolError as error:
-            assert str(error).startswith(f"{kind.kind} from shop in 'fit/3': ")
+            said = str(error)
         else:
+            said = ""
             assert type(message) is kind
             assert decode(kind, encode(message)) == message
+        assert not said or said.startswith(f"{kind.kind} from shop in 'fit/3': ")
 
 
 @pytest.mark.parametrize(
@@ -288,10 +290,9 @@ def test_deep_nesting_is_a_message_or_a_protocol_error(around: tuple[bytes, byte
 def test_an_error_holds_no_value_of_the_sender(data: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(Table, data)
-    error: BaseException | None = caught.value
-    assert error.__cause__ is None
-    assert CANARY not in str(error)
-    assert str(error).encode()  # and can be printed
+    assert caught.value.__cause__ is None
+    assert CANARY not in str(caught.value)
+    assert str(caught.value).encode()  # and can be printed
 
 
 @pytest.mark.parametrize("value", [{1}, 1j, np.float32(1), b"x", object(), [10**5000], [np.ones(2)]])

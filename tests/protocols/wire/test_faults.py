@@ -114,7 +114,7 @@ FAILURES: list[tuple[BaseException, type[BaseException], str]] = [
     (KeyError("k"), PartyError, r"^s2/fit/1: KeyError: 'k'$"),
     (OSError("disk"), PartyError, r"^s2/fit/1: OSError: disk$"),
     (StopIteration(), PartyError, r"^s2/fit/1: StopIteration: $"),
-    (asyncio.TimeoutError("slow"), PartyError, r"^s2/fit/1: TimeoutError: slow$"),
+    (TimeoutError("slow"), PartyError, r"^s2/fit/1: TimeoutError: slow$"),
     (ExceptionGroup("g", [DataError("inner"), KeyError("x")]), DataError, r"^s2/fit/1: inner$"),
     (ExceptionGroup("g", [KeyError("x")]), PartyError, r"^s2/fit/1: KeyError: 'x'$"),
     (KeyboardInterrupt("now"), KeyboardInterrupt, "now"),

@@ -90,8 +90,9 @@ def test_same_seed_same_history() -> None:
 
 def test_the_digest_of_a_line_does_not_depend_on_arrival_or_time() -> None:
     plain = simulate(ROLES).ledger
-    for settings in ({"network": Network(0.3, 1e3)}, {"faults": Plan(seed=3, delay=5.0, duplicate=0.5)}):
-        disturbed = simulate(ROLES, **settings).ledger  # type: ignore[arg-type]  # either of two settings
+    either: list[Any] = [{"network": Network(0.3, 1e3)}, {"faults": Plan(seed=3, delay=5.0, duplicate=0.5)}]
+    for settings in either:
+        disturbed = simulate(ROLES, **settings).ledger
         for line in (("left", "right"), ("right", "left")):
             assert plain.line_digest(*line) == disturbed.line_digest(*line)
 
@@ -138,7 +139,8 @@ def test_sums_match_the_entries() -> None:
     for by in ("sender", "receiver", "kind", "scope", "round", "reveals", "job"):
         summary = ledger.summary(by=[by])
         assert summary["bytes"].sum() == ledger.nbytes and summary["messages"].sum() == len(ledger)
-    for (sender, receiver, kind), row in ledger.summary().iterrows():  # type: ignore[misc]
+    for row in ledger.summary().reset_index().to_dict("records"):
+        sender, receiver, kind = row["sender"], row["receiver"], row["kind"]
         line = [e for e in ledger if (e.sender, e.receiver, e.kind) == (sender, receiver, kind)]
         assert (row["messages"], row["bytes"]) == (len(line), sum(e.nbytes for e in line))
         assert row["reveals"] == Message.kinds[kind].reveals

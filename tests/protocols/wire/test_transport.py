@@ -18,7 +18,6 @@ from protocols.wire.clock import run_virtual
 from protocols.wire.message import Message
 from protocols.wire.transport import Envelope, Local, Mailbox, Names, Network
 
-
 T = TypeVar("T")
 
 
