@@ -108,6 +108,13 @@ def test_parameters_add_up_to_one_network_where_it_is_divided(result: module.Com
     assert (held["fedavg"] == whole).all()
 
 
+def test_a_quantity_is_learnt_by_every_method_too(result: module.Comparison) -> None:
+    regression = compare(tiny.task("regression"), seeds=1, tune=False)
+    assert [m.name for m in regression.methods] == [m.name for m in result.methods]
+    assert regression.task.metric == "r2"
+    assert "scored by r2" in regression.report.text(width=300)
+
+
 def test_a_comparison_without_centralised_has_no_difference() -> None:
     result = compare(tiny.task(), ["edge"], seeds=1, tune=False)
     assert "difference" not in set(result.frame["measure"])
