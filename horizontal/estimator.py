@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from horizontal.rounds import Recipe, Trained, client, predictor, server
 from horizontal.setup import Agreed, Rows
 from horizontal.storage import read_part, save_parts
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, VflError, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
@@ -34,7 +34,6 @@ from protocols.tables import Kind, column, features, labels
 from protocols.training import Settings, outputs, probabilities
 
 SERVER = "server"
-T = TypeVar("T")
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
@@ -184,7 +183,8 @@ class _Federated(BaseEstimator):
         tables = {"client": data} if isinstance(data, pd.DataFrame) else dict(Federation.of(data))
         roles: dict[str, Role] = {}
         for name, table in tables.items():
-            x = _at(name, "predict", partial(features, table, list(self.feature_names_in_)))
+            with marked(name, "predict"):
+                x = features(table, list(self.feature_names_in_))
             scaled = self._agreed.features(x) if self._agreed.features else x.astype(np.float32)
             roles[name] = partial(predictor, module=self.model_, x=torch.from_numpy(scaled))
         run = simulate(roles)
@@ -262,15 +262,15 @@ def read_clients(
     rows: dict[str, Rows] = {}
     names: list[str] = []
     for name, table in federation.items():
-        y = _at(name, "fit", partial(column, table, target, "target"))
-        if id is not None:
-            _at(name, "fit", partial(column, table, id, "id"))
-        own = [c for c in table.columns if c not in (target, id)]
-        names = names or own
-        _at(name, "fit", partial(_same_columns, own, names, first))
-        x = _at(name, "fit", partial(features, table, names))
-        _at(name, "fit", partial(labels, y) if kind == "classification" else partial(features, y.to_frame()))
-        rows[name] = Rows(x, y)
+        with marked(name, "fit"):
+            y = column(table, target, "target")
+            if id is not None:
+                column(table, id, "id")
+            own = [c for c in table.columns if c not in (target, id)]
+            names = names or own
+            _same_columns(own, names, first)
+            rows[name] = Rows(features(table, names), y)
+            _ = labels(y) if kind == "classification" else features(y.to_frame())
     return names, rows
 
 
@@ -311,11 +311,3 @@ def own_network(model: nn.Module, inputs: int, kind: Kind, seed: int) -> Callabl
         return copy.deepcopy(prototype)
 
     return build
-
-
-def _at(party: str, scope: str, check: Callable[[], T]) -> T:
-    """`check()`, its error marked with where."""
-    try:
-        return check()
-    except VflError as error:
-        raise error.at(party, scope) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from protocols import partition, tables
-from protocols.errors import ConfigError, DataError, VflError, nearest
+from protocols.errors import ConfigError, DataError, marked, nearest
 from protocols.federation import check_name
 from protocols.tables import Kind
 from protocols.task import Metric, Task
@@ -83,10 +83,8 @@ def from_frame(
     owner = _label_party(columns, label_party, said_party)
     for party, names in columns.items():
         check_name(party)
-        try:
+        with marked(party, ""):
             tables.features(table, names)
-        except VflError as error:
-            raise error.at(party, "") from None
     kind, metric = _kind(table[target])
     _check_target(table[target], kind, clients)
     ordered = [id, target, *(n for names in columns.values() for n in names)]

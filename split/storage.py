@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import ConfigError, DataError, VflError
+from protocols.errors import ConfigError, DataError, marked
 from protocols.parts import Part, digest, load_part, save_part
 from protocols.tables import Scaler
 from split.layers import Layers, Plan
@@ -91,10 +91,8 @@ def load(store: Path, run: str, plan: Plan) -> Fitted:
 
 
 def _read(store: Path, party: str, run: str) -> Part:
-    try:
+    with marked(party, "load"):
         return load_part(store / party, run)
-    except VflError as error:
-        raise error.at(party, "load") from None
 
 
 def _weights(module: nn.Module) -> Mapping[str, Array]:

@@ -8,8 +8,7 @@ reveals. Semi-honest parties; no defence against what gradients and embeddings g
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -19,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, VflError, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.progress import bar
 from protocols.tables import Kind, check_classes, column, features, labels, split_target
@@ -248,7 +247,7 @@ class _VerticalNet(BaseEstimator):
         names = id_columns(id, federation.parties)
         if names[owner] == target:
             raise ConfigError(f"column {target!r} is both id and target; choose another id column")
-        with _at(owner, "fit"):
+        with marked(owner, "fit"):
             y = column(federation[owner], target, "target")
             if self._kind == "classification":
                 check_classes(labels(y))
@@ -257,7 +256,7 @@ class _VerticalNet(BaseEstimator):
         bottoms = copy.deepcopy(dict(self.bottoms or {}))
         columns, tables = {}, {}
         for party, table in federation.items():
-            with _at(party, "fit"):
+            with marked(party, "fit"):
                 left_out = {names[party], *([target] if party == owner else [])}
                 columns[party] = [name for name in table.columns if name not in left_out]
                 if not columns[party] and party != owner:
@@ -269,7 +268,7 @@ class _VerticalNet(BaseEstimator):
         return _Checked(names, columns, tables, y, bottoms)
 
     def _table(self, federation: Federation, party: str, own: Own, step: str) -> Table:
-        with _at(party, step):
+        with marked(party, step):
             ids = read_ids(federation, party, own.id, self.duplicates, step)
             return Table(ids, features(federation[party], own.columns))
 
@@ -319,12 +318,3 @@ class VerticalNetRegressor(RegressorMixin, _VerticalNet):
         assert own.top is not None and own.top.scaler is not None
         values = outputs[:, 0] * own.top.scaler.scale[0] + own.top.scaler.mean[0]
         return self._placed(federation, rows, pd.Series(values, name=own.target))
-
-
-@contextmanager
-def _at(party: str, step: str) -> Iterator[None]:
-    """Errors about a party's own table or model say whose, and in which step."""
-    try:
-        yield
-    except VflError as error:
-        raise error.at(party, step) from None

@@ -10,7 +10,7 @@ import pytest
 import sklearn.exceptions
 
 from protocols import errors
-from protocols.errors import ConfigError, DataError, NotFittedError, PartyError, VflError, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, PartyError, VflError, marked, nearest
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, VflError)]
 
@@ -22,6 +22,15 @@ def test_every_error_prints_party_and_scope_first(kind: type[VflError]) -> None:
     assert str(error) == "bank/fit/3: why" and isinstance(error, kind)
     assert str(error.at("shop", "later")) == "bank/fit/3: why"
     assert str(kind("why").at("bank", "")) == "bank: why"
+
+
+def test_an_error_of_ours_is_marked_where_it_is_raised_and_no_other_is() -> None:
+    with pytest.raises(DataError, match=r"^bank/fit: why$"), marked("bank", "fit"):
+        raise DataError("why")
+    with pytest.raises(DataError, match=r"^shop/psi: why$"), marked("bank", "fit"), marked("shop", "psi"):
+        raise DataError("why")
+    with pytest.raises(ValueError, match=r"^why$"), marked("bank", "fit"):
+        raise ValueError("why")
 
 
 @pytest.mark.parametrize("kind", TREE)
