@@ -21,10 +21,10 @@ from pydantic import JsonValue
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
+from horizontal import storage
 from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.rounds import Recipe, Trained, client, predictor, server
 from horizontal.setup import Agreed, Rows
-from horizontal.storage import read_part, save_parts
 from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role, simulate
@@ -118,7 +118,7 @@ class _Federated(BaseEstimator):
             "clients": list(self.clients_),
         }
         parties = (SERVER, *self.clients_)
-        return save_parts(Path(store), run, parties, self._method(), settings, self.model_, self._agreed)
+        return storage.save(Path(store), run, parties, self._method(), settings, self.model_, self._agreed)
 
     @classmethod
     def load(
@@ -128,7 +128,7 @@ class _Federated(BaseEstimator):
 
         A network of the caller's own is stored without its code: pass a module of the same shape as `model`.
         """
-        told, weights, agreed = read_part(Path(store), run, party, cls._method())
+        told, weights, agreed = storage.load(Path(store), run, party, cls._method())
         made = cls(model, **{**told["parameters"], "hidden": tuple(told["parameters"]["hidden"])})
         made.target_, made.id_, made.clients_ = told["target"], told["id"], tuple(told["clients"])
         module = made._network(len(told["features"]))(agreed.outputs)

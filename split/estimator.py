@@ -23,6 +23,7 @@ from protocols.errors import ConfigError, DataError, NotFittedError, marked
 from protocols.federation import Federation, Role
 from protocols.models import mlp
 from protocols.progress import bar
+from protocols.saving import load_parts
 from protocols.tables import Kind
 from protocols.training import Settings, probabilities
 from split import storage
@@ -109,11 +110,12 @@ class _Split(BaseEstimator):
         ConfigError for a run that is not there or does not fit the model, DataError for parts that
         are damaged or do not belong together.
         """
-        settings = storage.read_settings(Path(store), run, cls.__name__)
+        parts = load_parts(Path(store), run, cls.__name__)
+        settings = storage.settings_in(parts)
         cut = settings.pop("cut")
         hidden = tuple(settings.pop("hidden"))
         loaded = cls(model, cut[0] if len(cut) == 1 else tuple(cut), hidden=hidden, **settings)
-        loaded._keep(storage.load(Path(store), run, loaded._plan()))
+        loaded._keep(storage.fitted_in(parts, loaded._plan()))
         return loaded
 
     def _plan(self) -> Plan:

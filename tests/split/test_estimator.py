@@ -89,7 +89,7 @@ def test_saved_regressors_with_a_model_of_the_callers_own(tmp_path: Path) -> Non
     assert SplitRegressor.load(tmp_path, "mine", model=model).predict(NEW).equals(fitted.predict(NEW))
     with pytest.raises(ConfigError, match="bring the saved one"):
         SplitRegressor.load(tmp_path, "mine")
-    with pytest.raises(ConfigError, match=r"^server/load: .*SplitRegressor, expected SplitClassifier"):
+    with pytest.raises(ConfigError, match=r"^client0/load: .*SplitRegressor, expected SplitClassifier"):
         SplitClassifier.load(tmp_path, "mine")
 
 
@@ -98,7 +98,7 @@ def test_parts_of_two_runs_are_not_put_together(tmp_path: Path) -> None:
         SplitClassifier(epochs=1, random_state=seed).fit(DATA, target="y").save(store, "r")
     (tmp_path / "a/server").rename(tmp_path / "old")
     (tmp_path / "b/server").rename(tmp_path / "a/server")
-    with pytest.raises(DataError, match=r"^client0/load: .*not of one run"):
+    with pytest.raises(DataError, match=r"^client0/load: .*part of server is not of the same training"):
         SplitClassifier.load(tmp_path / "a", "r")
 
 
