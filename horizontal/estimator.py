@@ -30,6 +30,7 @@ from protocols.errors import ConfigError, DataError, NotFittedError, marked, nea
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
+from protocols.rows import scaled
 from protocols.tables import Kind, column, features, labels
 from protocols.training import Settings, outputs, probabilities
 
@@ -185,8 +186,8 @@ class _Federated(BaseEstimator):
         for name, table in tables.items():
             with marked(name, "predict"):
                 x = features(table, list(self.feature_names_in_))
-            scaled = self._agreed.features(x) if self._agreed.features else x.astype(np.float32)
-            roles[name] = partial(predictor, module=self.model_, x=torch.from_numpy(scaled))
+            own = torch.from_numpy(scaled(self._agreed.features, x))
+            roles[name] = partial(predictor, module=self.model_, x=own)
         run = simulate(roles)
         self.predict_ledger_ = run.ledger
         index = [self._index(table) for table in tables.values()]
@@ -248,8 +249,7 @@ class FedRegressor(RegressorMixin, _Federated):
         values, index = self._outputs(data)
         scaler = self._agreed.target
         assert scaler is not None
-        numbers = values[:, 0].astype(np.float64) * scaler.scale[0] + scaler.mean[0]
-        return pd.Series(numbers, index=index, name=self.target_)
+        return pd.Series(scaler.inverse(values)[:, 0], index=index, name=self.target_)
 
 
 def read_clients(

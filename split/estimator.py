@@ -209,8 +209,7 @@ class SplitRegressor(RegressorMixin, _Split):
         z, index = self._outputs(data)
         scaler = self._fitted.client.target
         assert scaler is not None
-        numbers = z[:, 0].astype(np.float64) * scaler.scale[0] + scaler.mean[0]
-        return pd.Series(numbers, index, name=self.target_)
+        return pd.Series(scaler.inverse(z)[:, 0], index, name=self.target_)
 
 
 def _inputs(

@@ -316,5 +316,5 @@ class VerticalNetRegressor(RegressorMixin, _VerticalNet):
         federation, outputs, rows = self._outputs(data)
         own = self.parts_[self.label_party_]
         assert own.top is not None and own.top.scaler is not None
-        values = outputs[:, 0] * own.top.scaler.scale[0] + own.top.scaler.mean[0]
+        values = own.top.scaler.inverse(outputs)[:, 0]
         return self._placed(federation, rows, pd.Series(values, name=own.target))

@@ -158,7 +158,7 @@ def test_layers_may_not_share_weights_across_the_cut() -> None:
             "client1/fit: the table has 6 feature columns: 0 of the first client's",
         ),
         (lambda t: t.assign(y=None), "client1/fit: target 'y': 50 of 50 labels are missing"),
-        (lambda t: t.assign(y=1), "server/setup: target 'of all clients' mixes types"),
+        (lambda t: t.assign(y=1), "server/setup: labels are str at client0 and int at client1"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_named(
