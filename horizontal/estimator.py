@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -21,20 +21,20 @@ from pydantic import JsonValue
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
+from horizontal import storage
 from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.rounds import Recipe, Trained, client, predictor, server
 from horizontal.setup import Agreed, Rows
-from horizontal.storage import read_part, save_parts
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, VflError, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
+from protocols.rows import scaled
 from protocols.tables import Kind, column, features, labels
 from protocols.training import Settings, outputs, probabilities
 
 SERVER = "server"
-T = TypeVar("T")
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
@@ -119,7 +119,7 @@ class _Federated(BaseEstimator):
             "clients": list(self.clients_),
         }
         parties = (SERVER, *self.clients_)
-        return save_parts(Path(store), run, parties, self._method(), settings, self.model_, self._agreed)
+        return storage.save(Path(store), run, parties, self._method(), settings, self.model_, self._agreed)
 
     @classmethod
     def load(
@@ -129,7 +129,7 @@ class _Federated(BaseEstimator):
 
         A network of the caller's own is stored without its code: pass a module of the same shape as `model`.
         """
-        told, weights, agreed = read_part(Path(store), run, party, cls._method())
+        told, weights, agreed = storage.load(Path(store), run, party, cls._method())
         made = cls(model, **{**told["parameters"], "hidden": tuple(told["parameters"]["hidden"])})
         made.target_, made.id_, made.clients_ = told["target"], told["id"], tuple(told["clients"])
         module = made._network(len(told["features"]))(agreed.outputs)
@@ -184,9 +184,10 @@ class _Federated(BaseEstimator):
         tables = {"client": data} if isinstance(data, pd.DataFrame) else dict(Federation.of(data))
         roles: dict[str, Role] = {}
         for name, table in tables.items():
-            x = _at(name, "predict", partial(features, table, list(self.feature_names_in_)))
-            scaled = self._agreed.features(x) if self._agreed.features else x.astype(np.float32)
-            roles[name] = partial(predictor, module=self.model_, x=torch.from_numpy(scaled))
+            with marked(name, "predict"):
+                x = features(table, list(self.feature_names_in_))
+            own = torch.from_numpy(scaled(self._agreed.features, x))
+            roles[name] = partial(predictor, module=self.model_, x=own)
         run = simulate(roles)
         self.predict_ledger_ = run.ledger
         index = [self._index(table) for table in tables.values()]
@@ -248,8 +249,7 @@ class FedRegressor(RegressorMixin, _Federated):
         values, index = self._outputs(data)
         scaler = self._agreed.target
         assert scaler is not None
-        numbers = values[:, 0].astype(np.float64) * scaler.scale[0] + scaler.mean[0]
-        return pd.Series(numbers, index=index, name=self.target_)
+        return pd.Series(scaler.inverse(values)[:, 0], index=index, name=self.target_)
 
 
 def read_clients(
@@ -262,15 +262,15 @@ def read_clients(
     rows: dict[str, Rows] = {}
     names: list[str] = []
     for name, table in federation.items():
-        y = _at(name, "fit", partial(column, table, target, "target"))
-        if id is not None:
-            _at(name, "fit", partial(column, table, id, "id"))
-        own = [c for c in table.columns if c not in (target, id)]
-        names = names or own
-        _at(name, "fit", partial(_same_columns, own, names, first))
-        x = _at(name, "fit", partial(features, table, names))
-        _at(name, "fit", partial(labels, y) if kind == "classification" else partial(features, y.to_frame()))
-        rows[name] = Rows(x, y)
+        with marked(name, "fit"):
+            y = column(table, target, "target")
+            if id is not None:
+                column(table, id, "id")
+            own = [c for c in table.columns if c not in (target, id)]
+            names = names or own
+            _same_columns(own, names, first)
+            rows[name] = Rows(features(table, names), y)
+            _ = labels(y) if kind == "classification" else features(y.to_frame())
     return names, rows
 
 
@@ -311,11 +311,3 @@ def own_network(model: nn.Module, inputs: int, kind: Kind, seed: int) -> Callabl
         return copy.deepcopy(prototype)
 
     return build
-
-
-def _at(party: str, scope: str, check: Callable[[], T]) -> T:
-    """`check()`, its error marked with where."""
-    try:
-        return check()
-    except VflError as error:
-        raise error.at(party, scope) from None

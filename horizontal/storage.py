@@ -5,7 +5,6 @@ Takes part: each party alone, in its own store; nothing leaves.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,14 +14,11 @@ from torch import nn
 
 from horizontal.setup import Agreed
 from protocols.arrays import Arrays
-from protocols.errors import ConfigError
-from protocols.parts import Part, load_part, save_part
-from protocols.tables import Scaler
-
-NETWORK = "network."
+from protocols.parts import Part
+from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, under
 
 
-def save_parts(
+def save(
     store: Path,
     run: str | None,
     parties: Iterable[str],
@@ -32,28 +28,16 @@ def save_parts(
     agreed: Agreed,
 ) -> str:
     """Write `<store>/<party>/<run>` for every party; the run's name, drawn if none is given."""
-    run = run or secrets.token_hex(8)
-    arrays = {NETWORK + name: a for name, a in Arrays.from_module(module).items()}
-    for name, scaler in (("features", agreed.features), ("target", agreed.target)):
-        if scaler is not None:
-            arrays |= {f"{name}.mean": scaler.mean, f"{name}.scale": scaler.scale}
+    arrays = prefixed("network", Arrays.from_module(module))
+    arrays |= scaler_arrays("features", agreed.features) | scaler_arrays("target", agreed.target)
     told = {**settings, "classes": cast(JsonValue, list(agreed.classes))}
-    for party in parties:
-        save_part(store / party, run, Part(method, party, told, Arrays(arrays)))
-    return run
+    weights = Arrays(arrays)
+    return save_parts(store, run, {party: Part(method, party, told, weights) for party in parties})
 
 
-def read_part(store: Path, run: str, party: str, method: str) -> tuple[Mapping[str, Any], Arrays, Agreed]:
+def load(store: Path, run: str, party: str, method: str) -> tuple[Mapping[str, Any], Arrays, Agreed]:
     """The settings, the network's weights and what was agreed, from one party's part."""
-    part = load_part(store / party, run)
-    if part.method != method:
-        raise ConfigError(f"run {run!r} of {party} is a {part.method}, expected {method}")
-    weights = Arrays((n.removeprefix(NETWORK), a) for n, a in part.weights.items() if n.startswith(NETWORK))
+    part = load_parts(store, run, method, [party])[party]
     classes = cast(list[bool | int | str], part.settings["classes"])
-    agreed = Agreed(tuple(classes), _scaler(part.weights, "features"), _scaler(part.weights, "target"))
-    return part.settings, weights, agreed
-
-
-def _scaler(arrays: Arrays, name: str) -> Scaler | None:
-    mean = arrays.get(f"{name}.mean")
-    return None if mean is None else Scaler(mean, arrays[f"{name}.scale"])
+    features, target = (scaler_in(name, part.weights) for name in ("features", "target"))
+    return part.settings, under("network", part.weights), Agreed(tuple(classes), features, target)

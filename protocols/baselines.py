@@ -22,7 +22,7 @@ from torch import nn
 
 from protocols import tables
 from protocols.arrays import Array, Arrays
-from protocols.errors import VflError
+from protocols.errors import marked
 from protocols.federation import Role, simulate
 from protocols.party import Coordinator, Party
 from protocols.tables import Kind, Scaler
@@ -321,10 +321,8 @@ def _clients(task: Task, frame: pd.DataFrame, seed: int) -> Mapping[str, Sample]
 
 
 def _checked(party: str, frame: pd.DataFrame, columns: Sequence[str], task: Task) -> Sample:
-    try:
+    with marked(party, "fit"):
         return sample(frame, columns, task.target, task.settings.kind)
-    except VflError as error:
-        raise error.at(party, "fit") from None
 
 
 def _predicted(values: Array, classes: Labels, index: pd.Index[Any]) -> pd.DataFrame | pd.Series:

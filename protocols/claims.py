@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from protocols.compare import ROUND_TRIPS
 from protocols.figures import Figures, amount, nbytes, seconds
 
-Status = Literal["measured", "stated", "not yet measured", "not run"]
+Status = Literal["stated", "measured", "not yet measured", "not run"]
 Ruling = Literal["agrees", "disagrees", "leaves out"]
+STATUSES = get_args(Status)
 
 WAYS = ("federated", "split", "vertical", "centralised", "edge", "alone")
 TITLES = {
@@ -164,7 +165,7 @@ def _cell(title: str, way: str, figures: Sequence[Figures]) -> Cell:
         # What holds for all methods of a cell needs no names.
         tuple(
             Line(line.status, line.text if len(who) == len(figures) else f"{', '.join(who)}: {line.text}")
-            for line, who in lines.items()
+            for line, who in sorted(lines.items(), key=lambda item: STATUSES.index(item[0].status))
         ),
         tuple(Verdict(", ".join(who), *ruling) for ruling, who in verdicts.items()),
     )

@@ -6,13 +6,13 @@ experiments: between real organisations the data is divided already, and nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from protocols import partition, tables
-from protocols.errors import ConfigError, DataError, VflError, nearest
+from protocols.errors import ConfigError, DataError, marked, nearest
 from protocols.federation import check_name
 from protocols.tables import Kind
 from protocols.task import Metric, Task
@@ -21,7 +21,7 @@ from protocols.training import Settings
 MOST_CLASSES = 20  # whole numbers with more distinct values than this are taken for a quantity
 LEAST_ROWS_PER_CLASS = 5  # so that every class is among training, validation and test rows
 
-Columns = str | Mapping[str, str | list[str]]
+Columns = str | Mapping[str, str | Sequence[str]]
 
 
 def load(
@@ -83,10 +83,8 @@ def from_frame(
     owner = _label_party(columns, label_party, said_party)
     for party, names in columns.items():
         check_name(party)
-        try:
+        with marked(party, ""):
             tables.features(table, names)
-        except VflError as error:
-            raise error.at(party, "") from None
     kind, metric = _kind(table[target])
     _check_target(table[target], kind, clients)
     ordered = [id, target, *(n for names in columns.values() for n in names)]

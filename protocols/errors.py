@@ -17,7 +17,8 @@ another party's column name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from sklearn.exceptions import NotFittedError as _SklearnNotFitted
@@ -70,6 +71,16 @@ class LineError(VflError):
 
 class PartyError(VflError):
     """A role failed with an error that is not ours; that error is chained (`__cause__`)."""
+
+
+@contextmanager
+def marked(party: str, scope: str) -> Iterator[None]:
+    """Marks an error of ours that is raised within: whose table or part it is about, and in which step."""
+    try:
+        yield
+    except VflError as error:
+        error.at(party, scope)
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -143,7 +143,7 @@ class Report:
     def _scores(self) -> Table:
         task = self.comparison.task
         table = Table(title=f"{task.name}: what each way gives, and what leaves", title_justify="left")
-        table.add_column("method")
+        table.add_column("method", no_wrap=True)
         for name in (f"test {task.metric}", "vs centralised", "up", "down", "peer", "to predict"):
             table.add_column(name, justify="right")
         for f in self.figures:
@@ -161,8 +161,8 @@ class Report:
 
     def _costs(self) -> Table:
         table = Table(title="What each way costs to train", title_justify="left")
-        table.add_column("method")
-        heads = ["messages", "chain/epoch", "outside", "owners' FLOP", "servers' FLOP"]
+        table.add_column("method", no_wrap=True)
+        heads = ["messages", "chain/\nepoch", "outside", "owners'\nFLOP", "servers'\nFLOP"]
         for name in heads + [f"{rtt} ms" for rtt in ROUND_TRIPS]:
             table.add_column(name, justify="right")
         for f in self.figures:

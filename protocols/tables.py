@@ -171,6 +171,10 @@ class Scaler:
         """`x` (n, d) standardised, float32 (n, d)."""
         return ((x - self.mean) / self.scale).astype(np.float32)
 
+    def inverse(self, x: Array) -> Array:
+        """Standardised `x` (n, d) in the columns' own units again, float64 (n, d)."""
+        return x.astype(np.float64) * self.scale + self.mean
+
 
 def moments(x: Array) -> Moments:
     """Row count, mean and (population) variance of the columns of `x` (n, d)."""

@@ -7,10 +7,10 @@ what each keeps is still apart, and predictions go over the lines as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, ParamSpec, Self, TypeVar
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,11 @@ from torch import nn
 
 from protocols import tables
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, VflError
+from protocols.errors import ConfigError, DataError, NotFittedError, marked
 from protocols.federation import Federation, Role
 from protocols.models import mlp
 from protocols.progress import bar
+from protocols.saving import load_parts
 from protocols.tables import Kind
 from protocols.training import Settings, probabilities
 from split import storage
@@ -34,8 +35,6 @@ from split.variants import client, server
 
 CLIENT = "client"  # whoever asks for a prediction of one table
 PARAMETERS = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "weight_decay")
-P = ParamSpec("P")
-T = TypeVar("T")
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
@@ -76,8 +75,8 @@ class _Split(BaseEstimator):
     def fit(self, data: Tables, target: str, id: str | None = None) -> Self:
         """Train over all row-clients in `data` (name -> table, all with the same columns), in turns.
 
-        target: the label column, at every client. id: a column that is no feature. ConfigError for settings or
-        a cut that cannot be meant, DataError, naming the client, for a table that cannot be used.
+        target: the label column, at every client. id: a column that is no feature. ConfigError for settings
+        or a cut that cannot be meant, DataError, naming the client, for a table that cannot be used.
         """
         federation, plan = Federation.of(data), self._plan()
         inputs, columns = _inputs(federation, target, id, self._kind)
@@ -111,11 +110,12 @@ class _Split(BaseEstimator):
         ConfigError for a run that is not there or does not fit the model, DataError for parts that
         are damaged or do not belong together.
         """
-        settings = storage.read_settings(Path(store), run, cls.__name__)
+        parts = load_parts(Path(store), run, cls.__name__)
+        settings = storage.settings_in(parts)
         cut = settings.pop("cut")
         hidden = tuple(settings.pop("hidden"))
         loaded = cls(model, cut[0] if len(cut) == 1 else tuple(cut), hidden=hidden, **settings)
-        loaded._keep(storage.load(Path(store), run, loaded._plan()))
+        loaded._keep(storage.fitted_in(parts, loaded._plan()))
         return loaded
 
     def _plan(self) -> Plan:
@@ -150,10 +150,10 @@ class _Split(BaseEstimator):
         own, columns = self._fitted.client, self._fitted.columns
         federation = Federation.of({CLIENT: data} if isinstance(data, pd.DataFrame) else data)
         _check_names(federation)
-        roles: dict[str, Role] = {
-            name: partial(ask, part=own, x=_at(name, "predict", tables.features, table, columns))
-            for name, table in federation.items()
-        }
+        roles: dict[str, Role] = {}
+        for name, table in federation.items():
+            with marked(name, "predict"):
+                roles[name] = partial(ask, part=own, x=tables.features(table, columns))
         asking = federation.parties
         roles[SERVER] = partial(
             answer, own=self._fitted.server, clients=asking, u_shaped=own.head is not None
@@ -209,8 +209,7 @@ class SplitRegressor(RegressorMixin, _Split):
         z, index = self._outputs(data)
         scaler = self._fitted.client.target
         assert scaler is not None
-        numbers = z[:, 0].astype(np.float64) * scaler.scale[0] + scaler.mean[0]
-        return pd.Series(numbers, index, name=self.target_)
+        return pd.Series(scaler.inverse(z)[:, 0], index, name=self.target_)
 
 
 def _inputs(
@@ -221,31 +220,23 @@ def _inputs(
     inputs: dict[str, tuple[Array, pd.Series]] = {}
     columns: list[str] = []
     for name, table in federation.items():
-        y = _at(name, "fit", tables.column, table, target, "target")
-        if id is not None:
-            _at(name, "fit", tables.column, table, id, "id")
-        own = [column for column in table.columns.tolist() if column not in (target, id)]
-        columns = columns or own
-        lacks, extra = len(set(columns) - set(own)), len(set(own) - set(columns))
-        if lacks or extra or not own:
-            raise DataError(
-                f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
-                f"{extra} are not among them; every client needs the same ones, at least 1"
-            ).at(name, "fit")
-        x = _at(name, "fit", tables.features, table, columns)
-        _ = _at(name, "fit", tables.labels if kind == "classification" else tables.numbers, y)
-        inputs[name] = (x, y)
+        with marked(name, "fit"):
+            y = tables.column(table, target, "target")
+            if id is not None:
+                tables.column(table, id, "id")
+            own = [column for column in table.columns.tolist() if column not in (target, id)]
+            columns = columns or own
+            lacks, extra = len(set(columns) - set(own)), len(set(own) - set(columns))
+            if lacks or extra or not own:
+                raise DataError(
+                    f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
+                    f"{extra} are not among them; every client needs the same ones, at least 1"
+                )
+            inputs[name] = (tables.features(table, columns), y)
+            _ = tables.labels(y) if kind == "classification" else tables.numbers(y)
     return inputs, columns
 
 
 def _check_names(federation: Federation) -> None:
     if SERVER in federation:
         raise ConfigError(f"no client can be named {SERVER!r}: that is the party without data; rename it")
-
-
-def _at(party: str, scope: str, check: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """`check(...)`, its error marked with where."""
-    try:
-        return check(*args, **named)
-    except VflError as error:
-        raise error.at(party, scope) from None

@@ -29,7 +29,9 @@ from split.messages import SERVER, HandOver, hand_over, take_over
 from split.setup import ClientPart, join, joined, unite
 
 
-async def client(me: Party, plan: Plan, x: Array, y: pd.Series, *, clients: Sequence[str]) -> ClientPart:
+async def client(
+    me: Coordinator, plan: Plan, x: Array, y: pd.Series, *, clients: Sequence[str]
+) -> ClientPart:
     """One row-client. x: features (n, d) float64. y: labels or numbers (n,).
     `clients`: all, in turn order."""
     async with me.within("setup") as at:

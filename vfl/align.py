@@ -26,7 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from protocols.arrays import Array
-from protocols.errors import AlignmentError, ConfigError, ProtocolError, VflError, nearest
+from protocols.errors import AlignmentError, ConfigError, ProtocolError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.party import Party
 from protocols.progress import bar
@@ -202,10 +202,8 @@ def read_ids(
     federation: Federation, party: str, name: str, duplicates: Duplicates, step: str
 ) -> CanonicalIds:
     """The ids in column `name` of a party's table; an error of that table says whose, and in which step."""
-    try:
+    with marked(party, step):
         return canonical(column(federation[party], name, "id"), duplicates=duplicates)
-    except VflError as error:
-        raise error.at(party, step) from None
 
 
 def _common(found: Sequence[Rows]) -> list[NDArray[np.bool_]]:

@@ -8,8 +8,7 @@ reveals. Semi-honest parties; no defence against what gradients and embeddings g
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -19,7 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, VflError, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.progress import bar
 from protocols.tables import Kind, check_classes, column, features, labels, split_target
@@ -229,7 +228,7 @@ class _VerticalNet(BaseEstimator):
         for name, module in {**(self.bottoms or {}), "top": self.top}.items():
             if module is not None and not isinstance(module, nn.Module):
                 raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
-        if type(self.random_state) is not int:
+        if not isinstance(self.random_state, int | np.integer):
             raise ConfigError(f"random_state={self.random_state!r} should be a whole number")
         settings = Settings(
             self._kind,
@@ -248,7 +247,7 @@ class _VerticalNet(BaseEstimator):
         names = id_columns(id, federation.parties)
         if names[owner] == target:
             raise ConfigError(f"column {target!r} is both id and target; choose another id column")
-        with _at(owner, "fit"):
+        with marked(owner, "fit"):
             y = column(federation[owner], target, "target")
             if self._kind == "classification":
                 check_classes(labels(y))
@@ -257,7 +256,7 @@ class _VerticalNet(BaseEstimator):
         bottoms = copy.deepcopy(dict(self.bottoms or {}))
         columns, tables = {}, {}
         for party, table in federation.items():
-            with _at(party, "fit"):
+            with marked(party, "fit"):
                 left_out = {names[party], *([target] if party == owner else [])}
                 columns[party] = [name for name in table.columns if name not in left_out]
                 if not columns[party] and party != owner:
@@ -269,7 +268,7 @@ class _VerticalNet(BaseEstimator):
         return _Checked(names, columns, tables, y, bottoms)
 
     def _table(self, federation: Federation, party: str, own: Own, step: str) -> Table:
-        with _at(party, step):
+        with marked(party, step):
             ids = read_ids(federation, party, own.id, self.duplicates, step)
             return Table(ids, features(federation[party], own.columns))
 
@@ -317,14 +316,5 @@ class VerticalNetRegressor(RegressorMixin, _VerticalNet):
         federation, outputs, rows = self._outputs(data)
         own = self.parts_[self.label_party_]
         assert own.top is not None and own.top.scaler is not None
-        values = outputs[:, 0] * own.top.scaler.scale[0] + own.top.scaler.mean[0]
+        values = own.top.scaler.inverse(outputs)[:, 0]
         return self._placed(federation, rows, pd.Series(values, name=own.target))
-
-
-@contextmanager
-def _at(party: str, step: str) -> Iterator[None]:
-    """Errors about a party's own table or model say whose, and in which step."""
-    try:
-        yield
-    except VflError as error:
-        raise error.at(party, step) from None

@@ -12,6 +12,8 @@ import ctypes
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from math import ulp
 from typing import Any, TypeVar
 
 from protocols.errors import StallError
@@ -30,7 +32,7 @@ class _Jump(selectors.DefaultSelector):
         if not ready and timeout is None:
             self.loop.stalled()
         elif not ready and timeout:
-            self.loop.now += timeout
+            self.loop.advance(timeout)
         return ready
 
 
@@ -48,6 +50,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let simulated time pass."""
+        self.now += seconds
+        # asyncio fires a timer once it is below now + resolution, which must not round to now.
+        self._clock_resolution = max(1e-9, 2 * ulp(self.now))
 
     def stalled(self) -> None:
         """Let the transport fail its waits; if that frees nobody, stop the run."""
@@ -76,6 +84,8 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
     task: asyncio.Task[T] = loop.create_task(loop.guard(main))
     outcome: list[BaseException] = []
 
+    done = threading.Event()  # not thread.join(): once interrupted, Python 3.11's takes the thread for ended
+
     def work() -> None:
         asyncio.set_event_loop(loop)
         try:
@@ -84,24 +94,23 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             outcome.append(error)
         finally:
             _settle(loop)
+            loop.close()
+            done.set()
 
     thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
-    thread.start()
     try:
-        thread.join()
+        thread.start()
+        done.wait()
     except KeyboardInterrupt:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(PATIENCE)
-        if thread.is_alive() and thread.ident is not None:
+        with suppress(RuntimeError):  # the loop has just closed
+            loop.call_soon_threadsafe(task.cancel)
+        if not done.wait(PATIENCE) and thread.ident is not None:
             # It computes and never awaits. Have Ctrl-C raised there, as it would be in the main thread.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
-            )
-            thread.join()
+            where, what = ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(where, what)
+            done.wait()
         raise
-    finally:
-        if not thread.is_alive():  # a second Ctrl-C gives up waiting
-            loop.close()
+    thread.join()
     if outcome:
         raise outcome[0]
     return task.result(), loop.now

@@ -102,11 +102,13 @@ class Names:
 
     def add(self, name: str) -> None:
         """Take `name` in."""
-        number = int(name) if name.isdecimal() else -1
-        if str(number) != name:
-            self._words.add(name)
-        elif name not in self:
+        if name in self:
+            return
+        if name.isdecimal() and str(int(name)) == name:
+            number = int(name)
             self._spans[number + 1] = self._spans.pop(number, number)
+        else:
+            self._words.add(name)
 
     def __contains__(self, name: str) -> bool:
         if name in self._words:

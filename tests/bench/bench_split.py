@@ -46,7 +46,7 @@ def _rows(settings: Settings, shape: str, clients: int) -> Row:
         }
         simulate({**roles, "server": partial(server, plan=plan, clients=names)})
 
-    note = f"MLP 30-64-2, batch {BATCH}, {clients} clients, {ROWS // BATCH} steps; roles / unsplit loop"
+    note = f"MLP 30-64-2, batch {BATCH}, clients: {clients}, {ROWS // BATCH} steps; roles / unsplit loop"
     return Row(f"split step, {shape}, {settings.optimizer}", ratio(divided, unsplit, REPEATS), 3.0, 2.2, note)
 
 

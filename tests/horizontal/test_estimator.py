@@ -114,7 +114,7 @@ def test_what_is_saved_predicts_the_same(kind: type[FedClassifier | FedRegressor
         pd.testing.assert_series_equal(back.predict(tables), model.predict(tables))
     assert back.get_params() == model.get_params() and back.target_ == "y"
     other = FedRegressor if kind is FedClassifier else FedClassifier
-    with pytest.raises(ConfigError, match=f"is a horizontal.{kind.__name__}, expected"):
+    with pytest.raises(ConfigError, match=f"is of horizontal.{kind.__name__}, expected"):
         other.load(tmp_path, run)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
+from protocols.compare import Comparison, compare
 from protocols.task import Task
 from protocols.training import Settings
 
@@ -36,3 +39,9 @@ def task(kind: str = "classification", clients: int = 3) -> Task:
         metric="auc" if classification else "r2",
         clients=clients,
     )
+
+
+@lru_cache
+def compared() -> Comparison:
+    """Every registered method on `task()`, two seeds; run once for all tests."""
+    return compare(task(), quick=True, tune=False)

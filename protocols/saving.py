@@ -1,0 +1,84 @@
+"""All parties' parts of one run, saved and loaded together; see `protocols.parts` for a part of its own.
+
+Takes part: every party of a run, in one process. Each part holds the digests of the others, so that parts of
+different trainings are not put together; a digest is all that one party's part says of another's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import ConfigError, DataError, marked
+from protocols.parts import Part, digest, load_part, save_part
+from protocols.tables import Scaler
+
+
+def save_parts(store: Path, run: str | None, parts: Mapping[str, Part]) -> str:
+    """Write every party's part as `<store>/<party>/<run>`, each with the digests of all others.
+
+    Returns the run's id, drawn if none is given. Each part is written whole or not at all; errors as of
+    `save_part`.
+    """
+    run = run or secrets.token_hex(8)
+    digests = {party: digest(part) for party, part in parts.items()}
+    for party, part in parts.items():
+        others = {peer: said for peer, said in digests.items() if peer != party}
+        save_part(store / party, run, replace(part, others=others))
+    return run
+
+
+def load_parts(store: Path, run: str, method: str, parties: Iterable[str] | None = None) -> dict[str, Part]:
+    """The parts of `parties`, or of all that took part in the run, in the order of their names.
+
+    Raises ConfigError for a part that is not there or of another method, DataError for one that is damaged
+    or of another training; each says whose.
+    """
+    wanted = _parties(store, run) if parties is None else tuple(parties)
+    parts: dict[str, Part] = {}
+    for party in wanted:
+        with marked(party, "load"):
+            parts[party] = load_part(store / party, run)
+            if parts[party].method != method:
+                raise ConfigError(f"run {run!r} is of {parts[party].method}, expected {method}")
+    digests = {party: digest(part) for party, part in parts.items()}
+    for party, part in parts.items():
+        with marked(party, "load"):
+            if parties is None and (missing := [peer for peer in part.others if peer not in parts]):
+                raise ConfigError(f"the part of {missing[0]} in run {run!r} is missing")
+            for peer, found in digests.items():
+                if peer != party and part.others.get(peer) != found:
+                    raise DataError(f"run {run!r}: the part of {peer} is not of the same training")
+    return parts
+
+
+def prefixed(name: str, arrays: Arrays) -> dict[str, Array]:
+    """`arrays` under names that begin with `name` and a dot, as one part holds those of several models."""
+    return {f"{name}.{key}": array for key, array in arrays.items()}
+
+
+def under(name: str, arrays: Arrays) -> Arrays:
+    """What `prefixed` put among `arrays`, under its own names."""
+    start = f"{name}."
+    return Arrays((key.removeprefix(start), a) for key, a in arrays.items() if key.startswith(start))
+
+
+def scaler_arrays(name: str, scaler: Scaler | None) -> dict[str, Array]:
+    """A scaler as arrays of a part; nothing for none."""
+    return {} if scaler is None else {f"{name}.mean": scaler.mean, f"{name}.scale": scaler.scale}
+
+
+def scaler_in(name: str, arrays: Arrays) -> Scaler | None:
+    """The scaler that `scaler_arrays` put among `arrays`, if any."""
+    mean = arrays.get(f"{name}.mean")
+    return None if mean is None else Scaler(mean, arrays[f"{name}.scale"])
+
+
+def _parties(store: Path, run: str) -> tuple[str, ...]:
+    found = sorted(path.parent.parent.name for path in store.glob(f"*/{run}/part.json"))
+    if not found:
+        raise ConfigError(f"run {run!r} is at no party in this store")
+    return tuple(found)

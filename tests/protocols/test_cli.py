@@ -1,0 +1,190 @@
+"""Laws of the command: exit codes mean something, errors are one line, scripts get pure JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from protocols import compare as module
+from protocols.cli import app
+from protocols.compare import discover
+from protocols.errors import StallError
+from protocols.report import read_measures
+from protocols.select import Choice
+from protocols.task import Method, Outcome, Task
+from tests.protocols import tiny
+
+RUN = "from protocols.cli import main; main()"
+PARTIES = "bank=a,b,c telco=*"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "loans.csv"
+    tiny.table().drop(columns="amount").to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing settings has its own tests; here two epochs of a tiny network do."""
+
+    def choose(task: Task, seed: int, *, quick: bool, on_progress: object) -> Choice:
+        settings = replace(task.settings, epochs=2)
+        return Choice(replace(task, settings=settings, hidden=(8, 4)), (), 0, 0)
+
+    monkeypatch.setattr(module, "choose", choose)
+
+
+def vfl(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def compare(table: Path, *more: str | Path, target: str = "default", parties: str = PARTIES) -> Result:
+    common: list[str | Path] = ["--data", table, "--id", "id", "--target", target, "--parties", parties]
+    return vfl("compare", *common, "--seeds", "1", "--clients", "2", *more)
+
+
+def test_json_on_standard_output_is_pure(table: Path) -> None:
+    got = compare(table, "--json", "-")
+    assert got.exit_code == 0, got.output
+    frame = read_measures(got.stdout)
+    assert set(frame["method"]) == {m.name for m in discover(tiny.task())}
+    assert json.loads(got.stdout)["constants"]["seeds"].startswith("0;")
+
+
+def test_files_are_written_where_asked(table: Path, tmp_path: Path) -> None:
+    page, numbers, ledgers = tmp_path / "out.html", tmp_path / "out.json", tmp_path / "ledgers"
+    methods = ["--methods", "centralised,alone: bank"]
+    got = compare(table, *methods, "--json", numbers, "--html", page, "--ledger", ledgers)
+    assert got.exit_code == 0, got.output
+    assert "centralised" in got.stdout
+    assert "alone: bank" in page.read_text("utf-8")
+    frame = read_measures(numbers.read_text("utf-8"))
+    assert set(frame["method"]) == {"centralised", "alone: bank"}
+    assert sorted(f.name for f in ledgers.iterdir()) == [
+        f"{method}.seed0.{phase}.parquet"
+        for method in ("alone-bank", "centralised")
+        for phase in ("predict", "train")
+    ]
+    record = ledgers / "centralised.seed0.train.parquet"
+    shown = vfl("ledger", "show", record, "--by", "sender,kind", "--json")
+    rows = json.loads(shown.stdout)
+    sent = frame[(frame["measure"] == "bytes") & (frame["phase"] == "train")]["value"].sum()
+    assert sum(row["bytes"] for row in rows) == sent
+    assert {row["sender"] for row in rows} == {"client0", "client1"}
+    assert all("in the clear" in row["reveals"] for row in rows)
+    assert "protocols.Rows/1" in vfl("ledger", "show", record).stdout
+
+
+def test_methods_lists_each_with_one_line() -> None:
+    got = vfl("methods")
+    assert got.exit_code == 0
+    for name in module.registered():
+        assert name in got.stdout
+
+
+def bad(path: Path, frame: pd.DataFrame) -> Path:
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_each_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path) -> None:
+    frame, place = pd.read_csv(table), tmp_path / "bad.csv"
+    cases = [
+        (compare(table, "--id", "nr"), "no id column 'nr'"),
+        (compare(table, target="defualt"), "no target column"),
+        (compare(table, parties="bank=a,b,c,a telco=d,e"), "named twice"),
+        (compare(table, parties="bank=a,b telco=d"), "no party holds"),
+        (compare(table, "--label-party", "shop"), "no party 'shop'"),
+        (compare(table, "--methods", "fedavgg"), "no method 'fedavgg'"),
+        (compare(tmp_path / "absent.csv"), "no such file"),
+        (compare(table, "--html", tmp_path / "nowhere" / "x.html"), "there is no directory"),
+        (compare(bad(place, frame.assign(id="same"))), "80 of 80 ids are duplicated"),
+        (compare(bad(place, frame.assign(a=None))), "bank: column 'a'"),
+        (compare(bad(place, frame.assign(a="text"))), "bank: column 'a' is"),
+        (compare(bad(place, frame.assign(default=1))), "1 class"),
+        (compare(bad(place, frame.iloc[:0])), "0 rows"),
+        (vfl("ledger", "show", table), "no Parquet file"),
+        (vfl("ledger", "show", tmp_path / "absent.parquet"), "no such file"),
+    ]
+    for got, said in cases:
+        assert got.exit_code == 2, (said, got.output)
+        assert said in got.stderr and got.stderr.count("\n") == 1, got.stderr
+        assert not got.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--clients", "0"], ["--seeds", "0"], ["--no-such-option"], ["extra"]])
+def test_usage_errors_are_exit_code_2(arguments: list[str]) -> None:
+    assert vfl("compare", *arguments).exit_code == 2
+
+
+def test_a_run_that_fails_is_exit_code_1_and_names_party_and_scope(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(task: Task, seed: int) -> Outcome:
+        raise StallError("no role can go on").at("shop", "align")
+
+    monkeypatch.setattr(
+        module, "discover", lambda task, names: [Method("stuck", "vertical", "none", "none", run)]
+    )
+    page = tmp_path / "page.html"
+    got = compare(table, "--html", page)
+    assert (got.exit_code, got.stderr) == (1, "error: shop/align: no role can go on (in stuck, seed 0)\n")
+    assert not page.exists()
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['vfl', '--help']\ntry:\n    {}\nfinally:\n    print('torch' in sys.modules)"
+    )
+    lines = code.format(RUN)
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "compare" in done.stdout and done.stdout.endswith("False\n")
+
+
+def test_ctrl_c_in_the_middle_leaves_no_report(table: Path, tmp_path: Path) -> None:
+    """The signal comes when the first record has been written: runs are under way, the report is not."""
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["compare", "--data", table, "--id", "id", "--target", "default", "--parties", PARTIES]
+    arguments += ["--seeds", "500", "--methods", "alone: bank", "--ledger", out / "ledgers"]
+    arguments += ["--html", out / "page.html", "--json", out / "numbers.json"]
+    watch = (
+        "import os, signal, protocols.compare as c\n"
+        "run = c._run\n"
+        "def interrupted(method, task, seed):\n"
+        "    if seed == 2:\n"
+        "        print('under way', flush=True)\n"
+        "    return run(method, task, seed)\n"
+        "c._run = interrupted\n"
+        "from protocols.select import Choice\n"
+        "c.choose = lambda task, *a, **k: Choice(task, (), 0, 0)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", watch + RUN, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert isinstance(process.stdout, io.TextIOBase)
+        assert process.stdout.readline() == "under way\n"
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, stdout, stderr) == (130, "", "stopped; no report was written\n")
+    assert [f.name for f in out.iterdir()] == ["ledgers"]

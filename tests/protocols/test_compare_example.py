@@ -1,0 +1,23 @@
+"""The example runs, answers its questions and fits on a page."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "compare_three_ways.py"
+
+
+def test_the_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = runpy.run_path(str(EXAMPLE))["main"](rows=150, tune=False)
+    said = capsys.readouterr().out
+    for answer in ("protocols.Rows/1", "protocols.Smashed/1", "server compute, fedavg: claimed"):
+        assert answer in said
+    assert {"centralised", "fedavg", "vertical"} <= set(frame["method"])
+    assert (tmp_path / "comparison.html").exists()
+    assert len(EXAMPLE.read_text().splitlines()) <= 80

@@ -1,0 +1,149 @@
+"""Laws of the tables: what can be meant is read, everything else is one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from protocols.data import from_frame, load
+from protocols.errors import ConfigError, DataError, VflError
+from protocols.task import Task
+from tests.protocols import tiny
+
+
+def task(
+    frame: pd.DataFrame,
+    target: str = "default",
+    parties: str = "bank=a,b,c telco=*",
+    id: str | None = "id",
+    label_party: str | None = None,
+    clients: int = 3,
+) -> Task:
+    return from_frame(
+        frame, "tiny", id=id, target=target, parties=parties, label_party=label_party, clients=clients
+    )
+
+
+def classes() -> pd.DataFrame:
+    return tiny.table().drop(columns="amount")
+
+
+@pytest.mark.parametrize(
+    ("name", "owners", "label", "metric", "classes"),
+    [
+        ("breast_cancer", {"error": 10, "mean": 10, "worst": 10}, "error", "auc", 2),
+        ("digits", {"left": 32, "right": 32}, "left", "accuracy", 10),
+    ],
+)
+def test_the_built_in_tables(
+    name: str, owners: dict[str, int], label: str, metric: str, classes: int
+) -> None:
+    got = load(name)
+    assert {party: len(columns) for party, columns in got.columns.items()} == owners
+    assert (got.label_party, got.metric, got.outputs) == (label, metric, classes)
+    assert set(got.table.columns) == {got.id, got.target, *got.features}
+    assert "row number is the id" in got.notes[0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_file_gives_the_table_that_was_written(tmp_path: Path, suffix: str) -> None:
+    frame, path = classes(), tmp_path / f"loans.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    got = load(str(path), id="id", target="bank.default", parties="telco=d,e,f bank=*")
+    assert (got.name, got.target, got.label_party) == ("loans", "default", "bank")
+    assert got.columns == {"telco": ["d", "e", "f"], "bank": ["a", "b", "c"]}
+    assert not got.notes
+    pd.testing.assert_frame_equal(got.table[frame.columns], frame)
+
+
+def test_the_label_is_at_the_first_party_unless_said() -> None:
+    assert task(classes()).label_party == "bank"
+    assert task(classes(), label_party="telco").label_party == "telco"
+    assert task(classes(), target="telco.default").label_party == "telco"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "metric"),
+    [
+        (np.arange(80) % 2, "classification", "auc"),
+        (np.arange(80) % 3, "classification", "accuracy"),
+        (np.array(["no", "yes"] * 40), "classification", "auc"),
+        (np.array([True, False] * 40), "classification", "auc"),
+        (np.arange(80) % 8 / 4, "regression", "r2"),
+        (np.arange(80), "regression", "r2"),
+    ],
+)
+def test_the_kind_follows_the_target(values: np.ndarray, kind: str, metric: str) -> None:
+    got = task(classes().assign(default=values))
+    assert (got.settings.kind, got.metric) == (kind, metric)
+
+
+def test_a_row_number_never_hides_a_column() -> None:
+    got = task(classes().rename(columns={"id": "row"}).assign(row=range(80)), id=None)
+    assert got.id == "row_" and "row" in got.features
+
+
+BAD_FRAMES: list[tuple[str, pd.DataFrame, str]] = [
+    ("0 rows", classes().iloc[:0], "0 rows"),
+    ("nan", classes().assign(d=np.nan), "^telco: column 'd' has 80 missing"),
+    ("text", classes().assign(e="x"), "^telco: column 'e' is"),
+    ("one class", classes().assign(default=1), "1 class"),
+    ("rare class", classes().assign(default=[2] + [0, 1] * 39 + [0]), "one of them with 1 rows"),
+    ("missing label", classes().assign(default=[np.nan] + [0.0, 1.0] * 39 + [0.0]), "1 of 80 labels"),
+    ("ids twice", classes().assign(id=["p0", *classes()["id"][:-1]]), "2 of 80 ids are duplicated"),
+    (
+        "ids missing",
+        classes().assign(id=classes()["id"].where(classes()["id"] != "p0")),
+        "1 of 80 ids are missing",
+    ),
+    ("few rows", classes().iloc[:8], "8 rows are too few"),
+]
+
+
+@pytest.mark.parametrize(("frame", "said"), [b[1:] for b in BAD_FRAMES], ids=[b[0] for b in BAD_FRAMES])
+def test_a_bad_table_is_one_clear_error(frame: pd.DataFrame, said: str) -> None:
+    with pytest.raises(DataError, match=said) as error:
+        task(frame)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"id": "nr"}, "no id column 'nr'"),
+        ({"target": "defualt"}, "no target column 'defualt'.*did you mean 'default'"),
+        ({"target": "id"}, "both the id and the target"),
+        ({"parties": "bank=a,b,c telco=c,d,e,f"}, "column 'c' is named twice"),
+        ({"parties": "bank=a,b telco=d,e,f"}, "no party holds 'c'"),
+        ({"parties": "bank=*"}, "only 'bank' is given"),
+        ({"parties": "bank=default telco=*"}, "which is the id or the target"),
+        ({"label_party": "bnk"}, "no party 'bnk'.*did you mean 'bank'"),
+        ({"label_party": "telco", "target": "bank.default"}, "which one"),
+        ({"clients": 0}, "clients=0"),
+        ({"clients": 80}, "too few for 80 clients"),
+    ],
+)
+def test_options_that_cannot_be_meant(options: dict[str, str], said: str) -> None:
+    with pytest.raises(VflError, match=said):
+        task(classes(), **options)  # type: ignore[arg-type]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "no.parquet").write_text("a,b\n1,2\n")
+    for name, said in [
+        ("absent.csv", "no such file"),
+        ("table.xlsx", "expected breast_cancer, digits, or a file"),
+        ("empty.csv", "empty"),
+        ("no.parquet", "cannot be read as parquet"),
+    ]:
+        with pytest.raises(VflError, match=said):
+            load(str(tmp_path / name), target="y", parties="a=* b=c")
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        load("digit")
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="--parties is needed"):
+        load(str(tmp_path / "t.csv"), target="a")

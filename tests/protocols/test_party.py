@@ -1,0 +1,257 @@
+"""A party's verbs: what is sent arrives, randomness is its own, and computing is paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import ConfigError, DataError, PartyError, ProtocolError
+from protocols.federation import simulate
+from protocols.flops import forward_flops
+from protocols.party import Coordinator, Desk, Party
+from protocols.wire.ledger import Ledger
+from protocols.wire.message import Message, Spec
+from protocols.wire.transport import Local, Network
+
+Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
+
+
+class Weights(Message, reveals="test: a model"):
+    weights: Arrays
+
+
+class Vector(Message, reveals="test: numbers"):
+    x: Annotated[Array, Spec("float32", ("b",))]
+
+
+class Done(Message, reveals="test: the end"):
+    pass
+
+
+def party(name: str = "a", seed: int = 0) -> Party:
+    ledger = Ledger(Local([name]))
+    return Party(name, ledger, Desk(ledger), seed=seed)
+
+
+def two(a: Role, b: Role, network: Network | None = None) -> dict[str, Any]:
+    return simulate({"a": a, "b": b}, network=network).results
+
+
+async def idle(me: Coordinator) -> None:
+    pass
+
+
+async def sends(me: Coordinator) -> None:
+    await me.send("b", Vector(x=np.arange(3, dtype=np.float32)))
+    await me.send("b", Weights(weights=Arrays({"w": np.ones(2)})))
+
+
+def test_what_is_sent_arrives_in_order_and_read_only() -> None:
+    async def receives(me: Coordinator) -> list[Any]:
+        either = await me.recv("a", (Done, Vector))
+        return [either, await me.recv("a", Weights, like=Arrays({"w": np.zeros(2)}))]
+
+    vector, weights = two(sends, receives)["b"]
+    assert vector == Vector(x=np.arange(3, dtype=np.float32)) and not vector.x.flags.writeable
+    assert weights.weights == Arrays({"w": np.ones(2)})
+
+
+def test_the_wrong_kind_names_both() -> None:
+    async def receives(me: Coordinator) -> None:
+        async with me.within("fit") as at:
+            await at.recv("a", (Done, Weights))
+
+    async def wrong(me: Coordinator) -> None:
+        async with me.within("fit") as at:
+            await at.send("b", Vector(x=np.zeros(1, np.float32)))
+
+    said = r"^b/fit: expected tests.Done/1 or tests.Weights/1 from a in 'fit', got tests.Vector/1$"
+    with pytest.raises(ProtocolError, match=said):
+        two(wrong, receives)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [{"w": np.ones(3)}, {"v": np.ones(2)}, {"w": np.ones(2, np.float32)}, {"w": np.ones(2), "v": np.ones(1)}],
+)
+def test_weights_of_another_model_are_refused(held: dict[str, Array]) -> None:
+    async def receives(me: Coordinator) -> None:
+        await me.recv("a", Vector)
+        await me.recv("a", Weights, like=Arrays(held))
+
+    with pytest.raises(
+        ProtocolError, match=r"^b: tests.Weights/1.weights from a in '': expected .* same model\?"
+    ):
+        two(sends, receives)
+
+
+@given(st.lists(st.sampled_from(["batches", "dropout", "clients"]), max_size=6))
+def test_randomness_does_not_depend_on_what_was_asked_before(before: list[str]) -> None:
+    me = party()
+    for purpose in before:
+        me.rng(purpose).random(3)
+    assert (me.rng("batches").integers(0, 2**60, 4) == party().rng("batches").integers(0, 2**60, 4)).all()
+
+
+def test_randomness_differs_by_party_scope_purpose_and_seed() -> None:
+    me = party()
+    streams = [
+        *(party(name, seed).rng() for name in ("a", "b") for seed in (0, 1)),
+        *(me.rng(purpose) for purpose in ("x", "y")),
+        *(party().within(scope).rng(purpose) for scope in ("x", "fit") for purpose in ("", "x")),
+        party().within("fit").within(1).rng(),
+    ]
+    assert len({tuple(rng.integers(0, 2**63, 2)) for rng in streams}) == len(streams)
+
+
+def test_randomness_is_philox_keyed_by_the_hash_of_where_it_is_asked_for() -> None:
+    key = hashlib.sha256(b"7\0a\0fit/1\0batches").digest()[:16]
+    expected = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "big")))
+    asked = party(seed=7).within("fit").within(1).rng("batches")
+    assert (asked.random(5) == expected.random(5)).all()
+
+
+def test_no_global_generator_is_touched() -> None:
+    noise = nn.Dropout(0.5)
+    state = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
+
+    async def role(me: Coordinator) -> list[torch.Tensor]:
+        x = torch.ones(50)
+        return [await me.compute(noise, x, cost=1, rng=me.rng(p)) for p in ("one", "one", "two")]
+
+    one, again, two_ = simulate({"a": role}).results["a"]
+    assert torch.equal(one, again) and not torch.equal(one, two_)
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert (state[1] == np.random.get_state()[1]).all()  # type: ignore[index]
+    assert state[2] == random.getstate()
+
+
+def test_the_generator_comes_back_also_after_an_error() -> None:
+    before = torch.get_rng_state()
+
+    def fails() -> None:
+        torch.rand(1)
+        raise DataError("no")
+
+    async def role(me: Coordinator) -> None:
+        await me.compute(fails, cost=1, rng=me.rng())
+
+    with pytest.raises(DataError):
+        simulate({"a": role})
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_computing_under_a_clock_without_a_cost_is_an_error() -> None:
+    async def role(me: Coordinator) -> None:
+        async with me.within("fit") as at:
+            await at.compute(sorted, [1])
+
+    with pytest.raises(ConfigError, match=r"^a/fit: sorted runs under a virtual clock and declares no cost="):
+        simulate({"a": role}, network=Network())
+    simulate({"a": role})  # without a clock nothing is charged
+
+
+def test_a_module_counts_itself() -> None:
+    module, x = nn.Linear(3, 4), torch.ones(5, 3)
+
+    async def role(me: Coordinator) -> None:
+        await me.compute(module, x)
+
+    run = simulate({"a": role}, network=Network(speed=1.0))
+    assert run.seconds == pytest.approx(forward_flops(module, x)) and forward_flops(module, x) == 120
+
+
+def test_an_unknown_operation_is_an_error_with_the_nearest() -> None:
+    async def role(me: Coordinator) -> None:
+        await me.compute(int, cost={"X25519s": 3})
+
+    with pytest.raises(ConfigError, match=r"^a: operation 'X25519s' has no price; did you mean 'x25519'\?"):
+        simulate({"a": role})
+
+
+def test_computing_in_a_thread_gives_the_same() -> None:
+    ledger = Ledger(Local(["a"]))
+    me = Party("a", ledger, Desk(ledger, threaded=True))
+
+    async def main() -> list[float]:
+        return [float(await me.compute(torch.rand, 1, rng=me.rng(), cost=1)) for _ in range(2)]
+
+    one, two_ = asyncio.run(main())
+    assert one == two_ and ledger.compute["a"].calls == 2
+
+
+def test_gather_and_broadcast_keep_the_order_of_the_roster() -> None:
+    def client(seconds: float) -> Role:
+        async def role(me: Coordinator) -> None:
+            await me.compute(int, cost=seconds * 1e10)
+            await me.send("server", Vector(x=np.array([seconds], np.float32)))
+            await me.recv("server", Done)
+
+        return role
+
+    async def server(me: Coordinator) -> tuple[tuple[str, ...], list[str], list[str]]:
+        came = await me.gather(Vector)
+        await me.broadcast(Done(), to=me.roster[:1])
+        await me.broadcast(Done(), to=me.roster[1:])
+        return me.roster, list(came), [f"{m.x[0]:g}" for m in came.values()]
+
+    clients = {"c": client(3.0), "a": client(2.0), "b": client(1.0)}
+    roster, came, values = simulate({"server": server, **clients}, network=Network()).results["server"]
+    assert roster == ("c", "a", "b") == tuple(came) and values == ["3", "2", "1"]
+
+
+def test_a_chosen_few_are_gathered_in_the_order_asked() -> None:
+    async def server(me: Coordinator) -> list[str]:
+        return list(await me.gather(Vector, of=iter(["b", "a"]), deadline=1.0))
+
+    async def client(me: Coordinator) -> None:
+        await me.send("server", Vector(x=np.zeros(1, np.float32)))
+
+    assert simulate({"server": server, "a": client, "b": client}).results["server"] == ["b", "a"]
+
+
+def test_a_wrong_message_in_a_gather_with_a_deadline_is_raised() -> None:
+    async def server(me: Coordinator) -> None:
+        await me.gather(Vector, deadline=1.0)
+
+    async def client(me: Coordinator) -> None:
+        await me.send("server", Done())
+
+    with pytest.raises(ProtocolError, match=r"^server: expected tests.Vector/1"):
+        simulate({"server": server, "a": client, "b": client})
+
+
+def test_an_error_is_marked_with_the_innermost_scope() -> None:
+    async def role(me: Coordinator) -> None:
+        async with me.within("fit") as fit, fit.within(2):
+            raise KeyError("x")
+
+    with pytest.raises(PartyError, match=r"^a/fit/2: KeyError: 'x'$") as caught:
+        two(role, idle)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_progress_reaches_who_watches() -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    async def role(me: Coordinator) -> None:
+        me.within("fit").progress("rounds", 1, 2)
+
+    simulate({"a": role}, on_progress=lambda *told: seen.append(told))
+    simulate({"a": role})
+    assert seen == [("rounds", 1, 2)]
+
+
+def test_a_party_does_not_show_what_it_holds() -> None:
+    assert "Desk" not in repr(party()) and "Names" not in repr(party())
