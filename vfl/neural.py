@@ -260,5 +260,5 @@ def _batches(order: Array, size: int) -> Iterator[Array]:
 
 
 def _draws(module: nn.Module, width: int) -> bool:
-    """Whether training a module of `width` columns draws random numbers. Forking torch's costs half a step."""
+    """Whether training a module of `width` columns draws random numbers. Forking torch costs half a step."""
     return dry_run(module, torch.zeros(2, width))[1]
