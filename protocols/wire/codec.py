@@ -31,7 +31,7 @@ DTYPES = {np.dtype(width).str: np.dtype(width) for width in _WIDTHS}
 _CODES = {form: code for code, d in DTYPES.items() for form in (d, d.newbyteorder(">"))}
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _PADDING = bytes(16)
-MAX_HEADER = 16 << 20  # bytes: long lists of names fit, a claim of gigabytes does not
+MAX_HEADER = 1 << 20  # bytes: 17,000 named arrays fit; as Python objects JSON takes up to 28 times that
 MAX_DIMENSIONS = 8
 MAX_SIZE = 1 << 40  # of one dimension: numpy's own arithmetic stays far from overflow
 _LENGTH = struct.Struct("<I")
