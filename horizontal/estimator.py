@@ -162,15 +162,7 @@ class _Federated(BaseEstimator):
             raise ConfigError(
                 f"local_epochs={self.local_epochs}: fedsgd takes one step a round, leave it at 1"
             )
-        settings = Settings(
-            self._kind,
-            epochs=self.local_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            optimizer=self.optimizer,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
+        settings = Settings.of(self, self._kind, self.local_epochs)
         return fedavg(settings) if self.algorithm == "fedavg" else fedsgd(settings)
 
     def _network(self, inputs: int) -> Callable[[int], nn.Module]:

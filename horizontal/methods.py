@@ -6,6 +6,7 @@ Who learns what: see `horizontal.rounds`. The test rows are dealt out too, and p
 from __future__ import annotations
 
 from horizontal.estimator import SERVER, FedClassifier, FedRegressor
+from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 
 
@@ -28,18 +29,14 @@ def _run(task: Task, seed: int) -> Outcome:
     model = estimator(
         hidden=task.hidden,
         rounds=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        optimizer=settings.optimizer,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
         random_state=seed,
+        **settings.parameters(),
     )
     train, test = (frame.reset_index(drop=True) for frame in task.split(seed))
     model.fit(task.row_clients(train, seed), target=task.target)
     rows = task.row_clients(test, seed)
     predicted = model.predict_proba(rows) if isinstance(model, FedClassifier) else model.predict(rows)
-    held = sum(p.numel() for p in model.model_.parameters())
+    held = count_parameters(model.model_)
     return Outcome(
         score=score(task, test[task.target], predicted.sort_index()),
         ledger=model.ledger_,

@@ -24,6 +24,7 @@ from protocols import tables
 from protocols.arrays import Array, Arrays
 from protocols.errors import marked
 from protocols.federation import Role, simulate
+from protocols.models import count_parameters
 from protocols.party import Coordinator, Party
 from protocols.tables import Kind, Scaler
 from protocols.task import Method, Outcome, Task, score
@@ -268,7 +269,7 @@ def _run_centralised(task: Task, seed: int) -> Outcome:
         score(task, test[task.target], _predicted(predicting.results[ASKING], trained.classes, test.index)),
         training.ledger,
         predicting.ledger,
-        {SERVER: _size(module)},
+        {SERVER: count_parameters(module)},
         frozenset(clients),
         task.settings.epochs,
     )
@@ -290,7 +291,7 @@ def _run_edge(task: Task, seed: int) -> Outcome:
         score(task, test[task.target], _predicted(predicting.results[ASKING], trained.classes, test.index)),
         training.ledger,
         predicting.ledger,
-        dict.fromkeys((SERVER, *clients), _size(module)),
+        dict.fromkeys((SERVER, *clients), count_parameters(module)),
         frozenset(clients),
         task.settings.epochs,
     )
@@ -309,7 +310,7 @@ def _run_alone(task: Task, seed: int, party: str) -> Outcome:
         score(task, test[task.target], _predicted(predicting.results[party], trained.classes, test.index)),
         training.ledger,
         predicting.ledger,
-        {party: _size(module)},
+        {party: count_parameters(module)},
         frozenset([party]),
         task.settings.epochs,
     )
@@ -329,7 +330,3 @@ def _predicted(values: Array, classes: Labels, index: pd.Index[Any]) -> pd.DataF
     if classes:
         return pd.DataFrame(values, index=index, columns=pd.Index(classes))
     return pd.Series(values[:, 0], index=index)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,4 +1,4 @@
-"""Networks that have a name: what a job may ask for when no code may cross the wire.
+"""Networks that have a name, which a job may ask for when no code may cross the wire; facts about any.
 
 Takes part: every party that builds a network. Learns: nothing; a name and JSON arguments are all that is
 told. A factory is registered by an installed package as an entry point of the group `vfl.models`; `mlp`
@@ -7,6 +7,7 @@ is built in and cannot be replaced.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -57,6 +58,22 @@ def model(name: str, /, arguments: Mapping[str, object]) -> nn.Module:
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model {name!r} should build a torch.nn.Module, got {type(built).__name__}")
     return built
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Numbers that `modules` hold as parameters, all together."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def dry_run(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """What `module` makes of `x` in training, and whether it draws random numbers for it, as dropout does.
+
+    A copy is run, without gradients; torch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        result: torch.Tensor = copy.deepcopy(module).train()(x)
+        return result, not torch.equal(before, torch.get_rng_state())
 
 
 def _factory(name: str) -> Callable[..., object]:

@@ -7,9 +7,9 @@ comparison.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -49,6 +49,19 @@ class Settings:
                 raise ConfigError(f"{name}={getattr(self, name)!r} should be at least 0")
         if self.optimizer not in ("adam", "sgd"):
             raise ConfigError(f"optimizer={self.optimizer!r} should be 'adam' or 'sgd'")
+
+    @classmethod
+    def of(cls, estimator: object, kind: Kind, epochs: int) -> Self:
+        """The settings that an estimator has as parameters of the same names."""
+        return cls(kind, epochs, *(getattr(estimator, name) for name in cls._parameters()))
+
+    def parameters(self) -> dict[str, Any]:
+        """These settings as an estimator's parameters: all but what it learns, and for how long."""
+        return {name: getattr(self, name) for name in self._parameters()}
+
+    @classmethod
+    def _parameters(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name not in ("kind", "epochs")]
 
     @property
     def loss(self) -> Loss:

@@ -34,7 +34,6 @@ from split.storage import Fitted
 from split.variants import client, server
 
 CLIENT = "client"  # whoever asks for a prediction of one table
-PARAMETERS = ("epochs", "batch_size", "learning_rate", "optimizer", "momentum", "weight_decay")
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
@@ -119,7 +118,7 @@ class _Split(BaseEstimator):
         return loaded
 
     def _plan(self) -> Plan:
-        settings = Settings(self._kind, *(getattr(self, name) for name in PARAMETERS))
+        settings = Settings.of(self, self._kind, self.epochs)
         cut, model, hidden, seed = cut_positions(self.cut), self.model, self.hidden, self.random_state
         if model is None:
             check_cut(cut, 2 * len(hidden) + 1)

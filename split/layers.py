@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from protocols.errors import ConfigError
+from protocols.models import dry_run
 from protocols.training import Settings
 
 Network = Callable[[int, int], nn.Sequential]  # (columns, outputs) -> the whole network
@@ -93,21 +94,18 @@ def _inspect(modules: Sequence[nn.Sequential], columns: int, outputs: int) -> tu
     """What goes in at each cut, and which parts are random: found by sending two rows of zeros through."""
     layers: list[Layers] = []
     x = torch.zeros(2, columns)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for module in modules:
-            for inner in module.modules():
-                if getattr(inner, "inplace", False):
-                    inner.inplace = False  # type: ignore[assignment]  # it may not write on a tensor whose gradient goes back
-            before, inputs = torch.get_rng_state(), tuple(x.shape[1:])
-            try:
-                x = copy.deepcopy(module).train()(x)
-            except Exception as error:
-                raise ConfigError(f"the model does not take rows of {columns} columns: {error}") from error
-            if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.shape[:1] != (2,):
-                raise ConfigError("the model should give one float32 tensor at the cut, a row for each row")
-            layers.append(
-                Layers(module.train(), inputs, random=not torch.equal(before, torch.get_rng_state()))
-            )
+    for module in modules:
+        for inner in module.modules():
+            if getattr(inner, "inplace", False):
+                inner.inplace = False  # type: ignore[assignment]  # it may not write on a tensor whose gradient goes back
+        inputs = tuple(x.shape[1:])
+        try:
+            x, random = dry_run(module, x)
+        except Exception as error:
+            raise ConfigError(f"the model does not take rows of {columns} columns: {error}") from error
+        if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.shape[:1] != (2,):
+            raise ConfigError("the model should give one float32 tensor at the cut, a row for each row")
+        layers.append(Layers(module.train(), inputs, random))
     if x.shape != (2, outputs):
         raise ConfigError(
             f"the model's output for one row has shape {tuple(x.shape[1:])}, expected ({outputs},): "

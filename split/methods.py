@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 from split.estimator import SplitClassifier, SplitRegressor
 from split.messages import SERVER
@@ -41,17 +42,13 @@ def _run(task: Task, seed: int, *, cut: int | tuple[int, int]) -> Outcome:
         task.network(len(task.features), seed),
         cut,
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        optimizer=settings.optimizer,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
         random_state=seed,
+        **settings.parameters(),
     ).fit(clients, target=task.target)
     asking = {next(iter(clients)): test}
     predicted = model.predict_proba(asking) if isinstance(model, SplitClassifier) else model.predict(asking)
-    held = {name: sum(p.numel() for p in model.client_model_.parameters()) for name in clients}
-    held[SERVER] = sum(p.numel() for p in model.server_model_.parameters())
+    held = dict.fromkeys(clients, count_parameters(model.client_model_))
+    held[SERVER] = count_parameters(model.server_model_)
     return Outcome(
         score=score(task, test[task.target], predicted),
         ledger=model.ledger_,

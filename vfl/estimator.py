@@ -230,16 +230,7 @@ class _VerticalNet(BaseEstimator):
                 raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
         if not isinstance(self.random_state, int | np.integer):
             raise ConfigError(f"random_state={self.random_state!r} should be a whole number")
-        settings = Settings(
-            self._kind,
-            self.epochs,
-            self.batch_size,
-            self.learning_rate,
-            self.optimizer,
-            self.momentum,
-            self.weight_decay,
-        )
-        return Plan(settings, tuple(self.hidden), self.standardise)
+        return Plan(Settings.of(self, self._kind, self.epochs), tuple(self.hidden), self.standardise)
 
     def _checked(
         self, federation: Federation, owner: str, target: str, id: str | Mapping[str, str]

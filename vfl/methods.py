@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 from vfl.estimator import VerticalNetClassifier, VerticalNetRegressor
 from vfl.saving import Own
@@ -38,12 +39,8 @@ def _run(task: Task, seed: int) -> Outcome:
     model = estimator(
         hidden=task.hidden,
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        optimizer=settings.optimizer,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
         random_state=seed,
+        **settings.parameters(),
     )
     train, test = task.split(seed)
     model.fit(_shuffled(task.organisations(train), seed), f"{task.label_party}.{task.target}", task.id)
@@ -71,5 +68,4 @@ def _shuffled(tables: dict[str, pd.DataFrame], seed: int) -> dict[str, pd.DataFr
 
 
 def _weights(own: Own) -> int:
-    modules = [part.module for part in (own.bottom, own.top) if part is not None]
-    return sum(p.numel() for module in modules for p in module.parameters())
+    return count_parameters(*(part.module for part in (own.bottom, own.top) if part is not None))

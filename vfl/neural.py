@@ -35,7 +35,7 @@ from protocols.arrays import Array
 from protocols.cut import CutGradient, Smashed, from_wire, to_wire
 from protocols.errors import ConfigError, ProtocolError
 from protocols.flops import backward_flops, training_flops
-from protocols.models import mlp
+from protocols.models import dry_run, mlp
 from protocols.party import Coordinator, Party
 from protocols.psi.ids import CanonicalIds
 from protocols.tables import Scaler, check_classes, encode_labels, features, labels
@@ -108,6 +108,7 @@ async def feature_party(
         bottom = await ask_width(at, label_party, x.shape[1], bottom)
     optimizer = plan.settings.new_optimizer(bottom.parameters())
     bottom.train()
+    draws = _draws(bottom, x.shape[1])
     async with me.within("fit") as fit:
         for epoch in range(plan.settings.epochs):
             async with fit.within(epoch) as at:
@@ -117,7 +118,7 @@ async def feature_party(
                         f"{Order.kind} from {label_party}: expected each of {len(x)} rows once, "
                         f"got {len(order)} positions"
                     )
-                rng = _rng(at, bottom)
+                rng = at.rng("dropout") if draws else None
                 for rows in _batches(order, plan.settings.batch_size):
                     batch = x[rows]
                     h = await at.compute(bottom, batch, rng=rng)
@@ -149,12 +150,13 @@ async def label_party(
             top = mlp(total, count, plan.hidden[1:], seed_of(at, "top"))
         check_top(top, total, count)
     step = _Step(bottom, top, settings)
+    draws = _draws(top, total) or (bottom is not None and _draws(bottom, x.shape[1]))
     async with me.within("fit") as fit:
         for epoch in range(settings.epochs):
             async with fit.within(epoch) as at:
                 order = at.rng("batches").permutation(len(x))
                 await at.broadcast(Order(rows=order.astype(np.uint32)), to=peers)
-                rng = _rng(at, step.parts)
+                rng = at.rng("dropout") if draws else None
                 for rows in _batches(order, settings.batch_size):
                     h = await _embeddings(at, peers, widths, len(rows))
                     batch = x[rows]
@@ -203,8 +205,8 @@ class _Step:
 
     def __init__(self, bottom: nn.Module | None, top: nn.Module, settings: Settings) -> None:
         self.bottom, self.top, self.loss = bottom, top, settings.loss
-        self.parts = nn.ModuleList([top] if bottom is None else [bottom, top]).train()
-        self.optimizer = settings.new_optimizer(self.parts.parameters())
+        parts = nn.ModuleList([top] if bottom is None else [bottom, top]).train()
+        self.optimizer = settings.new_optimizer(parts.parameters())
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, embeddings: list[torch.Tensor]) -> list[Array]:
         leaves = [h.requires_grad_() for h in embeddings]
@@ -257,7 +259,6 @@ def _batches(order: Array, size: int) -> Iterator[Array]:
         yield order[start : start + size]
 
 
-def _rng(me: Party, module: nn.Module) -> np.random.Generator | None:
-    """Randomness for a module that draws some. Others need none, and forking torch's costs half a step."""
-    draws = any("Dropout" in type(inner).__name__ for inner in module.modules())
-    return me.rng("dropout") if draws else None
+def _draws(module: nn.Module, width: int) -> bool:
+    """Whether training a module of `width` columns draws random numbers. Forking torch costs half a step."""
+    return dry_run(module, torch.zeros(2, width))[1]

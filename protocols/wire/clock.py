@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from protocols.errors import StallError
 
 T = TypeVar("T")
-PATIENCE = 0.5  # seconds that roles have after Ctrl-C to come to an await
+PATIENCE = 1.0  # seconds that roles have after Ctrl-C to come to an await
 
 
 class _Jump(selectors.DefaultSelector):
@@ -89,18 +89,22 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
     def work() -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(task)
+            try:
+                loop.run_until_complete(task)
+            finally:
+                _settle(loop)
+                loop.close()
         except BaseException as error:
             outcome.append(error)
         finally:
-            _settle(loop)
-            loop.close()
             done.set()
 
     thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
     try:
         thread.start()
-        done.wait()
+        # A signal just before a wait without end would be seen at its end only.
+        while not done.wait(0.5):
+            pass
     except KeyboardInterrupt:
         with suppress(RuntimeError):  # the loop has just closed
             loop.call_soon_threadsafe(task.cancel)
@@ -108,7 +112,9 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             # It computes and never awaits. Have Ctrl-C raised there, as it would be in the main thread.
             where, what = ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(where, what)
-            done.wait()
+            # It may strike anywhere, even where `done` was about to be set.
+            while thread.is_alive() and not done.wait(PATIENCE):
+                pass
         raise
     thread.join()
     if outcome:

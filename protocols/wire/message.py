@@ -7,6 +7,7 @@ built and again where it is decoded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,7 +74,7 @@ class Message(BaseModel):
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[Message]]] = {}
     specs: ClassVar[dict[str, Spec]] = {}
-    _letters: ClassVar[bool] = False
+    _repeated: ClassVar[tuple[tuple[str, str, int], ...]] = ()  # (letter, field, axis) of recurring letters
 
     def __init_subclass__(cls, *, reveals: str = "", version: int = 1, **config: Any) -> None:
         super().__init_subclass__(**config)
@@ -101,19 +102,25 @@ class Message(BaseModel):
             cls.specs.update((name, spec) for spec in said if isinstance(spec, Spec))
             if name not in cls.specs and np.ndarray in (field.annotation, get_origin(field.annotation)):
                 raise TypeError(f"{cls.__name__}.{name}: use Annotated[Array, Spec(dtype, shape)]")
-        letters = [w for spec in cls.specs.values() for w in spec.shape if isinstance(w, str)]
-        cls._letters = len(letters) != len(set(letters))
+        places = [(w, name, axis) for name, spec in cls.specs.items() for axis, w in enumerate(spec.shape)]
+        times = Counter(letter for letter, _, _ in places if isinstance(letter, str))
+        cls._repeated = tuple(
+            (letter, name, axis)
+            for letter, name, axis in places
+            if isinstance(letter, str) and times[letter] > 1
+        )
 
     def model_post_init(self, context: object) -> None:
         """A letter stands for one size throughout the message."""
-        if not self._letters:
+        if not self._repeated:
             return
         sizes: dict[str, int] = {}
-        for name, spec in self.specs.items():
-            value = getattr(self, name)
-            for letter, size in () if value is None else zip(spec.shape, value.shape, strict=True):
-                if isinstance(letter, str) and sizes.setdefault(letter, size) != size:
-                    raise ValueError(f"{name} has {letter} = {size}, elsewhere it is {sizes[letter]}")
+        for letter, name, axis in self._repeated:
+            value = self.__dict__[name]
+            if value is not None and sizes.setdefault(letter, value.shape[axis]) != value.shape[axis]:
+                raise ValueError(
+                    f"{name} has {letter} = {value.shape[axis]}, elsewhere it is {sizes[letter]}"
+                )
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and all(_same(value, getattr(other, name)) for name, value in self)

@@ -8,7 +8,6 @@ transfers cost simulated seconds; without one they are instant.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -85,42 +84,40 @@ class Network:
 
 @dataclass(slots=True)
 class _Line:
-    """What one receiver holds of one (sender, scope): the next in order, and the early ones."""
+    """What one receiver holds of one (sender, scope)."""
 
-    ready: deque[Envelope] = field(default_factory=deque)
-    early: dict[int, Envelope] = field(default_factory=dict)
-    expected: int = 0
-    waiters: deque[asyncio.Future[None]] = field(default_factory=deque)
+    held: dict[int, Envelope] = field(default_factory=dict)  # by sequence, in whatever order they came
+    following: int = 0  # sequence of the one to be taken next
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class Names:
-    """A growing set of names in which consecutive whole numbers, such as rounds, take no room."""
+    """A growing set of names in which whole numbers counted up from 0, such as rounds, take no room."""
+
+    __slots__ = ("_counted", "_words")
 
     def __init__(self) -> None:
         self._words: set[str] = set()
-        self._spans: dict[int, int] = {}  # end -> start, of numbers start <= n < end
+        self._counted = 0  # "0" to "counted - 1" are in
 
     def add(self, name: str) -> None:
         """Take `name` in."""
-        if name in self:
-            return
-        if name.isdecimal() and str(int(name)) == name:
-            number = int(name)
-            self._spans[number + 1] = self._spans.pop(number, number)
-        else:
+        if name == str(self._counted):
+            self._counted += 1
+            while self._words and str(self._counted) in self._words:
+                self._words.remove(str(self._counted))
+                self._counted += 1
+        elif name not in self:
             self._words.add(name)
 
     def __contains__(self, name: str) -> bool:
         if name in self._words:
             return True
-        if not self._spans or not name.isdecimal():
-            return False
-        number = int(name)
-        return str(number) == name and any(start <= number < end for end, start in self._spans.items())
+        return self._counted > 0 and name.isdecimal() and name == str(int(name)) and int(name) < self._counted
 
     def __len__(self) -> int:
-        """Entries held, each a name or a run of numbers."""
-        return len(self._words) + len(self._spans)
+        """Entries held: words, and one for all numbers."""
+        return len(self._words) + (self._counted > 0)
 
 
 class Mailbox:
@@ -133,42 +130,37 @@ class Mailbox:
 
     def put(self, envelope: Envelope) -> bool:
         """Take delivery; never blocks. Whether it was kept: a repeat, or late mail, is not."""
-        if self._is_closed(envelope.scope):
+        if envelope.scope not in self._lines and self._is_closed(envelope.scope):
             return False
         line = self._line(envelope.sender, envelope.scope)
-        if envelope.sequence != line.expected:
-            return (
-                envelope.sequence > line.expected
-                and line.early.setdefault(envelope.sequence, envelope) is envelope
-            )
-        line.ready.append(envelope)
-        line.expected += 1
-        while line.early and line.expected in line.early:
-            line.ready.append(line.early.pop(line.expected))
-            line.expected += 1
-        for waiter in line.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if envelope.sequence < line.following or envelope.sequence in line.held:
+            return False
+        line.held[envelope.sequence] = envelope
+        if envelope.sequence == line.following:
+            for waiter in line.waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
         return True
 
     def holds(self, sender: str, scope: str) -> bool:
         """Whether `take` would not wait."""
         line = self._lines.get(scope, {}).get(sender)
-        return line is not None and bool(line.ready)
+        return line is not None and line.following in line.held
 
     async def take(self, sender: str, scope: str) -> Envelope:
         """The next envelope from `sender` in `scope`."""
-        if self._is_closed(scope):
+        if scope not in self._lines and self._is_closed(scope):
             raise ConfigError(f"scope {scope!r} was left before; each within() needs a new name")
         line = self._line(sender, scope)
-        while not line.ready:
+        while line.following not in line.held:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             line.waiters.append(waiter)
             try:
                 await waiter
             finally:
                 line.waiters.remove(waiter)
-        return line.ready.popleft()
+        line.following += 1
+        return line.held.pop(line.following - 1)
 
     def close(self, scope: str) -> list[Envelope]:
         """Free `scope` and all below it; the mail that nobody took."""
@@ -176,8 +168,7 @@ class Mailbox:
         dropped: list[Envelope] = []
         for gone in [s for s in self._lines if s == scope or s.startswith(below)]:
             for line in self._lines.pop(gone).values():
-                dropped += line.ready
-                dropped += line.early.values()
+                dropped += line.held.values()
         for gone in [s for s in self._closed if s == scope or s.startswith(below)]:
             del self._closed[gone]
         parent, _, name = scope.rpartition("/")
@@ -204,8 +195,6 @@ class Mailbox:
         return line
 
     def _is_closed(self, scope: str) -> bool:
-        if not self._closed or scope in self._lines:
-            return False
         while scope:
             above, _, name = scope.rpartition("/")
             if name in self._closed.get(above, ()):

@@ -10,7 +10,7 @@ from torch import nn
 
 from protocols import models
 from protocols.errors import ConfigError
-from protocols.models import mlp, model
+from protocols.models import count_parameters, dry_run, mlp, model
 
 
 def tower(width: int = 3) -> nn.Module:
@@ -102,3 +102,34 @@ def test_an_unknown_name_lists_the_known() -> None:
         model("zzz", {})
     with pytest.raises(ConfigError, match=r"should build a torch.nn.Module, got str"):
         model("no_module", {})
+
+
+class Noise(nn.Module):
+    """Randomness that no class of torch's own tells of."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("module", "draws"),
+    [
+        (mlp(3, 2), False),
+        (nn.Sequential(mlp(3, 2), nn.Dropout(0.5)), True),
+        (nn.Sequential(Noise(), mlp(3, 2)), True),
+        (nn.BatchNorm1d(3), False),
+    ],
+)
+def test_a_dry_run_tells_whether_training_draws_random_numbers(module: nn.Module, draws: bool) -> None:
+    generator = torch.get_rng_state()
+    state = {name: tensor.clone() for name, tensor in module.eval().state_dict().items()}
+    result, drew = dry_run(module, torch.zeros(2, 3))
+    assert drew == draws and len(result) == 2 and not result.requires_grad
+    assert torch.equal(generator, torch.get_rng_state()) and not module.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
+
+
+def test_parameters_are_counted_and_buffers_are_not() -> None:
+    assert count_parameters(mlp(3, 2, (4,))) == 3 * 4 + 4 + 4 * 2 + 2
+    assert count_parameters(nn.BatchNorm1d(5), nn.Linear(2, 1)) == 2 * 5 + 3
+    assert count_parameters() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,13 @@ def test_an_epoch_costs_its_batches() -> None:
     assert epoch_flops(module, (32, 5), 8) == 4 * training_flops(module, (8, 5))
     assert epoch_flops(module, (3, 5), 8) == training_flops(module, (3, 5))
     assert outputs_flops(module, (37, 5), 10) == forward_flops(module, (37, 5))
+
+
+def test_settings_are_an_estimators_parameters_and_back() -> None:
+    settings = Settings("regression", 7, 16, 0.5, "sgd", 0.9, 0.1)
+    own = settings.parameters()
+    assert own.keys() == {"batch_size", "learning_rate", "optimizer", "momentum", "weight_decay"}
+    assert Settings.of(SimpleNamespace(**own, epochs=1, hidden=(4,)), "regression", 7) == settings
 
 
 @given(st.lists(st.lists(st.floats(-1e4, 1e4), min_size=3, max_size=3), min_size=1, max_size=5))

@@ -143,9 +143,17 @@ def test_scikit_learns_contract(data: Data, fitted: VerticalNetClassifier) -> No
     pd.testing.assert_frame_equal(again.predict_proba(data), fitted.predict_proba(data))
 
 
-def test_the_seed_is_all_the_randomness_there_is(data: Data) -> None:
+class Noise(nn.Module):
+    """Randomness that no class of torch's own tells of."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+@pytest.mark.parametrize("noise", [nn.Dropout(0.5), Noise()])
+def test_the_seed_is_all_the_randomness_there_is(data: Data, noise: nn.Module) -> None:
     def chances(seed: int) -> pd.DataFrame:
-        noisy = nn.Sequential(mlp(3, 4, ()), nn.Dropout(0.5))
+        noisy = nn.Sequential(mlp(3, 4, ()), noise)
         return classifier(bottoms={"bank": noisy}, random_state=seed).fit(data, **FIT).predict_proba(data)
 
     state = torch.get_rng_state()
