@@ -30,6 +30,7 @@ from protocols.errors import ConfigError, DataError, NotFittedError, marked, nea
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
+from protocols.randomness import torch_seeded
 from protocols.rows import scaled
 from protocols.tables import Kind, column, features, labels
 from protocols.training import Settings, outputs, probabilities
@@ -288,8 +289,7 @@ def own_network(model: nn.Module, inputs: int, kind: Kind, seed: int) -> Callabl
         raise ConfigError(f"model should be a torch.nn.Module or None, got {type(model).__name__}")
     prototype = copy.deepcopy(model)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # lazy layers draw their weights here
+        with torch_seeded(seed):  # lazy layers draw their weights here
             shape = outputs(prototype, torch.zeros(2, inputs)).shape
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"model does not take float32 rows of {inputs} features: {error}") from error
