@@ -70,7 +70,10 @@ def from_frame(
         raise DataError(f"{name}: the table has 0 rows")
     if clients < 1:
         raise ConfigError(f"clients={clients} should be at least 1")
-    table.columns = table.columns.astype(str)
+    table = table.set_axis(table.columns.astype(str), axis=1)
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise DataError(f"{name}: two columns are called {twice!r}; rename or drop one")
     notes = []
     if id is None:
         id, notes = _free_name("row", table), ["No id column was given: the row number is the id."]

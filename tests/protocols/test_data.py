@@ -86,6 +86,22 @@ def test_a_row_number_never_hides_a_column() -> None:
     assert got.id == "row_" and "row" in got.features
 
 
+def test_the_callers_table_stays_as_it_is() -> None:
+    frame = classes().rename(columns={"a": 0})
+    before = frame.copy()
+    got = task(frame, parties="bank=0,b,c telco=*")
+    assert "0" in got.features
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_a_column_name_given_twice_is_one_clear_error() -> None:
+    frame = classes()
+    for name in ("id", "default", "a"):
+        twice = pd.concat([frame, frame[[name]]], axis=1)
+        with pytest.raises(DataError, match=f"tiny: two columns are called '{name}'"):
+            task(twice)
+
+
 BAD_FRAMES: list[tuple[str, pd.DataFrame, str]] = [
     ("0 rows", classes().iloc[:0], "0 rows"),
     ("nan", classes().assign(d=np.nan), "^telco: column 'd' has 80 missing"),
