@@ -14,6 +14,7 @@ import pandas as pd
 from protocols import partition, tables
 from protocols.errors import ConfigError, DataError, marked, nearest
 from protocols.federation import check_name
+from protocols.psi.ids import canonical
 from protocols.tables import Kind
 from protocols.task import Metric, Task
 from protocols.training import Settings
@@ -181,6 +182,10 @@ def _check_ids(ids: pd.Series) -> None:
         raise DataError(
             f"id column {ids.name!r}: {twice} of {len(ids)} ids are duplicated; keep one row for each id"
         )
+    try:
+        canonical(ids)
+    except DataError as error:
+        raise DataError(f"id column {ids.name!r}: {error}") from None
 
 
 def _kind(target: pd.Series) -> tuple[Kind, Metric]:

@@ -116,6 +116,8 @@ BAD_FRAMES: list[tuple[str, pd.DataFrame, str]] = [
         "1 of 80 ids are missing",
     ),
     ("few rows", classes().iloc[:8], "8 rows are too few"),
+    ("float ids", classes().assign(id=np.arange(80) / 2), "^id column 'id': ids should be .*got floats"),
+    ("date ids", classes().assign(id=pd.date_range("2020", periods=80)), "^id column 'id': .*got dates"),
 ]
 
 
