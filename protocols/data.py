@@ -6,6 +6,7 @@ experiments: between real organisations the data is divided already, and nobody 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -201,8 +202,13 @@ def _whole(values: pd.Series) -> bool:
 
 
 def _check_target(target: pd.Series, kind: Kind, clients: int) -> None:
-    if len(target) < 2 * LEAST_ROWS_PER_CLASS + clients:
-        raise DataError(f"{len(target)} rows are too few for {clients} clients, validation and a test")
+    # Row-clients predict the test rows where they lie, so each needs one of those too.
+    tested = math.floor(Task.test_size * len(target))
+    if len(target) < 2 * LEAST_ROWS_PER_CLASS + clients or tested < clients:
+        raise DataError(
+            f"{len(target)} rows are too few for {clients} clients, validation and a test: each client needs "
+            f"one of the {tested} test rows; add rows, or use fewer clients"
+        )
     if kind == "regression":
         tables.numbers(target)
         return

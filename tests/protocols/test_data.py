@@ -142,11 +142,19 @@ def test_a_bad_table_is_one_clear_error(frame: pd.DataFrame, said: str) -> None:
         ({"label_party": "telco", "target": "bank.default"}, "which one"),
         ({"clients": 0}, "clients=0"),
         ({"clients": 80}, "too few for 80 clients"),
+        ({"clients": 17}, "80 rows are too few for 17 clients.*16 test rows"),
     ],
 )
 def test_options_that_cannot_be_meant(options: dict[str, str], said: str) -> None:
     with pytest.raises(VflError, match=said):
         task(classes(), **options)  # type: ignore[arg-type]
+
+
+def test_every_client_gets_a_test_row() -> None:
+    fewest = task(classes().iloc[:25], clients=5)
+    for seed in range(3):
+        for rows in fewest.split(seed):
+            assert len(fewest.row_clients(rows, seed)) == 5
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
