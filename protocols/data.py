@@ -90,6 +90,8 @@ def from_frame(
         check_name(party)
         with marked(party, ""):
             tables.features(table, names)
+    if isinstance(table[target].dtype, pd.CategoricalDtype):
+        table = table.assign(**{target: table[target].cat.remove_unused_categories()})
     kind, metric = _kind(table[target])
     _check_target(table[target], kind, clients)
     ordered = [id, target, *(n for names in columns.values() for n in names)]

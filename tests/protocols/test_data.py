@@ -81,6 +81,15 @@ def test_the_kind_follows_the_target(values: np.ndarray, kind: str, metric: str)
     assert (got.settings.kind, got.metric) == (kind, metric)
 
 
+def test_a_category_without_rows_is_no_class() -> None:
+    answers = pd.Categorical(["no", "yes"] * 40, categories=["no", "yes", "refused"])
+    frame = classes().assign(default=answers)
+    got = task(frame)
+    assert (got.outputs, got.metric) == (2, "auc")
+    assert list(got.table["default"].value_counts()) == [40, 40]
+    assert list(frame["default"].cat.categories) == ["no", "yes", "refused"]
+
+
 def test_a_row_number_never_hides_a_column() -> None:
     got = task(classes().rename(columns={"id": "row"}).assign(row=range(80)), id=None)
     assert got.id == "row_" and "row" in got.features
