@@ -31,7 +31,6 @@ from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
 from protocols.randomness import torch_seeded
-from protocols.rows import scaled
 from protocols.tables import Kind, column, features, labels
 from protocols.training import Settings, outputs, probabilities
 
@@ -179,8 +178,7 @@ class _Federated(BaseEstimator):
         for name, table in tables.items():
             with marked(name, "predict"):
                 x = features(table, list(self.feature_names_in_))
-            own = torch.from_numpy(scaled(self._agreed.features, x))
-            roles[name] = partial(predictor, module=self.model_, x=own)
+            roles[name] = partial(predictor, module=self.model_, scaler=self._agreed.features, x=x)
         run = simulate(roles)
         self.predict_ledger_ = run.ledger
         index = [self._index(table) for table in tables.values()]
