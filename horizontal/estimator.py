@@ -26,7 +26,7 @@ from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.rounds import Recipe, Trained, client, predictor, server
 from horizontal.setup import Agreed, Rows
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
@@ -249,7 +249,6 @@ def read_clients(
     """The feature columns, in the first client's order, and every client's checked rows."""
     if SERVER in federation.parties:
         raise ConfigError(f"a client is named {SERVER!r}, which is the averaging party; rename the client")
-    first, *_ = federation.parties
     rows: dict[str, Rows] = {}
     names: list[str] = []
     for name, table in federation.items():
@@ -259,22 +258,21 @@ def read_clients(
                 column(table, id, "id")
             own = [c for c in table.columns if c not in (target, id)]
             names = names or own
-            _same_columns(own, names, first)
+            _same_columns(own, names)
             rows[name] = Rows(features(table, names), y)
             _ = labels(y) if kind == "classification" else features(y.to_frame())
     return names, rows
 
 
-def _same_columns(own: Sequence[str], expected: Sequence[str], first: str) -> None:
+def _same_columns(own: Sequence[str], expected: Sequence[str]) -> None:
+    """By counts: a name would tell one client about another's table."""
     if not own:
         raise DataError("there is no feature column beside the target")
-    here, there = frozenset(own), frozenset(expected)
-    missing, extra = [c for c in expected if c not in here], [c for c in own if c not in there]
-    if missing or extra:
-        hint = nearest(str(missing[0]), map(str, extra)) if missing else ""
+    lacks, extra = len(set(expected) - set(own)), len(set(own) - set(expected))
+    if lacks or extra:
         raise DataError(
-            f"expected the {len(expected)} feature columns of {first}; {len(missing)} are missing "
-            f"{missing[:3]} and {len(extra)} are new {extra[:3]}{hint}"
+            f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
+            f"{extra} are not among them; every client needs the same ones"
         )
 
 
