@@ -124,6 +124,26 @@ def test_each_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path)
         assert not got.stdout
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_any_run(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare", None)
+    for option, place, said in [
+        ("--ledger", table, "is no directory"),
+        ("--html", tmp_path, "is a directory"),
+        ("--json", tmp_path, "is a directory"),
+        ("--ledger", tmp_path / "nowhere" / "ledgers", "there is no directory"),
+    ]:
+        got = compare(table, option, place)
+        assert (got.exit_code, got.stderr.count("\n")) == (2, 1), got.output
+        assert f"cannot write {place}: " in got.stderr and said in got.stderr
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    for option in ("--html", "--json", "--ledger"):
+        got = compare(table, option, tmp_path / "new")
+        assert got.exit_code == 2, got.output
+        assert f"no permission to write in {tmp_path}" in got.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--clients", "0"], ["--seeds", "0"], ["--no-such-option"], ["extra"]])
 def test_usage_errors_are_exit_code_2(arguments: list[str]) -> None:
     assert vfl("compare", *arguments).exit_code == 2
