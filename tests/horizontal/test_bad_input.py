@@ -69,6 +69,18 @@ def test_labels_of_two_types() -> None:
         FedClassifier(hidden=(4,)).fit(tables, target="y")
 
 
+@pytest.mark.parametrize("standardise", [True, False])
+def test_one_row_is_not_told_as_its_mean(standardise: bool) -> None:
+    tables = rows({"a": 12, "b": 15})
+    tables["b"] = tables["b"].iloc[:1]
+    model = FedClassifier(hidden=(4,), rounds=1, standardise=standardise)
+    if not standardise:
+        assert len(model.fit(tables, target="y").ledger_)
+        return
+    with pytest.raises(DataError, match="^b/setup: 1 training row, expected at least 2"):
+        model.fit(tables, target="y")
+
+
 def test_a_client_named_server() -> None:
     with pytest.raises(ConfigError, match="a client is named 'server'"):
         FedClassifier().fit({"server": rows({"a": 12})["a"]}, target="y")
