@@ -78,7 +78,7 @@ def compare(
         task = tables.load(
             data, id=id, target=target, parties=parties, label_party=label_party, clients=clients
         )
-        names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
+        names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
         result = _compare(task, names, seeds, quick, ledger)
         _show(result, json, html)
 

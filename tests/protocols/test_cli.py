@@ -22,10 +22,12 @@ from protocols.errors import StallError
 from protocols.report import read_measures
 from protocols.select import Choice
 from protocols.task import Method, Outcome, Task
+from protocols.training import Settings
 from tests.protocols import tiny
 
 RUN = "from protocols.cli import main; main()"
 PARTIES = "bank=a,b,c telco=*"
+SHORT = Settings(epochs=2)
 
 
 @pytest.fixture
@@ -108,6 +110,8 @@ def test_each_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path)
         (compare(table, parties="bank=a,b telco=d"), "no party holds"),
         (compare(table, "--label-party", "shop"), "no party 'shop'"),
         (compare(table, "--methods", "fedavgg"), "no method 'fedavgg'"),
+        (compare(table, "--methods", ","), "methods: none given"),
+        (compare(table, "--methods", ""), "methods: none given"),
         (compare(tmp_path / "absent.csv"), "no such file"),
         (compare(table, "--html", tmp_path / "nowhere" / "x.html"), "there is no directory"),
         (compare(bad(place, frame.assign(id="same"))), "80 of 80 ids are duplicated"),
@@ -162,6 +166,21 @@ def test_a_run_that_fails_is_exit_code_1_and_names_party_and_scope(
     got = compare(table, "--html", page)
     assert (got.exit_code, got.stderr) == (1, "error: shop/align: no role can go on (in stuck, seed 0)\n")
     assert not page.exists()
+
+
+def test_a_method_with_nothing_for_the_task_is_never_passed_over_in_silence(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`split` needs a hidden layer to cut at."""
+    monkeypatch.setattr(
+        module, "choose", lambda task, *a, **k: Choice(replace(task, hidden=(), settings=SHORT), (), 0, 0)
+    )
+    asked = compare(table, "--methods", "split,centralised")
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    assert asked.stderr == "error: method 'split' has nothing for this task\n"
+    everything = compare(table, "--json", "-")
+    assert everything.exit_code == 0, everything.output
+    assert "Method 'split' has nothing for this task and was not run." in everything.stdout
 
 
 def test_help_answers_without_loading_torch() -> None:
