@@ -36,7 +36,11 @@ app.add_typer(ledger_app, name="ledger")
 
 def main() -> None:
     """Entry point of the command `vfl`."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(130)
 
 
 @app.command()
@@ -238,3 +242,7 @@ def _errors() -> Iterator[None]:
             notes = getattr(error, "__notes__", [])
             _say("error: " + " ".join(f"{error}".split()) + "".join(f" ({note})" for note in notes))
             raise typer.Exit(1 if notes else 2) from None
+
+
+if __name__ == "__main__":
+    main()

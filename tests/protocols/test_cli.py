@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from protocols import cli
 from protocols import compare as module
 from protocols.cli import app
 from protocols.compare import discover
@@ -181,6 +182,27 @@ def test_a_method_with_nothing_for_the_task_is_never_passed_over_in_silence(
     everything = compare(table, "--json", "-")
     assert everything.exit_code == 0, everything.output
     assert "Method 'split' has nothing for this task and was not run." in everything.stdout
+
+
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "protocols.cli", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "compare" in done.stdout
+
+
+def test_ctrl_c_outside_a_command_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_help_answers_without_loading_torch() -> None:
