@@ -26,11 +26,11 @@ from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.rounds import Recipe, Trained, client, predictor, server
 from horizontal.setup import Agreed, Rows
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
-from protocols.rows import scaled
+from protocols.randomness import torch_seeded
 from protocols.tables import Kind, column, features, labels
 from protocols.training import Settings, outputs, probabilities
 
@@ -178,8 +178,7 @@ class _Federated(BaseEstimator):
         for name, table in tables.items():
             with marked(name, "predict"):
                 x = features(table, list(self.feature_names_in_))
-            own = torch.from_numpy(scaled(self._agreed.features, x))
-            roles[name] = partial(predictor, module=self.model_, x=own)
+            roles[name] = partial(predictor, module=self.model_, scaler=self._agreed.features, x=x)
         run = simulate(roles)
         self.predict_ledger_ = run.ledger
         index = [self._index(table) for table in tables.values()]
@@ -250,7 +249,6 @@ def read_clients(
     """The feature columns, in the first client's order, and every client's checked rows."""
     if SERVER in federation.parties:
         raise ConfigError(f"a client is named {SERVER!r}, which is the averaging party; rename the client")
-    first, *_ = federation.parties
     rows: dict[str, Rows] = {}
     names: list[str] = []
     for name, table in federation.items():
@@ -260,22 +258,21 @@ def read_clients(
                 column(table, id, "id")
             own = [c for c in table.columns if c not in (target, id)]
             names = names or own
-            _same_columns(own, names, first)
+            _same_columns(own, names)
             rows[name] = Rows(features(table, names), y)
             _ = labels(y) if kind == "classification" else features(y.to_frame())
     return names, rows
 
 
-def _same_columns(own: Sequence[str], expected: Sequence[str], first: str) -> None:
+def _same_columns(own: Sequence[str], expected: Sequence[str]) -> None:
+    """By counts: a name would tell one client about another's table."""
     if not own:
         raise DataError("there is no feature column beside the target")
-    here, there = frozenset(own), frozenset(expected)
-    missing, extra = [c for c in expected if c not in here], [c for c in own if c not in there]
-    if missing or extra:
-        hint = nearest(str(missing[0]), map(str, extra)) if missing else ""
+    lacks, extra = len(set(expected) - set(own)), len(set(own) - set(expected))
+    if lacks or extra:
         raise DataError(
-            f"expected the {len(expected)} feature columns of {first}; {len(missing)} are missing "
-            f"{missing[:3]} and {len(extra)} are new {extra[:3]}{hint}"
+            f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
+            f"{extra} are not among them; every client needs the same ones"
         )
 
 
@@ -288,8 +285,7 @@ def own_network(model: nn.Module, inputs: int, kind: Kind, seed: int) -> Callabl
         raise ConfigError(f"model should be a torch.nn.Module or None, got {type(model).__name__}")
     prototype = copy.deepcopy(model)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # lazy layers draw their weights here
+        with torch_seeded(seed):  # lazy layers draw their weights here
             shape = outputs(prototype, torch.zeros(2, inputs)).shape
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ConfigError(f"model does not take float32 rows of {inputs} features: {error}") from error

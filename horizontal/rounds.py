@@ -26,9 +26,11 @@ from horizontal.local import LocalRule
 from horizontal.sampling import check_fraction, others, sample
 from horizontal.server import ServerRule, average, is_finite, mean_flops, mean_model
 from horizontal.setup import Agreed, Rows, agree, tensors, unite
-from protocols.arrays import Arrays
+from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError, ProtocolError
 from protocols.party import Coordinator, Party
+from protocols.rows import scaled
+from protocols.tables import Scaler
 from protocols.training import outputs, outputs_flops
 from protocols.wire.message import Message
 
@@ -175,7 +177,11 @@ def _note(r: int, updates: Mapping[str, Update]) -> Round:
     return Round(r, len(updates), rows, sum(u.loss * (u.rows / rows) for u in updates.values()))
 
 
-async def predictor(me: Party, module: nn.Module, x: torch.Tensor) -> Any:
+async def predictor(me: Party, module: nn.Module, scaler: Scaler | None, x: Array) -> Array:
     """A holder of the final model predicts its own rows x (n, d) alone; outputs float32 (n, outputs)."""
     async with me.within("predict") as at:
-        return await at.compute(outputs, module, x, cost=outputs_flops(module, tuple(x.shape)))
+        cost = 0.0 if scaler is None else 2.0 * x.size
+        rows = torch.from_numpy(await at.compute(scaled, scaler, x, cost=cost))
+        cost = outputs_flops(module, tuple(rows.shape))
+        result: Array = await at.compute(outputs, module, rows, cost=cost)
+        return result

@@ -6,9 +6,10 @@ torch and pandas are imported where they are needed, so that `vfl --help` answer
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,11 @@ app.add_typer(ledger_app, name="ledger")
 
 def main() -> None:
     """Entry point of the command `vfl`."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("stopped")
+        sys.exit(130)
 
 
 @app.command()
@@ -71,13 +76,13 @@ def compare(
 ) -> None:
     """Train one task in every way, and show what each gives, costs and gives away."""
     with _errors():
-        _writable(html, None if json in (None, "-") else Path(str(json)), ledger)
+        _writable([html, None if json in (None, "-") else Path(str(json))], ledger)
         from protocols import data as tables
 
         task = tables.load(
             data, id=id, target=target, parties=parties, label_party=label_party, clients=clients
         )
-        names = [name.strip() for name in methods.split(",") if name.strip()] if methods else None
+        names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
         result = _compare(task, names, seeds, quick, ledger)
         _show(result, json, html)
 
@@ -200,15 +205,22 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _writable(*places: Path | None) -> None:
+def _writable(files: Sequence[Path | None], directory: Path | None) -> None:
     """Refuse an output before the long work rather than after it."""
     from protocols.errors import ConfigError
 
-    for place in places:
+    for place in (*files, directory):
         if place is None:
             continue
-        if not place.absolute().parent.is_dir():
-            raise ConfigError(f"cannot write {place}: there is no directory {place.absolute().parent}")
+        if place is not directory and place.is_dir():
+            raise ConfigError(f"cannot write {place}: it is a directory, give the name of a file")
+        if place is directory and place.exists() and not place.is_dir():
+            raise ConfigError(f"cannot write {place}: it is no directory")
+        within = place.absolute() if place.is_dir() else place.absolute().parent
+        if not within.is_dir():
+            raise ConfigError(f"cannot write {place}: there is no directory {within}")
+        if not os.access(within, os.W_OK | os.X_OK):
+            raise ConfigError(f"cannot write {place}: no permission to write in {within}")
 
 
 @contextmanager
@@ -230,3 +242,7 @@ def _errors() -> Iterator[None]:
             notes = getattr(error, "__notes__", [])
             _say("error: " + " ".join(f"{error}".split()) + "".join(f" ({note})" for note in notes))
             raise typer.Exit(1 if notes else 2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,10 @@ def compare(
         offered = discover(choice.task, methods)
     else:
         choice = Choice(task, (), 0, 0)
+    if methods is None:
+        idle = [name for name, entry in registered().items() if not _offers(entry, choice.task)]
+        said_of_task = [f"Method {name!r} has nothing for this task and was not run." for name in idle]
+        choice = replace(choice, task=replace(choice.task, notes=(*choice.task.notes, *said_of_task)))
     rows: list[dict[str, Any]] = []
     notes: dict[str, list[str]] = {}
     runs = [(method, seed) for method in offered for seed in range(count)]
@@ -164,6 +168,8 @@ def discover(task: Task, names: Sequence[str] | None = None) -> list[Method]:
     """
     entries = registered()
     wanted = list(entries) if names is None else list(names)
+    if not wanted:
+        raise ConfigError(f"methods: none given; there are {', '.join(sorted(entries))}")
     needed = [e for e in entries.values() if names is None or e.name in wanted]
     if set(wanted) - set(entries):
         needed = list(entries.values())
@@ -182,6 +188,8 @@ def discover(task: Task, names: Sequence[str] | None = None) -> list[Method]:
             raise ConfigError(
                 f"no method {name!r}; there are {', '.join(sorted(known))}{nearest(name, known)}"
             )
+        if names is not None and not any(name in (own, entry) for own, (entry, _) in found.items()):
+            raise ConfigError(f"method {name!r} has nothing for this task")
     order = {column: i for i, column in enumerate(("centralised", "edge", "federated", "split", "vertical"))}
     chosen = [m for name, (entry, m) in found.items() if name in wanted or entry in wanted]
     return sorted(chosen, key=lambda m: order.get(m.column, len(order)))

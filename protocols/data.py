@@ -6,6 +6,7 @@ experiments: between real organisations the data is divided already, and nobody 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pandas as pd
 from protocols import partition, tables
 from protocols.errors import ConfigError, DataError, marked, nearest
 from protocols.federation import check_name
+from protocols.psi.ids import canonical
 from protocols.tables import Kind
 from protocols.task import Metric, Task
 from protocols.training import Settings
@@ -70,7 +72,10 @@ def from_frame(
         raise DataError(f"{name}: the table has 0 rows")
     if clients < 1:
         raise ConfigError(f"clients={clients} should be at least 1")
-    table.columns = table.columns.astype(str)
+    table = table.set_axis(table.columns.astype(str), axis=1)
+    if table.columns.has_duplicates:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise DataError(f"{name}: two columns are called {twice!r}; rename or drop one")
     notes = []
     if id is None:
         id, notes = _free_name("row", table), ["No id column was given: the row number is the id."]
@@ -85,6 +90,8 @@ def from_frame(
         check_name(party)
         with marked(party, ""):
             tables.features(table, names)
+    if isinstance(table[target].dtype, pd.CategoricalDtype):
+        table = table.assign(**{target: table[target].cat.remove_unused_categories()})
     kind, metric = _kind(table[target])
     _check_target(table[target], kind, clients)
     ordered = [id, target, *(n for names in columns.values() for n in names)]
@@ -178,6 +185,10 @@ def _check_ids(ids: pd.Series) -> None:
         raise DataError(
             f"id column {ids.name!r}: {twice} of {len(ids)} ids are duplicated; keep one row for each id"
         )
+    try:
+        canonical(ids)
+    except DataError as error:
+        raise DataError(f"id column {ids.name!r}: {error}") from None
 
 
 def _kind(target: pd.Series) -> tuple[Kind, Metric]:
@@ -193,8 +204,13 @@ def _whole(values: pd.Series) -> bool:
 
 
 def _check_target(target: pd.Series, kind: Kind, clients: int) -> None:
-    if len(target) < 2 * LEAST_ROWS_PER_CLASS + clients:
-        raise DataError(f"{len(target)} rows are too few for {clients} clients, validation and a test")
+    # Row-clients predict the test rows where they lie, so each needs one of those too.
+    tested = math.floor(Task.test_size * len(target))
+    if len(target) < 2 * LEAST_ROWS_PER_CLASS + clients or tested < clients:
+        raise DataError(
+            f"{len(target)} rows are too few for {clients} clients, validation and a test: each client needs "
+            f"one of the {tested} test rows; add rows, or use fewer clients"
+        )
     if kind == "regression":
         tables.numbers(target)
         return

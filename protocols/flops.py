@@ -28,6 +28,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from protocols.randomness import torch_seeded
+
 FORWARD, TRAIN, TRAIN_AND_INPUT = 0, 1, 2
 
 Inputs = tuple[torch.Tensor | tuple[int, ...], ...]
@@ -101,7 +103,7 @@ def _count(passes: int, module: nn.Module, inputs: Inputs) -> float:
     with torch.inference_mode(False), torch.enable_grad():
         with suppress(RuntimeError, TypeError):
             return _run(passes, module, inputs, "meta")
-        with torch.random.fork_rng(devices=[]), _no_fused_kernels():
+        with torch_seeded(), _no_fused_kernels():
             return _run(passes, module, inputs, "cpu")
 
 

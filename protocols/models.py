@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from protocols.errors import ConfigError, nearest
+from protocols.randomness import torch_seeded
 
 GROUP = "vfl.models"
 
@@ -35,9 +36,7 @@ def mlp(inputs: int, outputs: int, hidden: Sequence[int] = (64, 32), seed: int =
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ConfigError(f"mlp: seed should be an integer in [0, 2**63), got {seed!r}")
     layers: list[nn.Module] = []
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that would also seed the accelerators, which this fork does not restore.
-        torch.default_generator.manual_seed(seed)
+    with torch_seeded(seed):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
@@ -70,7 +69,7 @@ def dry_run(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
     A copy is run, without gradients; torch's global generator is left as it was.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch_seeded(), torch.no_grad():
         before = torch.get_rng_state()
         result: torch.Tensor = copy.deepcopy(module).train()(x)
         return result, not torch.equal(before, torch.get_rng_state())

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,13 +20,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 import numpy as np
-import torch
 from torch import nn
 
 from protocols.arrays import Arrays
 from protocols.costs import Cost
 from protocols.errors import ConfigError, PartyError, ProtocolError, VflError
 from protocols.flops import forward_flops
+from protocols.randomness import torch_seeded
 from protocols.wire.codec import decode, encode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
@@ -36,7 +35,6 @@ from protocols.wire.transport import Envelope, Names, Network, Transport
 M = TypeVar("M", bound=Message)
 N = TypeVar("N", bound=Message)
 T = TypeVar("T")
-_GENERATOR = threading.RLock()  # torch has one generator a process; runs in several threads take turns
 
 
 @dataclass(slots=True)
@@ -241,14 +239,8 @@ def mark(error: BaseException | None, party: str, scope: str) -> None:
 def _call(fn: Callable[..., T], args: tuple[Any, ...], rng: np.random.Generator | None) -> T:
     if rng is None:
         return fn(*args)
-    generator = torch.default_generator
-    with _GENERATOR:
-        before = generator.get_state()
-        generator.manual_seed(int(rng.integers(2**63)))
-        try:
-            return fn(*args)
-        finally:
-            generator.set_state(before)
+    with torch_seeded(int(rng.integers(2**63))):
+        return fn(*args)
 
 
 async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:

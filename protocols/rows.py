@@ -25,7 +25,15 @@ Agreement = tuple[Scaler | None, tuple[Label, ...]]  # no scaler for no columns;
 
 
 async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreement:
-    """A client's half: tell `uniting` of the columns of x (n, d), and of the labels y (n,) if any."""
+    """A client's half: tell `uniting` of the columns of x (n, d), and of the labels y (n,) if any.
+
+    DataError for columns of fewer than 2 rows: the mean of one row is that row.
+    """
+    if x.shape[1] and len(x) < 2:
+        raise DataError(
+            f"{len(x)} training row, expected at least 2: its mean, told to {uniting}, would be "
+            "the row itself; add rows, or leave this client out"
+        )
     scaler: Scaler | None = None
     classes: list[Label] = []
     if x.shape[1]:

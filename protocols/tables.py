@@ -22,7 +22,9 @@ Kind = Literal["classification", "regression"]
 
 
 class Moments(
-    Message, reveals="row count, and per column the mean and variance over one client's training rows"
+    Message,
+    reveals="row count, and per column the mean and variance over one client's training rows; "
+    "with one row, the row itself; with two, each column's two values",
 ):
     """What one client contributes to standardising."""
 

@@ -18,6 +18,7 @@ from horizontal import FedClassifier, FedRegressor
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError
 from protocols.partition import dirichlet, iid
+from protocols.training import outputs_flops
 from tests.horizontal.data import diabetes, digits, rows
 
 
@@ -59,6 +60,16 @@ def test_predictions_are_indexed_and_local() -> None:
     alone = model.predict_proba(tables["b"][["x3", "x1", "x0", "x2"]].set_index(np.arange(15) + 100))
     assert alone.index.tolist() == list(range(100, 115))
     np.testing.assert_allclose(alone, sure.iloc[12:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_predicting_costs_standardising_and_the_network(standardise: bool) -> None:
+    tables = rows({"a": 12, "b": 15})
+    model = FedClassifier(hidden=(4,), rounds=1, standardise=standardise).fit(tables, target="y")
+    model.predict(tables)
+    spent = {name: compute.flops for name, compute in model.predict_ledger_.compute.items()}
+    scaling = 2 * 4 * standardise
+    assert spent == {n: outputs_flops(model.model_, (k, 4)) + scaling * k for n, k in (("a", 12), ("b", 15))}
 
 
 def test_the_first_clients_column_order_holds() -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from protocols import cli
 from protocols import compare as module
 from protocols.cli import app
 from protocols.compare import discover
@@ -22,10 +23,12 @@ from protocols.errors import StallError
 from protocols.report import read_measures
 from protocols.select import Choice
 from protocols.task import Method, Outcome, Task
+from protocols.training import Settings
 from tests.protocols import tiny
 
 RUN = "from protocols.cli import main; main()"
 PARTIES = "bank=a,b,c telco=*"
+SHORT = Settings(epochs=2)
 
 
 @pytest.fixture
@@ -108,6 +111,8 @@ def test_each_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path)
         (compare(table, parties="bank=a,b telco=d"), "no party holds"),
         (compare(table, "--label-party", "shop"), "no party 'shop'"),
         (compare(table, "--methods", "fedavgg"), "no method 'fedavgg'"),
+        (compare(table, "--methods", ","), "methods: none given"),
+        (compare(table, "--methods", ""), "methods: none given"),
         (compare(tmp_path / "absent.csv"), "no such file"),
         (compare(table, "--html", tmp_path / "nowhere" / "x.html"), "there is no directory"),
         (compare(bad(place, frame.assign(id="same"))), "80 of 80 ids are duplicated"),
@@ -122,6 +127,26 @@ def test_each_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path)
         assert got.exit_code == 2, (said, got.output)
         assert said in got.stderr and got.stderr.count("\n") == 1, got.stderr
         assert not got.stdout
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_run(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare", None)
+    for option, place, said in [
+        ("--ledger", table, "is no directory"),
+        ("--html", tmp_path, "is a directory"),
+        ("--json", tmp_path, "is a directory"),
+        ("--ledger", tmp_path / "nowhere" / "ledgers", "there is no directory"),
+    ]:
+        got = compare(table, option, place)
+        assert (got.exit_code, got.stderr.count("\n")) == (2, 1), got.output
+        assert f"cannot write {place}: " in got.stderr and said in got.stderr
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    for option in ("--html", "--json", "--ledger"):
+        got = compare(table, option, tmp_path / "new")
+        assert got.exit_code == 2, got.output
+        assert f"no permission to write in {tmp_path}" in got.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--clients", "0"], ["--seeds", "0"], ["--no-such-option"], ["extra"]])
@@ -142,6 +167,42 @@ def test_a_run_that_fails_is_exit_code_1_and_names_party_and_scope(
     got = compare(table, "--html", page)
     assert (got.exit_code, got.stderr) == (1, "error: shop/align: no role can go on (in stuck, seed 0)\n")
     assert not page.exists()
+
+
+def test_a_method_with_nothing_for_the_task_is_never_passed_over_in_silence(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`split` needs a hidden layer to cut at."""
+    monkeypatch.setattr(
+        module, "choose", lambda task, *a, **k: Choice(replace(task, hidden=(), settings=SHORT), (), 0, 0)
+    )
+    asked = compare(table, "--methods", "split,centralised")
+    assert (asked.exit_code, asked.stdout) == (2, "")
+    assert asked.stderr == "error: method 'split' has nothing for this task\n"
+    everything = compare(table, "--json", "-")
+    assert everything.exit_code == 0, everything.output
+    assert "Method 'split' has nothing for this task and was not run." in everything.stdout
+
+
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "protocols.cli", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "compare" in done.stdout
+
+
+def test_ctrl_c_outside_a_command_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_help_answers_without_loading_torch() -> None:

@@ -81,9 +81,34 @@ def test_the_kind_follows_the_target(values: np.ndarray, kind: str, metric: str)
     assert (got.settings.kind, got.metric) == (kind, metric)
 
 
+def test_a_category_without_rows_is_no_class() -> None:
+    answers = pd.Categorical(["no", "yes"] * 40, categories=["no", "yes", "refused"])
+    frame = classes().assign(default=answers)
+    got = task(frame)
+    assert (got.outputs, got.metric) == (2, "auc")
+    assert list(got.table["default"].value_counts()) == [40, 40]
+    assert list(frame["default"].cat.categories) == ["no", "yes", "refused"]
+
+
 def test_a_row_number_never_hides_a_column() -> None:
     got = task(classes().rename(columns={"id": "row"}).assign(row=range(80)), id=None)
     assert got.id == "row_" and "row" in got.features
+
+
+def test_the_callers_table_stays_as_it_is() -> None:
+    frame = classes().rename(columns={"a": 0})
+    before = frame.copy()
+    got = task(frame, parties="bank=0,b,c telco=*")
+    assert "0" in got.features
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_a_column_name_given_twice_is_one_clear_error() -> None:
+    frame = classes()
+    for name in ("id", "default", "a"):
+        twice = pd.concat([frame, frame[[name]]], axis=1)
+        with pytest.raises(DataError, match=f"tiny: two columns are called '{name}'"):
+            task(twice)
 
 
 BAD_FRAMES: list[tuple[str, pd.DataFrame, str]] = [
@@ -100,6 +125,8 @@ BAD_FRAMES: list[tuple[str, pd.DataFrame, str]] = [
         "1 of 80 ids are missing",
     ),
     ("few rows", classes().iloc[:8], "8 rows are too few"),
+    ("float ids", classes().assign(id=np.arange(80) / 2), "^id column 'id': ids should be .*got floats"),
+    ("date ids", classes().assign(id=pd.date_range("2020", periods=80)), "^id column 'id': .*got dates"),
 ]
 
 
@@ -124,11 +151,19 @@ def test_a_bad_table_is_one_clear_error(frame: pd.DataFrame, said: str) -> None:
         ({"label_party": "telco", "target": "bank.default"}, "which one"),
         ({"clients": 0}, "clients=0"),
         ({"clients": 80}, "too few for 80 clients"),
+        ({"clients": 17}, "80 rows are too few for 17 clients.*16 test rows"),
     ],
 )
 def test_options_that_cannot_be_meant(options: dict[str, str], said: str) -> None:
     with pytest.raises(VflError, match=said):
         task(classes(), **options)  # type: ignore[arg-type]
+
+
+def test_every_client_gets_a_test_row() -> None:
+    fewest = task(classes().iloc[:25], clients=5)
+    for seed in range(3):
+        for rows in fewest.split(seed):
+            assert len(fewest.row_clients(rows, seed)) == 5
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from protocols.tables import Scaler, moments
 
 X = np.random.default_rng(0).normal(3.0, 2.0, size=(30, 4))
 Y = pd.Series(np.arange(30) % 3, name="y")
-PARTS = {"a": slice(0, 5), "b": slice(5, 6), "c": slice(6, 30)}
+PARTS = {"a": slice(0, 5), "b": slice(5, 7), "c": slice(7, 30)}
 
 
 async def uniting(me: Coordinator, width: int, labelled: bool) -> Agreement:
@@ -98,3 +98,12 @@ def test_a_scaler_is_undone() -> None:
     back = scaler.inverse(scaler(X))
     assert back.dtype == np.float64
     np.testing.assert_allclose(back, X, rtol=1e-5, atol=1e-5)
+
+
+def test_a_client_of_one_row_does_not_tell_it() -> None:
+    async def alone(me: Coordinator) -> Agreement:
+        return await tell(me, "server", X[:1], None)
+
+    roles: dict[str, Role] = {"server": partial(uniting, width=4, labelled=False), "a": alone}
+    with pytest.raises(DataError, match="^a: 1 training row, expected at least 2"):
+        simulate(roles)

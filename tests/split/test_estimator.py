@@ -158,6 +158,7 @@ def test_layers_may_not_share_weights_across_the_cut() -> None:
             "client1/fit: the table has 6 feature columns: 0 of the first client's",
         ),
         (lambda t: t.assign(y=None), "client1/fit: target 'y': 50 of 50 labels are missing"),
+        (lambda t: t.head(1), "client1/setup: 1 training row, expected at least 2"),
         (lambda t: t.assign(y=1), "server/setup: labels are str at client0 and int at client1"),
     ],
 )

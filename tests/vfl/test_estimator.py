@@ -151,10 +151,13 @@ class Noise(nn.Module):
 
 
 @pytest.mark.parametrize("noise", [nn.Dropout(0.5), Noise()])
-def test_the_seed_is_all_the_randomness_there_is(data: Data, noise: nn.Module) -> None:
+@pytest.mark.parametrize(("party", "width"), [("bank", 3), ("shop", 2)])
+def test_the_seed_is_all_the_randomness_there_is(
+    data: Data, party: str, width: int, noise: nn.Module
+) -> None:
     def chances(seed: int) -> pd.DataFrame:
-        noisy = nn.Sequential(mlp(3, 4, ()), noise)
-        return classifier(bottoms={"bank": noisy}, random_state=seed).fit(data, **FIT).predict_proba(data)
+        noisy = {party: nn.Sequential(mlp(width, 4, ()), noise)}
+        return classifier(bottoms=noisy, random_state=seed).fit(data, **FIT).predict_proba(data)
 
     state = torch.get_rng_state()
     first = chances(1)
