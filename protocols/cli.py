@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -56,6 +56,10 @@ def compare(
     label_party: Annotated[
         str | None, typer.Option(help="Who holds the target. Default: the first party listed.")
     ] = None,
+    kind: Annotated[
+        Literal["classification", "regression"] | None,
+        typer.Option(help="What the target asks for. Default: as its values look."),
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Which methods, by comma; see `vfl methods`. Default: all.")
     ] = None,
@@ -80,7 +84,13 @@ def compare(
         from protocols import data as tables
 
         task = tables.load(
-            data, id=id, target=target, parties=parties, label_party=label_party, clients=clients
+            data,
+            id=id,
+            target=target,
+            parties=parties,
+            label_party=label_party,
+            clients=clients,
+            kind=kind,
         )
         names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
         result = _compare(task, names, seeds, quick, ledger)

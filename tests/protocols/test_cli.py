@@ -90,6 +90,13 @@ def test_files_are_written_where_asked(table: Path, tmp_path: Path) -> None:
     assert "protocols.Rows/1" in vfl("ledger", "show", record).stdout
 
 
+def test_the_kind_can_be_said(table: Path) -> None:
+    got = compare(table, "--kind", "regression", "--methods", "centralised", "--json", "-")
+    assert got.exit_code == 0, got.output
+    assert json.loads(got.stdout)["metric"] == "r2"
+    assert compare(table, "--kind", "ranking").exit_code == 2
+
+
 def test_methods_lists_each_with_one_line() -> None:
     got = vfl("methods")
     assert got.exit_code == 0
