@@ -203,6 +203,16 @@ def test_every_client_gets_a_test_row() -> None:
             assert len(fewest.row_clients(rows, seed)) == 5
 
 
+def test_a_blank_or_comma_in_a_column_name_is_written_as_a_question_mark() -> None:
+    frame = classes().rename(columns={"a": "mean a", "b": "b, each"})
+    for parties in ("bank=mean a,c telco=*", "bank=b, each telco=*"):
+        with pytest.raises(ConfigError, match=r"write \? for a blank or comma in a name"):
+            task(frame, parties=parties)
+    assert task(frame, parties="bank=mean?a,b??each,c telco=*").columns["bank"] == ["mean a", "b, each", "c"]
+    with pytest.raises(ConfigError, match="matches no column$"):
+        task(classes(), parties="bank=zzz telco=*")
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").touch()
     (tmp_path / "no.parquet").write_text("a,b\n1,2\n")
