@@ -127,6 +127,13 @@ def test_predict_before_fit_says_so() -> None:
         ),
         ({"model": nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 9)), "cut": 1}, r"\(9,\), expected \(2,\)"),
         ({"epochs": 0}, "epochs=0 should be"),
+        ({"learning_rate": "x"}, "learning_rate='x' should be a number above 0"),
+        ({"weight_decay": None}, "weight_decay=None should be a number, at least 0"),
+        ({"batch_size": None}, "batch_size=None should be a whole number above 0"),
+        ({"hidden": 8}, "hidden=8 should be a list of whole numbers"),
+        ({"hidden": None}, "hidden=None should be a list of whole numbers"),
+        ({"standardise": "no"}, "standardise='no' should be True or False"),
+        ({"random_state": -1}, "random_state=-1 should be a whole number"),
         ({"optimizer": "rmsprop"}, "should be 'adam' or 'sgd'"),
     ],
 )
