@@ -93,7 +93,7 @@ def test_files_are_written_where_asked(table: Path, tmp_path: Path) -> None:
 def test_the_kind_can_be_said(table: Path) -> None:
     got = compare(table, "--kind", "regression", "--methods", "centralised", "--json", "-")
     assert got.exit_code == 0, got.output
-    assert json.loads(got.stdout)["metric"] == "r2"
+    assert "regression, scored by r2" in json.loads(got.stdout)["constants"]["target"]
     assert compare(table, "--kind", "ranking").exit_code == 2
 
 
