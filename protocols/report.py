@@ -98,13 +98,15 @@ class Report:
 
     @staticmethod
     def _chosen(choice: select.Choice) -> str:
-        if not choice.candidates:
-            return "nobody: shape and settings were given"
+        if not any(candidate.finite for candidate in choice.candidates):
+            return f"nobody: {choice.reason}"
         times = f", mean of {choice.divisions} divisions" if choice.divisions > 1 else ""
         return (
-            f"lowest validation loss of {len(choice.candidates)} candidates on {choice.rows} pooled training "
-            f"rows of the first seed ({select.HELD_OUT:.0%} held out{times}). A real federation could not "
-            "pool them; it is done so here so that no method is favoured."
+            f"lowest validation loss of {len(choice.candidates)} candidates on {choice.rows} pooled rows "
+            f"that no seed tests on ({select.HELD_OUT:.0%} held out{times}). A real federation could not pool "
+            "them. "
+            "The candidates are ranked by one network over all columns, which favours centralised and edge; "
+            "the others might do better with settings of their own."
         )
 
     def disagreements(self) -> list[tuple[str, str, claims.Verdict]]:
