@@ -11,10 +11,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+GROUP = "vfl.commands"
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +40,33 @@ app.add_typer(ledger_app, name="ledger")
 def main() -> None:
     """Entry point of the command `vfl`."""
     try:
+        _add_commands()
         app()
     except KeyboardInterrupt:
         _say("stopped")
         sys.exit(130)
 
 
-@app.command()
+def _add_commands() -> None:
+    """The sub-commands of other packages; a broken one, or one of a name that is taken, gives a warning."""
+    taken = {str(command.name) for command in app.registered_commands}
+    taken |= {str(group.name) for group in app.registered_groups}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        try:
+            if entry.name in taken:
+                raise ValueError("the name is taken")
+            found = entry.load()
+            if not isinstance(found, typer.Typer):
+                raise TypeError(f"{type(found).__name__} is not a typer.Typer")
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            _say(f"warning: command {entry.name!r} of {entry.value} is skipped: {said}")
+            continue
+        taken.add(entry.name)
+        app.add_typer(found, name=entry.name)
+
+
+@app.command("compare")
 def compare(
     data: Annotated[
         str, typer.Option(help="breast_cancer, digits, or a .csv or .parquet file.")
