@@ -21,7 +21,7 @@ from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.progress import bar
-from protocols.tables import Kind, check_classes, column, features, labels, split_target
+from protocols.tables import Kind, check_classes, check_rows, column, features, labels, split_target
 from protocols.training import Settings, check_network, probabilities
 from vfl import saving
 from vfl.align import AlignmentReport, Duplicates, feature_parties, id_columns, read_ids, report
@@ -239,6 +239,7 @@ class _VerticalNet(BaseEstimator):
             raise ConfigError(f"column {target!r} is both id and target; choose another id column")
         with marked(owner, "fit"):
             y = column(federation[owner], target, "target")
+            check_rows(federation[owner])
             if self._kind == "classification":
                 check_classes(labels(y))
             else:

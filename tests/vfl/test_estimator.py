@@ -202,6 +202,12 @@ BAD: list[tuple[str, Callable[[Data], Data], type[Exception], str]] = [
         DataError,
         "telco/fit: column 'x4' is .* expected numbers",
     ),
+    (
+        "0 rows with labels",
+        edited("bank", lambda t: t.iloc[:0]),
+        DataError,
+        "^bank/fit: the table has 0 rows",
+    ),
     ("0 rows", edited("shop", lambda t: t.iloc[:0]), DataError, "shop/fit: the table has 0 rows"),
     (
         "duplicates",
