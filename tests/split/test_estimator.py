@@ -176,6 +176,18 @@ def test_a_table_that_cannot_be_used_is_named(
         SplitClassifier(epochs=1).fit({**DATA, "client1": spoil(DATA["client1"])}, target="y")
 
 
+@pytest.mark.parametrize("cut", [2, (2, 4)])
+@pytest.mark.parametrize("types", [("bool", "int"), ("int", "bool")])
+def test_truth_values_are_not_numbers(cut: int | tuple[int, int], types: tuple[str, str]) -> None:
+    mixed = {
+        name: table.assign(y=(table["y"] == "yes").astype(kind))
+        for (name, table), kind in zip(DATA.items(), types, strict=True)
+    }
+    said = f"labels are {types[0]} at client0 and {types[1]} at client1; give the target one type"
+    with pytest.raises(DataError, match=f"^server/setup: {said}"):
+        SplitClassifier(cut=cut, epochs=1).fit(mixed, target="y")
+
+
 def test_other_things_that_cannot_be_used() -> None:
     with pytest.raises(DataError, match="^server/setup: the target has 1 class, expected at least 2"):
         SplitClassifier().fit({name: table.assign(y="no") for name, table in DATA.items()}, target="y")
