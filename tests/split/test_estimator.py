@@ -177,13 +177,13 @@ def test_a_table_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("cut", [2, (2, 4)])
-@pytest.mark.parametrize("types", [("bool", "int"), ("int", "bool")])
-def test_truth_values_are_not_numbers(cut: int | tuple[int, int], types: tuple[str, str]) -> None:
+@pytest.mark.parametrize("types", [(bool, int), (int, bool)])
+def test_truth_values_are_not_numbers(cut: int | tuple[int, int], types: tuple[Any, Any]) -> None:
     mixed = {
         name: table.assign(y=(table["y"] == "yes").astype(kind))
         for (name, table), kind in zip(DATA.items(), types, strict=True)
     }
-    said = f"labels are {types[0]} at client0 and {types[1]} at client1; give the target one type"
+    said = f"labels are {types[0].__name__} at client0 and {types[1].__name__} at client1; give the target one type"
     with pytest.raises(DataError, match=f"^server/setup: {said}"):
         SplitClassifier(cut=cut, epochs=1).fit(mixed, target="y")
 
