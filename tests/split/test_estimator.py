@@ -183,7 +183,8 @@ def test_truth_values_are_not_numbers(cut: int | tuple[int, int], types: tuple[A
         name: table.assign(y=(table["y"] == "yes").astype(kind))
         for (name, table), kind in zip(DATA.items(), types, strict=True)
     }
-    said = f"labels are {types[0].__name__} at client0 and {types[1].__name__} at client1; give the target one type"
+    first, second = (kind.__name__ for kind in types)
+    said = f"labels are {first} at client0 and {second} at client1; give the target one type"
     with pytest.raises(DataError, match=f"^server/setup: {said}"):
         SplitClassifier(cut=cut, epochs=1).fit(mixed, target="y")
 
