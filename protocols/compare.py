@@ -97,7 +97,8 @@ def compare(
     """Run `methods` (names as registered or as in the table; default: all) on paired seeds 0, 1, ...
 
     `quick`: 2 seeds and fewer epochs. `tune`: choose shape and settings first, by validation on rows that
-    no seed tests on; otherwise the task's own. `on_outcome` sees each outcome, with its ledgers, which are not kept.
+    no seed tests on; otherwise the task's own. `on_outcome` sees each outcome, with its ledgers, which are
+    not kept.
     """
     count = seeds if seeds is not None else (SEEDS_QUICK if quick else SEEDS)
     if count < 1:

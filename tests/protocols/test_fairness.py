@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from protocols.compare import discover
+from protocols.errors import VflError
 from protocols.task import Task
 from tests.protocols import tiny
 
@@ -111,3 +112,12 @@ def test_every_method_trains_by_the_tasks_settings(kind: str, name: str, watched
     assert max(watched.batches) == 7 and watched.batches[7] > sum(watched.batches.values()) / 2
     # Over all roles, every layer saw every training row once an epoch.
     assert set(watched.rows.values()) == {3 * len(train)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [m.name for m in discover(TASKS["classification"])])
+def test_training_that_diverges_is_named_with_its_fix(kind: str, name: str) -> None:
+    settings = replace(TASKS[kind].settings, optimizer="sgd", learning_rate=1e30)
+    fix = r"training diverged.*(lower learning_rate|learning rate below 1e\+30 or optimizer='adam')"
+    with pytest.raises(VflError, match=fix):
+        run(replace(TASKS[kind], settings=settings), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +68,26 @@ def test_a_comparison_chooses_on_what_none_of_its_seeds_tests_and_says_so() -> N
     said = result.report.constants()["chosen by"]
     assert f"on {rows} pooled rows that no seed tests on" in said
     assert "favours centralised and edge" in said and "no method is favoured" not in said
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_candidate_that_diverges_comes_last_and_is_null_in_json(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "SHAPES", ((4,),))
+    monkeypatch.setattr(select, "RULES", (("sgd", 1e30), ("adam", 1e-2)))
+    report = compare(tiny.task(kind), ["alone: bank"], seeds=1).report
+    tried = json.loads(report.to_json())["candidates"]
+    assert [c["optimizer"] for c in tried] == ["adam", "sgd"]
+    assert (tried[1]["loss"], tried[1]["score"]) == (None, None) and tried[0]["loss"] > 0
+    assert "diverged" in report.html()
+
+
+def test_where_all_diverge_the_task_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "RULES", (("sgd", 1e30),))
+    result = compare(tiny.task(), ["alone: bank"], seeds=1)
+    assert result.task.settings == tiny.task().settings
+    assert "every candidate diverged" in result.report.constants()["chosen by"]
 
 
 def test_a_large_table_is_sampled_and_trained_in_larger_batches(monkeypatch: pytest.MonkeyPatch) -> None:
