@@ -32,7 +32,7 @@ from protocols.models import mlp
 from protocols.progress import bar
 from protocols.randomness import torch_seeded
 from protocols.tables import Kind, column, features, labels
-from protocols.training import Settings, outputs, probabilities
+from protocols.training import Settings, check_count, check_network, outputs, probabilities
 
 SERVER = "server"
 Tables = Mapping[str, pd.DataFrame] | Federation
@@ -154,8 +154,9 @@ class _Federated(BaseEstimator):
             raise NotFittedError(f"this {type(self).__name__} has not been fitted; call fit first")
 
     def _local_rule(self) -> LocalRule:
-        if self.local_epochs < 1:
-            raise ConfigError(f"local_epochs={self.local_epochs!r} should be at least 1")
+        check_network(self.hidden, self.standardise, self.random_state)
+        check_count("rounds", self.rounds)
+        check_count("local_epochs", self.local_epochs)
         if self.algorithm not in ("fedavg", "fedsgd"):
             raise ConfigError(f"algorithm={self.algorithm!r} should be 'fedavg' or 'fedsgd'")
         if self.algorithm == "fedsgd" and self.local_epochs != 1:
@@ -167,8 +168,8 @@ class _Federated(BaseEstimator):
 
     def _network(self, inputs: int) -> Callable[[int], nn.Module]:
         if self.model is None:
-            return lambda outputs: mlp(inputs, outputs, self.hidden, self.random_state)
-        return own_network(self.model, inputs, self._kind, self.random_state)
+            return lambda outputs: mlp(inputs, outputs, self.hidden, int(self.random_state))
+        return own_network(self.model, inputs, self._kind, int(self.random_state))
 
     def _outputs(self, data: pd.DataFrame | Tables) -> tuple[Array, pd.Index]:
         """The network's outputs for every row, and the rows' index; each table's holder computes alone."""

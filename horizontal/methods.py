@@ -44,4 +44,8 @@ def _run(task: Task, seed: int) -> Outcome:
         parameters={party: held for party in (SERVER, *model.clients_)},
         client_roles=frozenset(model.clients_),
         epochs=settings.epochs,
+        notes=(
+            "every client starts a fresh optimizer in each round, so the moving averages of adam and the "
+            "momentum of sgd start anew; the other networks keep theirs throughout",
+        ),
     )

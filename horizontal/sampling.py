@@ -17,7 +17,7 @@ from protocols.errors import ConfigError
 
 def check_fraction(fraction: float) -> float:
     """`fraction` if it lies in (0, 1]; ConfigError otherwise."""
-    if not 0 < fraction <= 1:
+    if not isinstance(fraction, int | float | np.floating) or not 0 < fraction <= 1:
         raise ConfigError(f"fraction={fraction!r} should be above 0 and at most 1")
     return fraction
 

@@ -11,10 +11,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+GROUP = "vfl.commands"
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +40,33 @@ app.add_typer(ledger_app, name="ledger")
 def main() -> None:
     """Entry point of the command `vfl`."""
     try:
+        _add_commands()
         app()
     except KeyboardInterrupt:
         _say("stopped")
         sys.exit(130)
 
 
-@app.command()
+def _add_commands() -> None:
+    """The sub-commands of other packages; a broken one, or one of a name that is taken, gives a warning."""
+    taken = {str(command.name) for command in app.registered_commands}
+    taken |= {str(group.name) for group in app.registered_groups}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        try:
+            if entry.name in taken:
+                raise ValueError("the name is taken")
+            found = entry.load()
+            if not isinstance(found, typer.Typer):
+                raise TypeError(f"{type(found).__name__} is not a typer.Typer")
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            _say(f"warning: command {entry.name!r} of {entry.value} is skipped: {said}")
+            continue
+        taken.add(entry.name)
+        app.add_typer(found, name=entry.name)
+
+
+@app.command("compare")
 def compare(
     data: Annotated[
         str, typer.Option(help="breast_cancer, digits, or a .csv or .parquet file.")
@@ -55,6 +78,10 @@ def compare(
     ] = None,
     label_party: Annotated[
         str | None, typer.Option(help="Who holds the target. Default: the first party listed.")
+    ] = None,
+    kind: Annotated[
+        Literal["classification", "regression"] | None,
+        typer.Option(help="What the target asks for. Default: as its values look."),
     ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Which methods, by comma; see `vfl methods`. Default: all.")
@@ -80,7 +107,13 @@ def compare(
         from protocols import data as tables
 
         task = tables.load(
-            data, id=id, target=target, parties=parties, label_party=label_party, clients=clients
+            data,
+            id=id,
+            target=target,
+            parties=parties,
+            label_party=label_party,
+            clients=clients,
+            kind=kind,
         )
         names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
         result = _compare(task, names, seeds, quick, ledger)

@@ -96,15 +96,16 @@ def compare(
 ) -> Comparison:
     """Run `methods` (names as registered or as in the table; default: all) on paired seeds 0, 1, ...
 
-    `quick`: 2 seeds and fewer epochs. `tune`: choose shape and settings by validation first; otherwise the
-    task's own. `on_outcome` sees each outcome, with its ledgers, which are not kept.
+    `quick`: 2 seeds and fewer epochs. `tune`: choose shape and settings first, by validation on rows that
+    no seed tests on; otherwise the task's own. `on_outcome` sees each outcome, with its ledgers, which are
+    not kept.
     """
     count = seeds if seeds is not None else (SEEDS_QUICK if quick else SEEDS)
     if count < 1:
         raise ConfigError(f"seeds={count} should be at least 1")
     offered = discover(task, methods)
     if tune:
-        choice = choose(task, 0, quick=quick, on_progress=on_progress)
+        choice = choose(task, range(count), quick=quick, on_progress=on_progress)
         offered = discover(choice.task, methods)
     else:
         choice = Choice(task, (), 0, 0)

@@ -34,15 +34,18 @@ def load(
     parties: Columns | None = None,
     label_party: str | None = None,
     clients: int = 5,
+    kind: Kind | None = None,
 ) -> Task:
     """A built-in table by name, or a file by path, as a task.
 
     `parties`: who holds which columns, as in `partition.columns`. `target`: a column, or `party.column`.
-    The label is at `label_party`, by default the first party. Without `id` the row number serves.
+    The label is at `label_party`, by default the first party. Without `id` the row number serves. Without
+    `kind` the target's values decide it, and a note says so where whole numbers could be meant either way.
     ConfigError or DataError, in one line, for anything that cannot be meant.
     """
     if data in BUILT_IN:
         table, known_target, known_parties = BUILT_IN[data]()
+        kind = kind or (None if target else "classification")
         target, parties, name = target or known_target, parties or known_parties, data
     else:
         table, name = _read(data), Path(data).stem
@@ -53,7 +56,14 @@ def load(
             '--target default --parties "bank=income,age shop=*"'
         )
     return from_frame(
-        table, name, id=id, target=target, parties=parties, label_party=label_party, clients=clients
+        table,
+        name,
+        id=id,
+        target=target,
+        parties=parties,
+        label_party=label_party,
+        clients=clients,
+        kind=kind,
     )
 
 
@@ -66,6 +76,7 @@ def from_frame(
     parties: Columns,
     label_party: str | None = None,
     clients: int = 5,
+    kind: Kind | None = None,
 ) -> Task:
     """A task from a table in memory; arguments as in `load`."""
     if not len(table):
@@ -92,7 +103,9 @@ def from_frame(
             tables.features(table, names)
     if isinstance(table[target].dtype, pd.CategoricalDtype):
         table = table.assign(**{target: table[target].cat.remove_unused_categories()})
-    kind, metric = _kind(table[target])
+    if kind is None:
+        kind = _kind(table[target])
+        notes += _doubt(table[target], kind)
     _check_target(table[target], kind, clients)
     ordered = [id, target, *(n for names in columns.values() for n in names)]
     return Task(
@@ -103,7 +116,7 @@ def from_frame(
         columns=columns,
         label_party=owner,
         settings=Settings(kind=kind),
-        metric=metric,
+        metric=_metric(table[target], kind),
         clients=clients,
         notes=tuple(notes),
     )
@@ -191,16 +204,34 @@ def _check_ids(ids: pd.Series) -> None:
         raise DataError(f"id column {ids.name!r}: {error}") from None
 
 
-def _kind(target: pd.Series) -> tuple[Kind, Metric]:
+def _kind(target: pd.Series) -> Kind:
+    few_whole = target.nunique() <= MOST_CLASSES and _whole(target)
+    return "classification" if few_whole or not _numeric(target) else "regression"
+
+
+def _metric(target: pd.Series, kind: Kind) -> Metric:
+    if kind == "regression":
+        return "r2"
+    return "auc" if target.nunique() == 2 else "accuracy"
+
+
+def _doubt(target: pd.Series, kind: Kind) -> list[str]:
+    """What to say where whole numbers decided the kind; two of them are two classes either way."""
     distinct = target.nunique()
-    few_whole = distinct <= MOST_CLASSES and _whole(target)
-    if few_whole or not pd.api.types.is_numeric_dtype(target) or pd.api.types.is_bool_dtype(target):
-        return "classification", "auc" if distinct == 2 else "accuracy"
-    return "regression", "r2"
+    if distinct <= 2 or not _whole(target):
+        return []
+    taken, other = ("classes", "regression") if kind == "classification" else ("a quantity", "classification")
+    return [
+        f"The {distinct} distinct whole numbers of the target are taken for {taken}; else --kind {other}."
+    ]
+
+
+def _numeric(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
 def _whole(values: pd.Series) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(values) and (values.dropna() % 1 == 0).all())
+    return _numeric(values) and bool((values.dropna() % 1 == 0).all())
 
 
 def _check_target(target: pd.Series, kind: Kind, clients: int) -> None:

@@ -220,6 +220,8 @@ def _claim(
     matched = [name for name in matched if name not in exclude]
     if not matched:
         hint = nearest(pattern, [name for name in names if name not in exclude])
+        if any(re.search(r"[\s,]", name) for name in names):
+            hint += "; write ? for a blank or comma in a name"
         raise ConfigError(f"parties: {party}'s {pattern!r} matches no column{hint}")
     for name in matched:
         if name in owner:

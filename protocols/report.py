@@ -84,7 +84,8 @@ class Report:
             "row-clients": f"{task.clients}, rows dealt out at random (IID)",
             "network": f"MLP {shape} where one network sees all columns",
             "training": f"{s.optimizer}, learning rate {s.learning_rate:g}, {s.epochs} epochs, batches of "
-            f"{s.batch_size}; the same for every method",
+            f"{s.batch_size}; the same for every method, but the optimizer of fedavg starts afresh each "
+            "round",
             "chosen by": self._chosen(choice),
             "seeds": f"{', '.join(map(str, self.comparison.seeds))}; spread: {self.spread_name}",
             "simulated network": f"{ROUND_TRIPS} ms round trip, {BANDWIDTH * 8 / 1e6:g} Mbit/s up from each "
@@ -98,13 +99,14 @@ class Report:
 
     @staticmethod
     def _chosen(choice: select.Choice) -> str:
-        if not choice.candidates:
-            return "nobody: shape and settings were given"
+        if not any(candidate.finite for candidate in choice.candidates):
+            return f"nobody: {choice.reason}"
         times = f", mean of {choice.divisions} divisions" if choice.divisions > 1 else ""
         return (
-            f"lowest validation loss of {len(choice.candidates)} candidates on {choice.rows} pooled training "
-            f"rows of the first seed ({select.HELD_OUT:.0%} held out{times}). A real federation could not "
-            "pool them; it is done so here so that no method is favoured."
+            f"lowest validation loss of {len(choice.candidates)} candidates on {choice.rows} pooled rows "
+            f"that no seed tests on ({select.HELD_OUT:.0%} held out{times}). A real federation could not "
+            "pool them. The candidates are ranked by one network over all columns, which favours centralised "
+            "and edge; the others might do better with settings of their own."
         )
 
     def disagreements(self) -> list[tuple[str, str, claims.Verdict]]:
@@ -196,7 +198,7 @@ class Report:
             "schema": SCHEMA,
             "version": _version(),
             "constants": self.constants(),
-            "candidates": [asdict(candidate) for candidate in c.choice.candidates],
+            "candidates": [_candidate(candidate) for candidate in c.choice.candidates],
             "methods": [
                 {
                     "name": m.name,
@@ -291,6 +293,12 @@ def _against(f: Figures) -> str:
     if d.low <= 0 <= d.high:
         return f"{spread(d, sign=True)} against centralised: no clear difference."
     return f"{spread(d, sign=True)} against centralised."
+
+
+def _candidate(candidate: select.Candidate) -> dict[str, Any]:
+    """As JSON: null for the loss and score of one that diverged."""
+    missing = {} if candidate.finite else {"loss": None, "score": None}
+    return asdict(candidate) | missing
 
 
 def _revealed(f: Figures) -> dict[str, str]:

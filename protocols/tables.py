@@ -68,6 +68,12 @@ def column(table: pd.DataFrame, name: str, role: str) -> pd.Series:
     return table[name]
 
 
+def check_rows(table: pd.DataFrame) -> None:
+    """DataError for a table without rows."""
+    if not len(table):
+        raise DataError("the table has 0 rows, expected at least 1")
+
+
 def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array:
     """The numeric columns (default: all) as float64 (n, d).
 
@@ -80,8 +86,7 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array
             f"{len(missing)} of {len(names)} columns of the fitted table are missing: {missing[:3]}; "
             "give the columns that it was fitted with"
         )
-    if not len(table):
-        raise DataError("the table has 0 rows, expected at least 1")
+    check_rows(table)
     text = [
         n
         for n in names

@@ -104,13 +104,22 @@ class Method:
 
 
 def score(task: Task, truth: pd.Series, predicted: pd.DataFrame | pd.Series) -> float:
-    """The task's metric. `predicted`: probabilities (columns are classes), or numbers for regression."""
+    """The task's metric. `predicted`: probabilities (columns are classes), or numbers for regression.
+
+    ConfigError for predictions that are not finite: the training that gave them diverged.
+    """
     from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
-    if task.metric == "r2":
-        return float(r2_score(truth, predicted))
-    if not isinstance(predicted, pd.DataFrame):
+    if task.metric != "r2" and not isinstance(predicted, pd.DataFrame):
         raise ConfigError(f"metric {task.metric!r} needs probabilities, got a Series")
+    if not np.isfinite(predicted.to_numpy(np.float64)).all():
+        s = task.settings
+        raise ConfigError(
+            "training diverged: predictions should be finite numbers, got NaN or infinity; use a learning "
+            f"rate below {s.learning_rate:g}" + (" or optimizer='adam'" if s.optimizer == "sgd" else "")
+        )
+    if task.metric == "r2" or not isinstance(predicted, pd.DataFrame):
+        return float(r2_score(truth, predicted))
     classes = list(predicted.columns)
     if task.metric == "accuracy":
         return float(accuracy_score(truth, np.asarray(classes)[predicted.to_numpy().argmax(axis=1)]))

@@ -6,10 +6,10 @@ comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -39,14 +39,13 @@ class Settings:
         if self.kind not in ("classification", "regression"):
             raise ConfigError(f"kind={self.kind!r} should be 'classification' or 'regression'")
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ConfigError(f"{name}={value!r} should be a whole number above 0")
-        if not 0 < self.learning_rate < inf:
-            raise ConfigError(f"learning_rate={self.learning_rate!r} should be above 0")
+            check_count(name, getattr(self, name))
+        if not _is_number(self.learning_rate) or not 0 < self.learning_rate < inf:
+            raise ConfigError(f"learning_rate={self.learning_rate!r} should be a number above 0")
         for name in ("momentum", "weight_decay"):
-            if not 0 <= getattr(self, name) < inf:
-                raise ConfigError(f"{name}={getattr(self, name)!r} should be at least 0")
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 <= value < inf:
+                raise ConfigError(f"{name}={value!r} should be a number, at least 0")
         if self.optimizer not in ("adam", "sgd"):
             raise ConfigError(f"optimizer={self.optimizer!r} should be 'adam' or 'sgd'")
 
@@ -75,6 +74,31 @@ class Settings:
                 parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, fused=True
             )
         return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
+
+
+def check_count(name: str, value: object) -> None:
+    """ConfigError unless the setting `name` is a whole number above 0."""
+    if not _is_whole(value) or value < 1:
+        raise ConfigError(f"{name}={value!r} should be a whole number above 0")
+
+
+def check_network(hidden: object, standardise: object, random_state: object) -> None:
+    """ConfigError for parameters that all estimators of networks have, and that cannot be meant."""
+    widths = hidden if isinstance(hidden, Sequence) and not isinstance(hidden, str) else [None]
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise ConfigError(f"hidden={hidden!r} should be a list of whole numbers above 0, as in (64, 32)")
+    if not isinstance(standardise, bool | np.bool):
+        raise ConfigError(f"standardise={standardise!r} should be True or False")
+    if not _is_whole(random_state) or not 0 <= random_state < 2**63:
+        raise ConfigError(f"random_state={random_state!r} should be a whole number in [0, 2**63)")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, float | np.floating) or _is_whole(value)
 
 
 def batches(rows: int, size: int, rng: np.random.Generator) -> Iterator[Array]:

@@ -25,7 +25,7 @@ from protocols.models import mlp
 from protocols.progress import bar
 from protocols.saving import load_parts
 from protocols.tables import Kind
-from protocols.training import Settings, probabilities
+from protocols.training import Settings, check_network, probabilities
 from split import storage
 from split.layers import Plan, check_cut, cut_positions
 from split.messages import SERVER
@@ -118,8 +118,9 @@ class _Split(BaseEstimator):
         return loaded
 
     def _plan(self) -> Plan:
+        check_network(self.hidden, self.standardise, self.random_state)
         settings = Settings.of(self, self._kind, self.epochs)
-        cut, model, hidden, seed = cut_positions(self.cut), self.model, self.hidden, self.random_state
+        cut, model, hidden, seed = cut_positions(self.cut), self.model, self.hidden, int(self.random_state)
         if model is None:
             check_cut(cut, 2 * len(hidden) + 1)
             return Plan(lambda d, k: mlp(d, k, hidden, seed), cut, settings, self.standardise)

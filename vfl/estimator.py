@@ -21,8 +21,8 @@ from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.progress import bar
-from protocols.tables import Kind, check_classes, column, features, labels, split_target
-from protocols.training import Settings, probabilities
+from protocols.tables import Kind, check_classes, check_rows, column, features, labels, split_target
+from protocols.training import Settings, check_network, probabilities
 from vfl import saving
 from vfl.align import AlignmentReport, Duplicates, feature_parties, id_columns, read_ids, report
 from vfl.layout import embedding_width
@@ -228,8 +228,7 @@ class _VerticalNet(BaseEstimator):
         for name, module in {**(self.bottoms or {}), "top": self.top}.items():
             if module is not None and not isinstance(module, nn.Module):
                 raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
-        if not isinstance(self.random_state, int | np.integer):
-            raise ConfigError(f"random_state={self.random_state!r} should be a whole number")
+        check_network(self.hidden, self.standardise, self.random_state)
         return Plan(Settings.of(self, self._kind, self.epochs), tuple(self.hidden), self.standardise)
 
     def _checked(
@@ -240,6 +239,7 @@ class _VerticalNet(BaseEstimator):
             raise ConfigError(f"column {target!r} is both id and target; choose another id column")
         with marked(owner, "fit"):
             y = column(federation[owner], target, "target")
+            check_rows(federation[owner])
             if self._kind == "classification":
                 check_classes(labels(y))
             else:

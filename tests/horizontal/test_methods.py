@@ -28,6 +28,7 @@ def test_it_learns_the_task_and_accounts_for_every_role(kind: str, metric: str) 
         ["server", *sorted(outcome.client_roles)], 4 * 8 + 8 + 9 * outputs
     )
     assert outcome.epochs == 8
+    assert any("fresh optimizer in each round" in note for note in outcome.notes)
     assert pd.unique(outcome.ledger.frame().query("scope.str.startswith('fit/')")["round"]).tolist() == list(
         range(8)
     )

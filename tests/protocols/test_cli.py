@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pandas as pd
@@ -88,6 +89,13 @@ def test_files_are_written_where_asked(table: Path, tmp_path: Path) -> None:
     assert {row["sender"] for row in rows} == {"client0", "client1"}
     assert all("in the clear" in row["reveals"] for row in rows)
     assert "protocols.Rows/1" in vfl("ledger", "show", record).stdout
+
+
+def test_the_kind_can_be_said(table: Path) -> None:
+    got = compare(table, "--kind", "regression", "--methods", "centralised", "--json", "-")
+    assert got.exit_code == 0, got.output
+    assert "regression, scored by r2" in json.loads(got.stdout)["constants"]["target"]
+    assert compare(table, "--kind", "ranking").exit_code == 2
 
 
 def test_methods_lists_each_with_one_line() -> None:
@@ -198,11 +206,49 @@ def test_ctrl_c_outside_a_command_is_one_line(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "_add_commands", interrupted)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+PACKAGE = """
+import typer
+app = typer.Typer(help="Of another package.")
+@app.command()
+def wave() -> None:
+    print("waved")
+@app.command()
+def sink() -> None:
+    print("sunk")
+"""
+
+
+def test_another_package_adds_commands_and_a_broken_one_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "another_package.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = {"other": "another_package:app", "methods": "another_package:app", "text": "another_package:PACK"}
+    named |= {"gone": "no_such_package:app", "help": "another_package:wave"}
+    found = [EntryPoint(name, value, cli.GROUP) for name, value in named.items()]
+    monkeypatch.setattr(cli, "entry_points", lambda group: found if group == cli.GROUP else [])
+    monkeypatch.setattr(app, "registered_groups", list(app.registered_groups))
+    monkeypatch.setattr(sys, "argv", ["vfl", "other", "wave"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (0, "waved\n")
+    said = err.splitlines()
+    assert len(said) == 4 and all(line.startswith("warning: command '") for line in said), err
+    for name, reason in [
+        ("methods", "the name is taken"),
+        ("text", "AttributeError"),
+        ("gone", "ModuleNotFoundError"),
+        ("help", "not a typer.Typer"),
+    ]:
+        assert any(f"'{name}'" in line and "is skipped" in line and reason in line for line in said), err
 
 
 def test_help_answers_without_loading_torch() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from protocols.data import from_frame, load
 from protocols.errors import ConfigError, DataError, VflError
+from protocols.tables import Kind
 from protocols.task import Task
 from tests.protocols import tiny
 
@@ -21,9 +22,17 @@ def task(
     id: str | None = "id",
     label_party: str | None = None,
     clients: int = 3,
+    kind: Kind | None = None,
 ) -> Task:
     return from_frame(
-        frame, "tiny", id=id, target=target, parties=parties, label_party=label_party, clients=clients
+        frame,
+        "tiny",
+        id=id,
+        target=target,
+        parties=parties,
+        label_party=label_party,
+        clients=clients,
+        kind=kind,
     )
 
 
@@ -79,6 +88,34 @@ def test_the_label_is_at_the_first_party_unless_said() -> None:
 def test_the_kind_follows_the_target(values: np.ndarray, kind: str, metric: str) -> None:
     got = task(classes().assign(default=values))
     assert (got.settings.kind, got.metric) == (kind, metric)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.arange(80) % 20, "20 distinct whole numbers of the target are taken for classes"),
+        (np.arange(80) % 21, "21 distinct whole numbers of the target are taken for a quantity"),
+        (np.arange(80) % 2, None),  # two values are two classes whichever way they are read
+        (np.arange(80) % 3 / 2, None),
+        (np.array(["a", "b", "c", "d"] * 20), None),
+    ],
+)
+def test_a_kind_decided_on_whole_numbers_is_told(values: np.ndarray, said: str | None) -> None:
+    frame = pd.concat([classes()] * 3, ignore_index=True).assign(id=range(240))
+    got = task(frame.assign(default=np.tile(values, 3)))
+    assert len(got.notes) == (said is not None)
+    if said is not None:
+        assert said in got.notes[0] and "--kind" in got.notes[0]
+
+
+def test_a_kind_that_is_asked_for_is_taken_without_a_note() -> None:
+    digits = load("digits", kind="regression")
+    assert (digits.settings.kind, digits.metric, len(digits.notes)) == ("regression", "r2", 1)
+    frame = pd.concat([classes()] * 3, ignore_index=True).assign(id=range(240))
+    many = task(frame.assign(default=np.arange(240) % 30), kind="classification")
+    assert (many.settings.kind, many.metric, many.notes) == ("classification", "accuracy", ())
+    with pytest.raises(DataError, match="expected numbers"):
+        task(classes().assign(default=["no", "yes"] * 40), kind="regression")
 
 
 def test_a_category_without_rows_is_no_class() -> None:
@@ -164,6 +201,16 @@ def test_every_client_gets_a_test_row() -> None:
     for seed in range(3):
         for rows in fewest.split(seed):
             assert len(fewest.row_clients(rows, seed)) == 5
+
+
+def test_a_blank_or_comma_in_a_column_name_is_written_as_a_question_mark() -> None:
+    frame = classes().rename(columns={"a": "mean a", "b": "b, each"})
+    for parties in ("bank=mean a,c telco=*", "bank=b, each telco=*"):
+        with pytest.raises(ConfigError, match=r"write \? for a blank or comma in a name"):
+            task(frame, parties=parties)
+    assert task(frame, parties="bank=mean?a,b??each,c telco=*").columns["bank"] == ["mean a", "b, each", "c"]
+    with pytest.raises(ConfigError, match="matches no column$"):
+        task(classes(), parties="bank=zzz telco=*")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

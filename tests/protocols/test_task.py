@@ -85,6 +85,15 @@ def test_a_perfect_guess_of_many_classes_scores_one(metric: Any) -> None:
     assert score(replace(TASK, metric=metric), truth, guess) == 1.0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_called_diverged(bad: float) -> None:
+    said = f"training diverged.*learning rate below {TASK.settings.learning_rate:g}$"
+    with pytest.raises(ConfigError, match=said):
+        score(TASK, pd.Series(["no", "yes"]), told(0.5, bad))
+    with pytest.raises(ConfigError, match=said):
+        score(NUMBERS, pd.Series([1.0, 2.0]), pd.Series([bad, 1.0]))
+
+
 def test_labels_cannot_be_scored_as_probabilities() -> None:
     with pytest.raises(ConfigError, match="'auc' needs probabilities"):
         score(TASK, pd.Series(["no"]), pd.Series(["no"]))

@@ -16,7 +16,16 @@ from protocols.arrays import Arrays
 from protocols.errors import ConfigError
 from protocols.flops import forward_flops, training_flops
 from protocols.models import mlp
-from protocols.training import Settings, batches, epoch_flops, outputs, outputs_flops, probabilities, train
+from protocols.training import (
+    Settings,
+    batches,
+    check_network,
+    epoch_flops,
+    outputs,
+    outputs_flops,
+    probabilities,
+    train,
+)
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32))
 TARGETS = {"classification": (X[:, 0] > 0).long(), "regression": X[:, 1:2] * 2}
@@ -91,11 +100,32 @@ def test_an_optimizer_that_is_given_keeps_its_memory() -> None:
         ("kind", "clustering"),
         ("momentum", -0.1),
         ("weight_decay", float("nan")),
+        ("batch_size", None),
+        ("learning_rate", None),
+        ("learning_rate", "x"),
+        ("learning_rate", True),
+        ("momentum", "0.9"),
+        ("weight_decay", None),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(setting: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^{setting}="):
         Settings(**{setting: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("hidden", value) for value in (8, None, "64", (0,), (8, 4.0), (True,))],
+        *[("standardise", value) for value in ("no", 1, None)],
+        *[("random_state", value) for value in (-1, 0.5, None, "0", True, 2**63)],
+    ],
+)
+def test_parameters_that_all_networks_have(name: str, value: Any) -> None:
+    fine: dict[str, Any] = {"hidden": [8], "standardise": np.bool(True), "random_state": np.int64(3)}
+    check_network(**fine)
+    with pytest.raises(ConfigError, match=rf"^{name}="):
+        check_network(**{**fine, name: value})
 
 
 def test_numpy_numbers_are_settings() -> None:

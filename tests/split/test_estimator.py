@@ -127,6 +127,13 @@ def test_predict_before_fit_says_so() -> None:
         ),
         ({"model": nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 9)), "cut": 1}, r"\(9,\), expected \(2,\)"),
         ({"epochs": 0}, "epochs=0 should be"),
+        ({"learning_rate": "x"}, "learning_rate='x' should be a number above 0"),
+        ({"weight_decay": None}, "weight_decay=None should be a number, at least 0"),
+        ({"batch_size": None}, "batch_size=None should be a whole number above 0"),
+        ({"hidden": 8}, "hidden=8 should be a list of whole numbers"),
+        ({"hidden": None}, "hidden=None should be a list of whole numbers"),
+        ({"standardise": "no"}, "standardise='no' should be True or False"),
+        ({"random_state": -1}, "random_state=-1 should be a whole number"),
         ({"optimizer": "rmsprop"}, "should be 'adam' or 'sgd'"),
     ],
 )
@@ -167,6 +174,19 @@ def test_a_table_that_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(DataError, match=f"^{said}"):
         SplitClassifier(epochs=1).fit({**DATA, "client1": spoil(DATA["client1"])}, target="y")
+
+
+@pytest.mark.parametrize("cut", [2, (2, 4)])
+@pytest.mark.parametrize("types", [(bool, int), (int, bool)])
+def test_truth_values_are_not_numbers(cut: int | tuple[int, int], types: tuple[Any, Any]) -> None:
+    mixed = {
+        name: table.assign(y=(table["y"] == "yes").astype(kind))
+        for (name, table), kind in zip(DATA.items(), types, strict=True)
+    }
+    first, second = (kind.__name__ for kind in types)
+    said = f"labels are {first} at client0 and {second} at client1; give the target one type"
+    with pytest.raises(DataError, match=f"^server/setup: {said}"):
+        SplitClassifier(cut=cut, epochs=1).fit(mixed, target="y")
 
 
 def test_other_things_that_cannot_be_used() -> None:

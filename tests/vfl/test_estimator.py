@@ -202,6 +202,12 @@ BAD: list[tuple[str, Callable[[Data], Data], type[Exception], str]] = [
         DataError,
         "telco/fit: column 'x4' is .* expected numbers",
     ),
+    (
+        "0 rows with labels",
+        edited("bank", lambda t: t.iloc[:0]),
+        DataError,
+        "^bank/fit: the table has 0 rows",
+    ),
     ("0 rows", edited("shop", lambda t: t.iloc[:0]), DataError, "shop/fit: the table has 0 rows"),
     (
         "duplicates",
@@ -275,6 +281,13 @@ def test_bad_tables_are_clear_errors(
         ({"optimizer": "lbfgs"}, {}, "should be 'adam' or 'sgd'"),
         ({"duplicates": "last"}, {}, 'bank/fit: duplicates should be "error" or "first"'),
         ({"random_state": None}, {}, "random_state=None should be a whole number"),
+        ({"learning_rate": "x"}, {}, "learning_rate='x' should be a number above 0"),
+        ({"weight_decay": None}, {}, "weight_decay=None should be a number, at least 0"),
+        ({"batch_size": None}, {}, "batch_size=None should be a whole number above 0"),
+        ({"hidden": 8}, {}, "hidden=8 should be a list of whole numbers"),
+        ({"hidden": None}, {}, "hidden=None should be a list of whole numbers"),
+        ({"standardise": "no"}, {}, "standardise='no' should be True or False"),
+        ({"random_state": -1}, {}, "random_state=-1 should be a whole number"),
         ({"bottoms": {"shpo": nn.Linear(2, 2)}}, {}, "bottoms name shpo; .* did you mean 'shop'"),
         ({"bottoms": {"shop": "mlp"}}, {}, "shop: expected a torch module, got str"),
         (
