@@ -36,7 +36,11 @@ ASKING = "client0"  # the client that brings the test rows
 Labels = list[bool | int | str]
 
 
-class Rows(Message, reveals="every cell and every label of one client's training rows, in the clear"):
+class Rows(
+    Message,
+    reveals="every cell and every label of one client's training rows, in the clear",
+    carries={"rows", "labels"},
+):
     """The bulk upload of centralised training."""
 
     x: Annotated[Array, Spec("float64", ("n", "d"))]
@@ -44,7 +48,7 @@ class Rows(Message, reveals="every cell and every label of one client's training
     classes: Labels  # sorted; none in regression
 
 
-class Questions(Message, reveals="every cell of the rows to predict, in the clear"):
+class Questions(Message, reveals="every cell of the rows to predict, in the clear", carries={"rows"}):
     """Rows without their label."""
 
     x: Annotated[Array, Spec("float64", ("n", "d"))]

@@ -14,7 +14,7 @@ from protocols.compare import ROUND_TRIPS
 from protocols.figures import Figures, amount, nbytes, seconds
 
 Status = Literal["stated", "measured", "not yet measured", "not run"]
-Ruling = Literal["agrees", "disagrees", "leaves out"]
+Ruling = Literal["agrees", "disagrees", "leaves out", "not known"]
 STATUSES = get_args(Status)
 
 WAYS = ("federated", "split", "vertical", "centralised", "edge", "alone")
@@ -91,7 +91,6 @@ SERVER_LEVELS = {
     "centralised": {"very high"},
     "edge": {"high", "very high"},
 }
-RAW = frozenset({"protocols.Rows/1", "protocols.Questions/1"})  # messages that carry rows in the clear
 SEQUENTIAL = 0.9  # of the messages of the epochs on one dependent chain
 BACK = 0.1  # of the bytes going up: less coming down is not worth a word
 
@@ -179,7 +178,29 @@ def _moved(f: Figures, phase: str) -> str:
 
 
 def _raw(f: Figures, phase: str) -> float:
-    return sum(t.nbytes.mean for t in f.traffic if t.phase == phase and t.kind in RAW)
+    """Bytes of the messages that carry rows in the clear."""
+    return sum(t.nbytes.mean for t in f.traffic if t.phase == phase and "rows" in (t.carries or ()))
+
+
+def _undeclared(f: Figures, phase: str) -> list[str]:
+    """Kinds of message that do not say what they carry."""
+    return sorted({t.kind for t in f.traffic if t.phase == phase and t.carries is None})
+
+
+def _stays(f: Figures) -> list[tuple[Ruling, str]]:
+    """Whether rows and labels stayed, while training."""
+    raw, undeclared = _raw(f, "train"), _undeclared(f, "train")
+    rulings: list[tuple[Ruling, str]] = []
+    if raw or not undeclared:
+        rulings.append(("disagrees" if raw else "agrees", f"{nbytes(raw)} of raw rows left a client"))
+    if undeclared:
+        rulings.append(("not known", f"whether {', '.join(undeclared)} carry rows or labels is not declared"))
+    labelled = [t for t in f.traffic if t.phase == "train" and "labels" in (t.carries or ())]
+    if labelled:
+        messages, size = sum(t.messages.mean for t in labelled), sum(t.nbytes.mean for t in labelled)
+        said = f"every label goes to the server ({amount(messages)} messages, {nbytes(size)})"
+        rulings.append(("leaves out", said))
+    return rulings
 
 
 def _architecture(f: Figures) -> Found:
@@ -216,18 +237,15 @@ def _data(f: Figures) -> Found:
     rulings: list[tuple[Ruling, str]] = []
     match f.method.column:
         case "federated":
-            rulings.append(("disagrees" if raw else "agrees", f"{nbytes(raw)} of raw rows left a client"))
+            rulings += _stays(f)
         case "split":
-            rulings.append(("disagrees" if raw else "agrees", f"{nbytes(raw)} of raw rows left a client"))
+            rulings += _stays(f)
             if down > BACK * up:
                 rulings.append(("leaves out", f"{nbytes(down)} come back down beside {nbytes(up)} up"))
         case "centralised":
-            rulings.append(
-                (
-                    "agrees" if up and raw == up else "disagrees",
-                    f"{nbytes(raw)} of {nbytes(up)} up are raw rows",
-                )
-            )
+            unsure = raw < up and _undeclared(f, "train")
+            ruling: Ruling = "agrees" if up and raw == up else "not known" if unsure else "disagrees"
+            rulings.append((ruling, f"{nbytes(raw)} of {nbytes(up)} up are declared as raw rows"))
         case "edge":
             rulings.append(("disagrees" if answers else "agrees", f"{nbytes(answers)} left at inference"))
             if raw:

@@ -23,13 +23,13 @@ from protocols.progress import Report as Progress
 from protocols.select import Choice, choose
 from protocols.task import Method, Outcome, Task
 from protocols.wire.ledger import Ledger
+from protocols.wire.message import OURS
 from protocols.wire.transport import Network
 
 if TYPE_CHECKING:
     from protocols.report import Report
 
 GROUP = "vfl.methods"
-OURS = ("protocols", "horizontal", "vfl", "split")
 SEEDS, SEEDS_QUICK = 5, 2
 ROUND_TRIPS = (1, 50, 200)  # milliseconds
 BANDWIDTH = 12.5e6  # bytes a second that each role can send: 100 Mbit/s

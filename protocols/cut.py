@@ -36,6 +36,7 @@ class LabelledSmashed(
     Message,
     reveals="the cut layer's output for each row of a batch, from which rows can be reconstructed, "
     "and each row's label",
+    carries={"labels"},
 ):
     """Smashed data with the labels, for a receiver that computes the loss."""
 

@@ -36,6 +36,11 @@ class Traffic:
         """What a curious receiver learns."""
         return message_class(self.kind).reveals
 
+    @property
+    def carries(self) -> frozenset[str] | None:
+        """Of rows and labels, what is in it in the clear; None where its class does not say."""
+        return message_class(self.kind).carries
+
 
 @dataclass(frozen=True)
 class Figures:

@@ -2,13 +2,14 @@
 
 A message is a frozen pydantic model. Its class says what it `reveals` to a curious receiver,
 or it does not import; its array fields declare dtype and shape, checked where the message is
-built and again where it is decoded.
+built and again where it is decoded. What it `carries` in the clear, whole rows or their labels,
+is declared beside that; a class of another package that does not say so counts as not known.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import UnionType
@@ -20,6 +21,9 @@ from pydantic_core import CoreSchema, core_schema
 
 from protocols.arrays import Array, Arrays, read_only
 from protocols.errors import ConfigError
+
+OURS = ("protocols", "horizontal", "split", "vfl")  # packages whose messages all say what they carry
+CLEAR = frozenset({"rows", "labels"})  # what a message can carry in the clear: rows' features, rows' labels
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,27 @@ class Message(BaseModel):
         frozen=True, extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
     )
     reveals: ClassVar[str]
+    carries: ClassVar[frozenset[str] | None] = None  # of CLEAR; None: not known
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[Message]]] = {}
     specs: ClassVar[dict[str, Spec]] = {}
     _repeated: ClassVar[tuple[tuple[str, str, int], ...]] = ()  # (letter, field, axis) of recurring letters
 
-    def __init_subclass__(cls, *, reveals: str = "", version: int = 1, **config: Any) -> None:
+    def __init_subclass__(
+        cls, *, reveals: str = "", carries: Collection[str] | None = None, version: int = 1, **config: Any
+    ) -> None:
         super().__init_subclass__(**config)
         if not reveals.strip():
             raise TypeError(
                 f"{cls.__name__}: say what it reveals: class {cls.__name__}(Message, reveals=...)"
             )
+        if isinstance(carries, str) or not CLEAR.issuperset(carries or ()):
+            raise TypeError(f"{cls.__name__}: carries={carries!r} should be a set of 'rows' and 'labels'")
         cls.reveals = reveals
+        if carries is not None:
+            cls.carries = frozenset(carries)
+        elif cls.carries is None and cls.__module__.partition(".")[0] in OURS:
+            cls.carries = frozenset()
         cls.kind = f"{cls.__module__.partition('.')[0]}.{cls.__name__}/{version}"
         other = Message.kinds.get(cls.kind)
         if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -93,7 +106,7 @@ class Message(BaseModel):
     def __pydantic_init_subclass__(cls, **config: Any) -> None:
         cls.specs = {}
         for name, field in cls.model_fields.items():
-            if name in ("kind", "kinds", "reveals", "specs"):
+            if name in ("kind", "kinds", "reveals", "carries", "specs"):
                 raise TypeError(f"{cls.__name__}.{name}: every message has a {name}; choose another name")
             # The Spec stands beside an array, or inside `Annotated[Array, Spec(...)] | None`.
             said = list(field.metadata)

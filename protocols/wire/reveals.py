@@ -15,9 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from protocols.arrays import Arrays
-from protocols.wire.message import Message
-
-OURS = ("protocols", "horizontal", "split", "vfl")
+from protocols.wire.message import OURS, Message
 
 HEAD = """\
 # What leaves

@@ -15,9 +15,11 @@ import pytest
 from protocols import claims
 from protocols.claims import CLAIMS, WAYS, Cell, level
 from protocols.compare import Comparison, Spread
+from protocols.cut import LabelledSmashed
 from protocols.errors import ConfigError, DataError
 from protocols.figures import Figures, amount, grouped, seconds, spread, varied
 from protocols.report import LEAKAGE, Report, read_measures, write_whole
+from protocols.wire.message import Message
 from tests.protocols import tiny
 
 TEN = """core architecture; data movement; primary privacy mechanism; communication pattern; client compute;
@@ -102,6 +104,41 @@ def test_what_edge_claims_leaves_out_the_upload_it_was_trained_on(result: Compar
         "leaves out",
     }
     assert {v.ruling for v in cell(result.report, "data movement", "federated").verdicts} == {"agrees"}
+
+
+def test_split_says_that_labels_leave_where_they_do(result: Comparison) -> None:
+    found = cell(result.report, "data movement", "split").verdicts
+    labels = [v for v in found if "every label goes to the server" in v.text]
+    assert [(v.method, v.ruling) for v in labels] == [("split: vanilla", "leaves out")]
+    sent = result.frame.query("method == 'split: vanilla' and phase == 'train'")
+    sent = sent[sent["kind"] == LabelledSmashed.kind]
+    messages = sent.loc[sent["measure"] == "messages", "value"].sum() / len(result.seeds)
+    assert f"({messages:.0f} messages, " in labels[0].text
+    assert "every label goes to the server" in result.report.text(width=300)
+
+
+@pytest.mark.parametrize(
+    ("carries", "rulings"),
+    [
+        ({"rows"}, ["disagrees"]),
+        ({"labels"}, ["agrees", "leaves out"]),
+        (set(), ["agrees"]),
+        (None, ["not known"]),
+    ],
+)
+def test_the_verdict_follows_what_foreign_messages_say_they_carry(
+    result: Comparison, monkeypatch: pytest.MonkeyPatch, carries: set[str] | None, rulings: list[str]
+) -> None:
+    monkeypatch.setattr(Message, "kinds", dict(Message.kinds))
+
+    class Upload(Message, reveals="test: anything", carries=carries):
+        pass
+
+    frame = result.frame.copy()
+    frame.loc[(frame["method"] == "fedavg") & frame["kind"].notna(), "kind"] = Upload.kind
+    report = Report(replace(result, frame=frame))
+    found = cell(report, "data movement", "federated").verdicts
+    assert [v.ruling for v in found] == rulings
 
 
 def test_words_for_shares() -> None:

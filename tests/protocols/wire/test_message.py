@@ -13,7 +13,7 @@ from rich.pretty import pretty_repr
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError
-from protocols.wire.message import Message, Spec, message_class
+from protocols.wire.message import OURS, Message, Spec, message_class
 
 CANARY = "canary-71c4"
 
@@ -183,3 +183,17 @@ def test_not_a_number_equals_itself() -> None:
 def test_a_message_survives_pickling() -> None:
     message = letters(z=np.ones(3, bool))
     assert pickle.loads(pickle.dumps(message)) == message  # noqa: S301  # our own bytes
+
+
+def test_a_message_says_what_it_carries_in_the_clear_or_it_is_not_known() -> None:
+    assert Letters.carries is None  # of no package of ours, and silent
+    assert all(kind.carries is not None for kind in Message.kinds.values() if kind.kind.split(".")[0] in OURS)
+    with pytest.raises(TypeError, match="should be a set of 'rows' and 'labels'"):
+
+        class Wrong(Message, reveals="test", carries={"columns"}):
+            pass
+
+    with pytest.raises(TypeError, match="should be a set of 'rows' and 'labels'"):
+
+        class Text(Message, reveals="test", carries="rows"):
+            pass
