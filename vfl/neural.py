@@ -86,6 +86,10 @@ class Bottom:
         """The embeddings (n, k) of `x` (n, d), float32."""
         return outputs(self.module, torch.from_numpy(self.scaler(x)), CHUNK)
 
+    def flops(self, rows: int, columns: int) -> float:
+        """FLOPs of the embeddings of so many rows: the module's, and two a cell for scaling."""
+        return outputs_flops(self.module, (rows, columns), CHUNK) + 2.0 * rows * columns
+
 
 @dataclass(frozen=True)
 class Top:
@@ -175,7 +179,7 @@ async def predict_feature(me: Party, label_party: str, table: Table, bottom: Bot
         aligned = await align_feature(at, label_party, table.ids)
     async with me.within("predict") as at:
         for rows in _batches(aligned.rows, CHUNK):
-            cost = outputs_flops(bottom.module, (len(rows), table.x.shape[1]), CHUNK)
+            cost = bottom.flops(len(rows), table.x.shape[1])
             await at.send(label_party, Smashed(h=await at.compute(bottom, table.x[rows], cost=cost)))
     return aligned
 
@@ -192,7 +196,7 @@ async def predict_label(
         for rows in _batches(aligned.rows, CHUNK):
             h = await _embeddings(at, peers, top.widths, len(rows))
             if bottom is not None:
-                cost = outputs_flops(bottom.module, (len(rows), table.x.shape[1]), CHUNK)
+                cost = bottom.flops(len(rows), table.x.shape[1])
                 h.insert(0, torch.from_numpy(await at.compute(bottom, table.x[rows], cost=cost)))
             joined = torch.cat(h, dim=1)
             cost = outputs_flops(top.module, tuple(joined.shape), CHUNK)
