@@ -9,8 +9,8 @@ import pytest
 from pydantic import Field
 
 from protocols.arrays import Array, Arrays
-from protocols.wire.message import Message, Spec
-from protocols.wire.reveals import OURS, load_messages, page
+from protocols.wire.message import OURS, Message, Spec
+from protocols.wire.reveals import load_messages, page
 
 PAGE = Path(__file__).parent.parent / "docs" / "what-leaves.md"
 

@@ -24,9 +24,9 @@ def envelopes(monkeypatch: pytest.MonkeyPatch) -> list[Envelope]:
     seen: list[Envelope] = []
     record = Ledger._record
 
-    def tap(self: Ledger, envelope: Envelope) -> None:
+    def tap(self: Ledger, envelope: Envelope) -> int:
         seen.append(envelope)
-        record(self, envelope)
+        return record(self, envelope)
 
     monkeypatch.setattr(Ledger, "_record", tap)
     return seen
