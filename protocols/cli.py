@@ -166,6 +166,10 @@ def show_ledger(
 def _read_ledger(file: Path, columns: list[str], wrong: type[Exception]) -> pd.DataFrame:
     import pandas as pd
 
+    if file.is_dir():
+        records = sorted(one.name for one in file.glob("*.parquet"))
+        hint = f"name one of its files, as in {file / records[0]}" if records else "it holds no record"
+        raise wrong(f"{file}: a folder of {len(records)} records; {hint}")
     try:
         frame = pd.read_parquet(file)
     except FileNotFoundError:

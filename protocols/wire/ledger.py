@@ -234,4 +234,5 @@ def summarise(frame: pd.DataFrame, by: Sequence[str] = ("sender", "receiver", "k
         raise ConfigError(f"cannot sum by {unknown}; columns are {[*frame.columns, 'party', 'direction']}")
     keep = ["reveals"] if "kind" in by and "reveals" not in by else []
     groups = frame.groupby([*by, *keep], sort=True, dropna=False)["bytes"]
-    return groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})
+    sums = groups.agg(messages="size", bytes="sum").reset_index(level=keep).astype({"bytes": "int64"})
+    return sums[["messages", "bytes", *keep]]  # the long texts last, where a narrow screen cuts
