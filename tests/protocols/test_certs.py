@@ -137,7 +137,7 @@ def test_what_was_read_does_not_show_itself(bank: Credentials) -> None:
 def test_addresses() -> None:
     for address in ("bank.example:7443", "127.0.0.1:0", "[::1]:65535"):
         assert check_address(address) == address
-    for address in ("bank.example", "bank:", ":7443", "unix:/tmp/x", "a:65536", "dns:///a:1", "a b:1"):
+    for address in ("bank.example", "bank:", ":7443", "unix:/x", "a:65536", "dns:///a:1", "a b:1"):
         with pytest.raises(ConfigError, match="is no address"):
             check_address(address)
     assert all(is_loopback(a) for a in ("127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"))
