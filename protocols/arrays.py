@@ -90,10 +90,13 @@ class Arrays(Mapping[str, Array]):
 
     def like(self, other: Arrays) -> bool:
         """Whether names, shapes and dtypes are those of `other`."""
-        return self._items.keys() == other._items.keys() and all(
-            a.shape == other._items[n].shape and a.dtype == other._items[n].dtype
-            for n, a in self._items.items()
-        )
+        if len(self._items) != len(other._items):
+            return False
+        for name, a in self._items.items():
+            b = other._items.get(name)
+            if b is None or a.shape != b.shape or a.dtype != b.dtype:
+                return False
+        return True
 
     def __getitem__(self, name: str) -> Array:
         return self._items[name]
@@ -169,7 +172,8 @@ def weighted_mean(values: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
     result: dict[str, Array] = {}
     for name, first in values[0].items():
         sums = np.zeros(first.shape, first.dtype if first.dtype.kind == "f" else np.float64)
+        weighted = np.empty_like(sums)
         for value, weight in zip(values, weights, strict=True):
-            sums += value[name] * sums.dtype.type(weight / total)
+            sums += np.multiply(value[name], sums.dtype.type(weight / total), out=weighted)
         result[name] = sums
     return Arrays(result)

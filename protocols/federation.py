@@ -51,17 +51,13 @@ def simulate(
 
     names = tuple(roles)
 
-    def party(i: int, name: str) -> Coordinator:
-        # Slices: a thousand parties have a thousand rosters, and a loop over each costs more than a round.
-        roster = names[:i] + names[i + 1 :]
-        desk = Desk(ledger, network, on_progress=on_progress)
-        return Coordinator(name, ledger, desk, seed=seed, job=job, roster=roster)
-
-    async def play(i: int, name: str) -> Any:
-        return await roles[name](party(i, name))
+    async def play(name: str) -> Any:
+        return await roles[name](
+            Coordinator(Desk(name, ledger, seed, job, names, network, on_progress=on_progress))
+        )
 
     async def everyone() -> dict[str, Any]:
-        return await run(**{name: play(i, name) for i, name in enumerate(names)})
+        return await run(**{name: play(name) for name in names})
 
     results, seconds = run_virtual(everyone(), local.on_stall)
     return Run(results, ledger, seconds)

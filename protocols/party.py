@@ -30,18 +30,23 @@ from protocols.randomness import torch_seeded
 from protocols.wire.codec import decode, encode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
-from protocols.wire.transport import Envelope, Names, Network, Transport
+from protocols.wire.transport import Envelope, Names, Network
 
 M = TypeVar("M", bound=Message)
 N = TypeVar("N", bound=Message)
 T = TypeVar("T")
+_SMALL = 1 << 18  # bytes
 
 
 @dataclass(slots=True)
 class Desk:
     """What a party has only one of, in whatever scope it speaks."""
 
-    ledger: Ledger
+    name: str
+    ledger: Ledger  # also the transport
+    seed: int = 0
+    job: str = "local"
+    parties: tuple[str, ...] = ()  # all that take part, this one too or not
     network: Network | None = None  # set under a virtual clock that charges for computing
     threaded: bool = False  # compute in a worker thread, so that the party stays reachable
     depth: int = 0  # longest chain of dependent messages received so far
@@ -49,18 +54,19 @@ class Desk:
     on_progress: Callable[[str, int, int], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Party:
     """A name, a transport, randomness of its own, and the scope it speaks in."""
 
-    name: str
-    transport: Transport
     desk: Desk = field(repr=False)
-    seed: int = 0
     scope: str = ""
-    job: str = "local"
     _sent: dict[str, int] = field(default_factory=dict, repr=False)  # envelopes per receiver
-    _opened: Names = field(default_factory=Names, repr=False)  # scopes directly below this one
+    _opened: Names | None = field(default=None, repr=False)  # scopes directly below this one
+
+    @property
+    def name(self) -> str:
+        """Which party this is."""
+        return self.desk.name
 
     async def send(self, to: str, message: Message) -> None:
         """Send `message` to party `to`, in this scope."""
@@ -68,10 +74,11 @@ class Party:
         await self._deliver(to, message.kind, body, hashlib.sha256(body).digest())
 
     async def _deliver(self, to: str, kind: str, body: bytes, digest: bytes) -> None:
+        desk = self.desk
         sequence = self._sent.get(to, 0)
         self._sent[to] = sequence + 1
-        await self.transport.deliver(
-            Envelope(self.job, self.name, to, self.scope, sequence, kind, self.desk.depth + 1, digest, body)
+        await desk.ledger.deliver(
+            Envelope(desk.job, desk.name, to, self.scope, sequence, kind, desk.depth + 1, digest, body)
         )
 
     @overload
@@ -85,8 +92,10 @@ class Party:
 
         `like`: every `Arrays` field must have these names, shapes and dtypes. ProtocolError otherwise.
         """
-        e = await self.transport.collect(self.name, sender, self.scope)
-        self.desk.depth = max(self.desk.depth, e.depth)
+        desk = self.desk
+        e = await desk.ledger.collect(desk.name, sender, self.scope)
+        if e.depth > desk.depth:
+            desk.depth = e.depth
         kinds = kind if isinstance(kind, tuple) else (kind,)
         for expected in kinds:
             if e.kind == expected.kind:
@@ -94,7 +103,7 @@ class Party:
         else:
             said = " or ".join(k.kind for k in kinds)
             raise ProtocolError(f"expected {said} from {sender} in {self.scope!r}, got {e.kind}")
-        message = decode(expected, e.body, sender=sender, scope=self.scope)
+        message = _read(expected, e.body, sender, self.scope)
         if like is not None:
             for name, value in message.__dict__.items():  # pydantic's own iterator is slow
                 if isinstance(value, Arrays) and not value.like(like):
@@ -108,11 +117,12 @@ class Party:
         """This party in a sub-conversation, used as `async with me.within(name) as at`. Leaving it
         discards its late mail. ConfigError for a name that was used, is empty or holds a slash."""
         said = str(name)
+        if self._opened is None:
+            self._opened = Names()
         if not said or "/" in said or said in self._opened:
             raise ConfigError(f"within({name!r}) in {self.scope!r}: needs a new name, without slashes")
         self._opened.add(said)
-        scope = f"{self.scope}/{said}" if self.scope else said
-        return _copy(self, {"scope": scope, "_sent": {}, "_opened": Names()})
+        return type(self)(self.desk, f"{self.scope}/{said}" if self.scope else said)
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,15 +130,17 @@ class Party:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.transport.close(self.name, self.scope)
-        mark(error, self.name, self.scope)
+        desk = self.desk
+        desk.ledger.close(desk.name, self.scope)
+        if error is not None:
+            mark(error, desk.name, self.scope)
 
     def rng(self, purpose: str = "") -> np.random.Generator:
         """Reproducible, distinct for every party, scope and purpose; independent of call order.
 
         For experiments. Never for keys, masks or nonces: those come from the operating system.
         """
-        said = "\0".join((str(self.seed), self.name, self.scope, purpose))
+        said = "\0".join((str(self.desk.seed), self.name, self.scope, purpose))
         key = hashlib.sha256(said.encode()).digest()
         return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
 
@@ -166,11 +178,15 @@ class Party:
             self.desk.on_progress(step, done, total)
 
 
-@dataclass(frozen=True, slots=True)
 class Coordinator(Party):
     """A party with a roster: the star's verbs, over the same lines."""
 
-    roster: tuple[str, ...] = ()
+    __slots__ = ()
+
+    @property
+    def roster(self) -> tuple[str, ...]:
+        """All others that take part, in the order given."""
+        return tuple(party for party in self.desk.parties if party != self.desk.name)
 
     async def broadcast(self, message: Message, to: Iterable[str] | None = None) -> None:
         """Send one message to all of `to` (default: the roster); it is encoded once."""
@@ -214,15 +230,20 @@ class Coordinator(Party):
         return came
 
 
-P = TypeVar("P", bound=Party)
+_latest: tuple[bytes, Message | None] = (b"", None)  # the small body that was read last, and its message
 
 
-def _copy(party: P, changed: dict[str, Any]) -> P:
-    """`dataclasses.replace` at a quarter of its time: a scope is opened by every party in every round."""
-    copy = object.__new__(type(party))
-    for name in type(party).__dataclass_fields__:
-        object.__setattr__(copy, name, changed[name] if name in changed else getattr(party, name))
-    return copy
+def _read(kind: type[M], body: bytes, sender: str, scope: str) -> M:
+    """Decode; but what a broadcast tells one receiver after another in one process is decoded once."""
+    global _latest
+    seen, message = _latest
+    if body is seen and type(message) is kind:
+        return message
+    message = decode(kind, body, sender=sender, scope=scope)
+    # A large body is not copied when it is decoded, and would be kept here.
+    if kind.is_flat and len(body) <= _SMALL:
+        _latest = (body, message)
+    return message
 
 
 def mark(error: BaseException | None, party: str, scope: str) -> None:

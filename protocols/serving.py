@@ -56,8 +56,8 @@ async def serve_role(
     here, marked with that party and scope.
     """
     ledger = Ledger(transport)
-    desk = Desk(ledger, threaded=True, on_progress=on_progress)
-    me = Coordinator(transport.name, ledger, desk, seed=seed, job=job, roster=transport.peers)
+    desk = Desk(transport.name, ledger, seed, job, transport.peers, threaded=True, on_progress=on_progress)
+    me = Coordinator(desk)
     aborts = me.within(ABORT)
     start = perf_counter()
     work = asyncio.create_task(_marked(me, role))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
@@ -100,6 +101,9 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             done.set()
 
     thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
+    frozen = not gc.get_freeze_count()
+    if frozen:
+        gc.freeze()  # see docs/decisions/007-messages-in-bulk.md
     try:
         thread.start()
         # A signal just before a wait without end would be seen at its end only.
@@ -116,6 +120,9 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             while thread.is_alive() and not done.wait(PATIENCE):
                 pass
         raise
+    finally:
+        if frozen:
+            gc.unfreeze()
     thread.join()
     if outcome:
         raise outcome[0]

@@ -25,7 +25,7 @@ COLUMNS += ["bytes", "reveals", "depth", "digest", "chain"]
 
 
 class Entry(NamedTuple):
-    """One logical send. `chain` hashes this entry onto the one before it on its line."""
+    """One logical send."""
 
     job: str
     scope: str
@@ -36,8 +36,6 @@ class Entry(NamedTuple):
     nbytes: int  # of the encoded message
     depth: int
     digest: bytes  # SHA-256 of the encoded message
-    chain: bytes
-    reveals: str  # what a curious receiver learns
 
 
 @dataclass
@@ -56,9 +54,12 @@ class Ledger:
 
     def __init__(self, inner: Transport | None = None) -> None:
         self._inner = inner
-        self.entries: list[Entry] = []
+        # Plain tuples, as of `Entry`: the garbage collector forgets them, and would look at each Entry again.
+        self._rows: list[tuple[Any, ...]] = []
+        self.reveals: dict[
+            str, str
+        ] = {}  # kind -> what a curious receiver learns; "" if it is not known here
         self.compute: dict[str, Compute] = {}
-        self._chains: dict[tuple[str, str, str], bytes] = {}
         self._index: dict[tuple[str, str, str, int], int] = {}  # envelopes not yet collected
         # In order: (party, seconds at REFERENCE, None) for compute, (party, 0, ~i) for the sending of
         # entry i, (party, 0, i) for its receipt.
@@ -109,55 +110,56 @@ class Ledger:
         return work
 
     def _record(self, e: Envelope) -> int:
-        line = (e.job, e.sender, e.receiver)
-        said = f"{e.scope}|{e.sequence}|{e.kind}|{len(e.body)}|".encode()
-        chain = hashlib.sha256(self._chains.get(line, b"") + said + e.digest).digest()
-        self._chains[line] = chain
-        said_kind = Message.kinds.get(e.kind)
-        index = len(self.entries)
-        self.entries.append(
-            Entry(
-                e.job,
-                e.scope,
-                e.sequence,
-                e.sender,
-                e.receiver,
-                e.kind,
-                len(e.body),
-                e.depth,
-                e.digest,
-                chain,
-                said_kind.reveals if said_kind else "",
-            )
+        if e.kind not in self.reveals:
+            known = Message.kinds.get(e.kind)
+            self.reveals[e.kind] = known.reveals if known else ""
+        self._rows.append(
+            (e.job, e.scope, e.sequence, e.sender, e.receiver, e.kind, len(e.body), e.depth, e.digest)
         )
-        return index
+        return len(self._rows) - 1
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every logical send, in the order in which they were recorded."""
+        return [Entry._make(row) for row in self._rows]
+
+    def chains(self) -> Iterator[bytes]:
+        """Each entry's hash onto the one before it on its line (job, sender, receiver); 32 bytes."""
+        # Computed when asked for: on the way of each message it would cost as much as the record itself.
+        lines: dict[tuple[str, str, str], bytes] = {}
+        for e in self:
+            line = (e.job, e.sender, e.receiver)
+            said = f"{e.scope}|{e.sequence}|{e.kind}|{e.nbytes}|".encode()
+            lines[line] = hashlib.sha256(lines.get(line, b"") + said + e.digest).digest()
+            yield lines[line]
 
     def within(self, scope: str) -> list[Entry]:
         """The entries of `scope` and all below it."""
-        return [e for e in self.entries if e.scope == scope or e.scope.startswith(scope + "/")]
+        return [e for e in self if e.scope == scope or e.scope.startswith(scope + "/")]
 
     @property
     def nbytes(self) -> int:
         """All bytes sent."""
-        return sum(e.nbytes for e in self.entries)
+        return sum(e.nbytes for e in self)
 
     def chain_length(self, scope: str = "") -> int:
         """Messages on the longest chain in which each had to wait for the one before."""
-        inside = {id(e) for e in (self.within(scope) if scope else self.entries)}
+        below = f"{scope}/"
+        inside = [not scope or e.scope == scope or e.scope.startswith(below) for e in self]
         chain: dict[str, int] = defaultdict(int)  # of messages in `scope`, that each party has waited for
         sent: dict[int, int] = {}
         for party, _, index in self._events:
             if index is None:
                 continue
             if index < 0:
-                sent[~index] = chain[party] + (id(self.entries[~index]) in inside)
+                sent[~index] = chain[party] + inside[~index]
             else:
                 chain[party] = max(chain[party], sent[index])
         return max(sent.values(), default=0)
 
     def line_digest(self, sender: str, receiver: str) -> bytes:
         """Hash over a line's envelopes sorted by scope, then sequence; equal for equal runs."""
-        line = [e for e in self.entries if (e.sender, e.receiver) == (sender, receiver)]
+        line = [e for e in self if (e.sender, e.receiver) == (sender, receiver)]
         total = hashlib.sha256()
         for e in sorted(line, key=lambda e: (e.scope, e.sequence)):
             total.update(f"{e.sequence}|{e.scope}|{e.kind}|".encode() + e.digest)
@@ -165,13 +167,14 @@ class Ledger:
 
     def frame(self) -> pd.DataFrame:
         """One row per send: job, scope, round, sequence, sender, receiver, kind, bytes, reveals, depth,
-        digest and chain (hex). `round` is the first number in the scope, or missing."""
+        digest and chain (hex). `round` is the first number in the scope, or missing. `chain` hashes an
+        entry onto the one before it on its line."""
         rows = [
             (
                 *(e.job, e.scope, _round(e.scope), e.sequence, e.sender, e.receiver, e.kind),
-                *(e.nbytes, e.reveals, e.depth, e.digest.hex(), e.chain.hex()),
+                *(e.nbytes, self.reveals[e.kind], e.depth, e.digest.hex(), chain.hex()),
             )
-            for e in self.entries
+            for e, chain in zip(self, self.chains(), strict=True)
         ]
         return pd.DataFrame(rows, columns=COLUMNS).astype({"round": "Int64"})
 
@@ -198,11 +201,12 @@ class Ledger:
         now: dict[str, float] = defaultdict(float)
         uplink: dict[str, float] = defaultdict(float)
         arrival: dict[int, float] = {}
+        entries = self.entries
         for party, work, index in self._events:
             if index is None:
                 now[party] += network.seconds(party, work)
             elif index < 0:
-                e = self.entries[~index]
+                e = entries[~index]
                 uplink[party] = max(now[party], uplink[party]) + network.transfer(e.nbytes)
                 arrival[~index] = uplink[party] + network.delay(party, e.receiver)
             else:
@@ -211,13 +215,13 @@ class Ledger:
         return max(now.values(), default=0.0)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self.entries)
+        return map(Entry._make, self._rows)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"Ledger({len(self.entries)} messages, {self.nbytes} bytes, {len(self.compute)} parties)"
+        return f"Ledger({len(self)} messages, {self.nbytes} bytes, {len(self.compute)} parties)"
 
 
 def _round(scope: str) -> int | None:

@@ -23,6 +23,7 @@ from protocols.arrays import Array, Arrays, read_only
 from protocols.errors import ConfigError
 
 OURS = ("protocols", "horizontal", "split", "vfl")  # packages whose messages all say what they carry
+_UNCHANGING = (Arrays, bytes, str, int, float, bool)  # annotations of fields
 CLEAR = frozenset({"rows", "labels"})  # what a message can carry in the clear: rows' features, rows' labels
 
 
@@ -79,6 +80,7 @@ class Message(BaseModel):
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[Message]]] = {}
     specs: ClassVar[dict[str, Spec]] = {}
+    is_flat: ClassVar[bool] = True  # no field holds a list or a mapping of Python's, which could be changed
     _repeated: ClassVar[tuple[tuple[str, str, int], ...]] = ()  # (letter, field, axis) of recurring letters
 
     def __init_subclass__(
@@ -104,15 +106,17 @@ class Message(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **config: Any) -> None:
-        cls.specs = {}
+        cls.specs, cls.is_flat = {}, True
         for name, field in cls.model_fields.items():
-            if name in ("kind", "kinds", "reveals", "carries", "specs"):
+            if name in ("kind", "kinds", "reveals", "carries", "specs", "is_flat"):
                 raise TypeError(f"{cls.__name__}.{name}: every message has a {name}; choose another name")
             # The Spec stands beside an array, or inside `Annotated[Array, Spec(...)] | None`.
             said = list(field.metadata)
             if get_origin(field.annotation) in (Union, UnionType):
                 said += [word for option in get_args(field.annotation) for word in get_args(option)[1:]]
             cls.specs.update((name, spec) for spec in said if isinstance(spec, Spec))
+            if name not in cls.specs and field.annotation not in _UNCHANGING:
+                cls.is_flat = False
             if name not in cls.specs and np.ndarray in (field.annotation, get_origin(field.annotation)):
                 raise TypeError(f"{cls.__name__}.{name}: use Annotated[Array, Spec(dtype, shape)]")
         places = [(w, name, axis) for name, spec in cls.specs.items() for axis, w in enumerate(spec.shape)]

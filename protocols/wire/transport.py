@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -82,13 +82,15 @@ class Network:
         return flops / self.speed[party]
 
 
-@dataclass(slots=True)
 class _Line:
     """What one receiver holds of one (sender, scope)."""
 
-    held: dict[int, Envelope] = field(default_factory=dict)  # by sequence, in whatever order they came
-    following: int = 0  # sequence of the one to be taken next
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    __slots__ = ("following", "held", "waiters")
+
+    def __init__(self) -> None:
+        self.following = 0  # sequence of the one to be taken next
+        self.held: dict[int, Envelope] = {}  # by sequence, in whatever order they came
+        self.waiters: tuple[asyncio.Future[None], ...] = ()
 
 
 class Names:
@@ -133,10 +135,11 @@ class Mailbox:
         if envelope.scope not in self._lines and self._is_closed(envelope.scope):
             return False
         line = self._line(envelope.sender, envelope.scope)
-        if envelope.sequence < line.following or envelope.sequence in line.held:
+        sequence = envelope.sequence
+        if sequence < line.following or sequence in line.held:
             return False
-        line.held[envelope.sequence] = envelope
-        if envelope.sequence == line.following:
+        line.held[sequence] = envelope
+        if sequence == line.following:
             for waiter in line.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -154,11 +157,11 @@ class Mailbox:
         line = self._line(sender, scope)
         while line.following not in line.held:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            line.waiters.append(waiter)
+            line.waiters += (waiter,)
             try:
                 await waiter
             finally:
-                line.waiters.remove(waiter)
+                line.waiters = tuple(other for other in line.waiters if other is not waiter)
         line.following += 1
         return line.held.pop(line.following - 1)
 

@@ -85,7 +85,7 @@ async def _shop(line: Connection, files: Credentials) -> None:
     async with Grpc("shop", {"bank": None, "shop": HERE}, files) as transport:
         line.send((transport.address, f"127.0.0.1:{port}"))
         ledger = Ledger(transport)
-        me = Party("shop", ledger, Desk(ledger))
+        me = Party(Desk("shop", ledger))
         try:
             while True:
                 table = await me.recv("bank", Table)
@@ -125,7 +125,7 @@ def _compare(array: Array, method: str, repeats: int, trips: int) -> Ratio:
         transport = Grpc("bank", {"bank": None, "shop": ours}, certified("bank"))
         runner.run(transport.__aenter__())
         ledger = Ledger(transport)
-        me = Party("bank", ledger, Desk(ledger))
+        me = Party(Desk("bank", ledger))
         stream = _bare(bare, method)
         call = on_network(stream.__aenter__())
         raw = array.tobytes()

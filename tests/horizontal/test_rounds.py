@@ -30,8 +30,7 @@ SGD = Settings(optimizer="sgd", learning_rate=0.1, batch_size=8)
 
 def rng_of(party: str, seed: int, round: int) -> np.random.Generator:
     """What a client shuffles with."""
-    ledger = Ledger()
-    return Party(party, ledger, Desk(ledger), seed=seed, scope=f"fit/{round}").rng("batches")
+    return Party(Desk(party, Ledger(), seed), f"fit/{round}").rng("batches")
 
 
 def tensors(table: pd.DataFrame, scaler: Scaler) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,7 +73,7 @@ def test_the_roster_is_everybody_else_in_order() -> None:
 def test_seed_and_job_reach_every_party() -> None:
     async def told(me: Coordinator) -> tuple[int, str]:
         await me.send(me.name, Hello())
-        return me.seed, me.job
+        return me.desk.seed, me.desk.job
 
     run = simulate({"a": told, "b": told}, seed=9, job="j1")
     assert set(run.results.values()) == {(9, "j1")} and {e.job for e in run.ledger} == {"j1"}

@@ -39,9 +39,12 @@ class Done(Message, reveals="test: the end"):
     pass
 
 
+class Listed(Message, reveals="test: a list"):
+    values: list[int]
+
+
 def party(name: str = "a", seed: int = 0) -> Party:
-    ledger = Ledger(Local([name]))
-    return Party(name, ledger, Desk(ledger), seed=seed)
+    return Party(Desk(name, Ledger(Local([name])), seed))
 
 
 def two(a: Role, b: Role, network: Network | None = None) -> dict[str, Any]:
@@ -55,6 +58,21 @@ async def idle(me: Coordinator) -> None:
 async def sends(me: Coordinator) -> None:
     await me.send("b", Vector(x=np.arange(3, dtype=np.float32)))
     await me.send("b", Weights(weights=Arrays({"w": np.ones(2)})))
+
+
+def test_a_broadcast_is_decoded_once_and_nobody_can_change_it_for_another() -> None:
+    async def server(me: Coordinator) -> None:
+        await me.broadcast(Vector(x=np.arange(3, dtype=np.float32)))
+        await me.broadcast(Listed(values=[1]))
+
+    async def client(me: Coordinator) -> tuple[Vector, list[int]]:
+        vector, listed = await me.recv("s", Vector), await me.recv("s", Listed)
+        listed.values.append(2)
+        return vector, listed.values
+
+    told = simulate({"s": server, "a": client, "b": client}).results
+    assert told["a"][0] is told["b"][0] and not told["a"][0].x.flags.writeable
+    assert told["a"][1] == told["b"][1] == [1, 2]
 
 
 def test_what_is_sent_arrives_in_order_and_read_only() -> None:
@@ -182,7 +200,7 @@ def test_an_unknown_operation_is_an_error_with_the_nearest() -> None:
 
 def test_computing_in_a_thread_gives_the_same() -> None:
     ledger = Ledger(Local(["a"]))
-    me = Party("a", ledger, Desk(ledger, threaded=True))
+    me = Party(Desk("a", ledger, threaded=True))
 
     async def main() -> list[float]:
         return [float(await me.compute(torch.rand, 1, rng=me.rng(), cost=1)) for _ in range(2)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from protocols.party import Party
+from protocols.party import Desk, Party
 from protocols.training import Settings
+from protocols.wire.ledger import Ledger
 from split.layers import Plan
 from split.setup import ClientPart
 
@@ -62,7 +62,7 @@ def convnet() -> nn.Sequential:
 
 def order(client: str, epoch: int, rows: int, seed: int = SEED) -> torch.Tensor:
     """In which order a client takes its rows."""
-    party = Party(client, cast(Any, None), cast(Any, None), seed=seed)
+    party = Party(Desk(client, Ledger(), seed))
     return torch.from_numpy(party.within("fit").within(epoch).rng("batches").permutation(rows))
 
 

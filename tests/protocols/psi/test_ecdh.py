@@ -53,7 +53,7 @@ def talk(bank: Role, shop: Role, network: Network | None = None) -> tuple[dict[s
 
     def role(name: str, body: Role) -> Coroutine[Any, Any, Any]:
         async def within() -> Any:
-            async with Party(name, ledger, Desk(ledger, network)).within("psi") as at:
+            async with Party(Desk(name, ledger, network=network)).within("psi") as at:
                 return await body(at)
 
         return within()
