@@ -6,13 +6,13 @@ run says about disclosure is what those lines carried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from protocols.errors import ConfigError, DataError
+from protocols.errors import ConfigError, DataError, marked
 from protocols.party import Coordinator, Desk, run
 from protocols.progress import Report
 from protocols.wire.clock import run_virtual
@@ -20,6 +20,10 @@ from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Local, Network
 
+if TYPE_CHECKING:
+    from protocols.programs import Parameters, Program, Seat
+
+P = TypeVar("P", bound="Parameters")
 Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
 
 
@@ -97,6 +101,28 @@ class Federation(Mapping[str, pd.DataFrame]):
     def parties(self) -> tuple[str, ...]:
         """Party names, in the order given."""
         return tuple(self._tables)
+
+    def execute(
+        self,
+        program: Program[P],
+        action: str,
+        parameters: P,
+        seat: Callable[[str], Seat],
+        parties: Sequence[str],
+        *,
+        seed: int = 0,
+        on_progress: Report | None = None,
+    ) -> Run:
+        """Run one action of a registered program among `parties`, in roster order; `seat` gives each its own.
+
+        Every seat is checked before any line opens; an error says whose it is. Over a network, this party's
+        seat alone is asked for, and `Run.results` holds its result alone.
+        """
+        roles: dict[str, Role] = {}
+        for party in parties:
+            with marked(party, action):
+                roles[party] = program.role(action, parameters, seat(party))
+        return self.run(roles, seed=seed, on_progress=on_progress)
 
     def run(self, roles: Mapping[str, Role], *, seed: int = 0, on_progress: Report | None = None) -> Run:
         """Run these roles over this federation's lines."""

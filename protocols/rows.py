@@ -36,6 +36,7 @@ async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreem
         )
     scaler: Scaler | None = None
     classes: list[Label] = []
+    at.guard.group(len(x))
     if x.shape[1]:
         await at.send(uniting, await at.compute(moments, x, cost=4.0 * x.size))
     if y is not None:

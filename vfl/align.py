@@ -97,6 +97,7 @@ async def align_label(
     for peer, mask in zip(features, masks, strict=True):
         await me.send(peer, Common(mask=mask))
     rows: Rows = found[features[0]][masks[0]]
+    me.guard.rows(ids.at(rows))
     return Aligned(rows, len(ids) + ids.repeats, ids.repeats, shared)
 
 
@@ -109,6 +110,7 @@ async def align_feature(me: Party, label_party: str, ids: CanonicalIds) -> Align
             f"{Common.kind} from {label_party} in {me.scope!r}: expected one mark for each of {len(rows)} "
             f"shared ids, got {len(mask)}"
         )
+    me.guard.rows(ids.at(rows[mask]))
     return Aligned(rows[mask], len(ids) + ids.repeats, ids.repeats, {label_party: len(rows)})
 
 

@@ -279,7 +279,7 @@ def test_bad_tables_are_clear_errors(
         ({"hidden": (2,)}, {}, r"hidden\[0\] = 2 units cannot be divided among 3 parties"),
         ({"epochs": 0}, {}, "epochs=0 should be"),
         ({"optimizer": "lbfgs"}, {}, "should be 'adam' or 'sgd'"),
-        ({"duplicates": "last"}, {}, 'bank/fit: duplicates should be "error" or "first"'),
+        ({"duplicates": "last"}, {}, 'duplicates: Input should be 'error' or 'first''),
         ({"random_state": None}, {}, "random_state=None should be a whole number"),
         ({"learning_rate": "x"}, {}, "learning_rate='x' should be a number above 0"),
         ({"weight_decay": None}, {}, "weight_decay=None should be a number, at least 0"),
