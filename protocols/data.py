@@ -126,7 +126,7 @@ def _breast_cancer() -> tuple[pd.DataFrame, str, Columns]:
     from sklearn.datasets import load_breast_cancer
 
     table = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "benign"})
-    return table, "benign", {"error": "* error", "mean": "mean *", "worst": "worst *"}
+    return table, "benign", {"clinic": "* error", "lab": "mean *", "registry": "worst *"}
 
 
 def _digits() -> tuple[pd.DataFrame, str, Columns]:

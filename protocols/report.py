@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -71,7 +72,7 @@ class Report:
         """Every constant behind the numbers, in words."""
         task, choice = self.comparison.task, self.comparison.choice
         s = task.settings
-        owners = ", ".join(f"{party} ({len(names)})" for party, names in task.columns.items())
+        owners = "; ".join(f"{party}: {_some(names)}" for party, names in task.columns.items())
         prices = ", ".join(f"{name} {1e6 * price:g} µs" for name, price in SECONDS_PER_OPERATION.items())
         held = f"{task.test_size:.0%} for the test" + (", stratified" if s.kind == "classification" else "")
         shape = " – ".join(map(str, (len(task.features), *task.hidden, task.outputs)))
@@ -282,6 +283,11 @@ class Report:
     def to_html(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
         return write_whole(path, self.html())
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few columns by name, so that a reader knows whose they are, and how many there are."""
+    return f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 2 else ", ".join(names)
 
 
 def _against(f: Figures) -> str:

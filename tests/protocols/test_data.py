@@ -43,7 +43,7 @@ def classes() -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("name", "owners", "label", "metric", "classes"),
     [
-        ("breast_cancer", {"error": 10, "mean": 10, "worst": 10}, "error", "auc", 2),
+        ("breast_cancer", {"clinic": 10, "lab": 10, "registry": 10}, "clinic", "auc", 2),
         ("digits", {"left": 32, "right": 32}, "left", "accuracy", 10),
     ],
 )
@@ -55,6 +55,12 @@ def test_the_built_in_tables(
     assert (got.label_party, got.metric, got.outputs) == (label, metric, classes)
     assert set(got.table.columns) == {got.id, got.target, *got.features}
     assert "row number is the id" in got.notes[0]
+
+
+def test_each_organisation_of_the_demo_holds_one_statistic_of_the_measurements() -> None:
+    held = {"clinic": "{} error", "lab": "mean {}", "registry": "worst {}"}
+    quantities = [name.removeprefix("mean ") for name in load().columns["lab"]]
+    assert load().columns == {p: [form.format(q) for q in quantities] for p, form in held.items()}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -165,6 +165,7 @@ def test_every_number_of_the_text_has_its_method_and_every_constant_is_printed(r
     for said in ("range over 2 paired seeds", "1, 50, 200 ms", "100 Mbit/s", "1e10 FLOP/s", "IID", "20%"):
         assert said in text
     assert all(name in text for name in result.report.constants())
+    assert "columns held by: bank: a … c (3); telco: d … f (3)" in text
     assert "the same for every method, but the optimizer of fedavg starts afresh each round" in text
     assert "fedavg: every client starts a fresh optimizer" in text
 
