@@ -80,6 +80,22 @@ def test_the_label_is_at_the_first_party_unless_said() -> None:
     assert task(classes(), target="telco.default").label_party == "telco"
 
 
+def test_a_targets_own_dots_are_kept_and_a_part_of_its_name_finds_it() -> None:
+    frame = classes().rename(columns={"default": "default.payment.next.month"})
+    for said in ("default.payment.next.month", "bank.default.payment.next.month"):
+        got = task(frame, target=said)
+        assert (got.target, got.label_party) == ("default.payment.next.month", "bank")
+    for said in (
+        "default",
+        "bank.default",
+        "next.month",
+        "bank.payment.next",
+        "bank.Default.payment.next.moth",
+    ):
+        with pytest.raises(DataError, match="^no target column .* did you mean 'default.payment.next.month'"):
+            task(frame, target=said)
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "metric"),
     [
