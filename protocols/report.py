@@ -61,12 +61,26 @@ class Report:
 
     @property
     def spread_name(self) -> str:
-        """What the ± of this report means."""
+        """What the spread of this report is, in a few words."""
         c = self.comparison
         if len(c.seeds) < 2:
             return "one seed, so no spread"
         kind = "range" if c.quick else f"{compare.CONFIDENCE:.0%} t-interval"
         return f"{kind} over {len(c.seeds)} paired seeds"
+
+    @property
+    def spread_said(self) -> str:
+        """A reader's sentence on the ± of this report, also on where there is none."""
+        c = self.comparison
+        if len(c.seeds) < 2:
+            return "One seed, so no spread."
+        if not c.quick:
+            meaning = f"± is the {self.spread_name}."
+        elif len(c.seeds) == 2:
+            meaning = f"± is the {self.spread_name}: half the distance between the two."
+        else:
+            meaning = f"In brackets is the {self.spread_name}, ± is half of it."
+        return f"{meaning} Costs without ± vary by {figures.UNVARIED:.0%} or less."
 
     def constants(self) -> dict[str, str]:
         """Every constant behind the numbers, in words."""
@@ -158,7 +172,7 @@ class Report:
                 *(varied(size, nbytes) for size in moved),
                 varied(f.get("bytes", phase="predict"), nbytes),
             )
-        table.caption = f"± is the {self.spread_name}. Bytes: training up, down and between owners of data."
+        table.caption = f"{self.spread_said} Bytes: training up, down and between owners of data."
         table.caption_justify = "left"
         return table
 

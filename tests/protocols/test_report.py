@@ -237,6 +237,28 @@ def test_numbers_for_people() -> None:
     }
 
 
+def test_the_spread_is_explained_as_it_is_written(result: Comparison) -> None:
+    name, a, b = result.methods[0].name, *result.frame.query("measure == 'score'")["value"].iloc[:2]
+    said = "± is the range over 2 paired seeds: half the distance between the two. Costs without ± vary by 1%"
+    assert said in " ".join(result.report.text(width=300).split()) and said in result.report.html()
+    assert f"{name} " in result.report.text() and f"± {abs(a - b) / 2:.3f}" in result.report.text()
+    cases = {
+        (False, (0, 1, 2)): "± is the 95% t-interval over 3 paired seeds. Costs",
+        (True, (0, 1, 2)): "In brackets is the range over 3 paired seeds, ± is half of it. Costs",
+        (True, (0,)): "One seed, so no spread.",
+    }
+    for (quick, seeds), begins in cases.items():
+        assert Report(replace(result, quick=quick, seeds=seeds)).spread_said.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("half", "said"), [(0.0, "200"), (2.0, "200"), (2.1, "200 ± 1 %"), (50.0, "200 ± 25 %")]
+)
+def test_only_a_cost_that_varies_has_a_spread_and_a_score_always(half: float, said: str) -> None:
+    assert varied(Spread(200, 200 - half, 200 + half)) == said
+    assert spread(Spread(200, 200 - half, 200 + half), 0) == f"200 ± {half:.0f}"
+
+
 def test_a_measure_without_rows_is_zero(result: Comparison) -> None:
     alone = next(f for f in result.report.figures if f.name == "alone: bank")
     assert isinstance(alone, Figures)
