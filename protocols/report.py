@@ -152,6 +152,7 @@ class Report:
                 table.add_column(name, overflow="fold")
             for row, claim, verdict in found:
                 table.add_row(row, verdict.method, claim, verdict.ruling, verdict.text)
+            table.caption, table.caption_justify = claims.SOURCE, "left"
             parts.append(table)
         parts += [Text(f"{name}: {said}") for name, said in self.constants().items()]
         parts += [Text(f"Note: {note}") for note in self.notes()]
@@ -257,6 +258,7 @@ class Report:
             "rtts": ROUND_TRIPS,
             "directions": WAYS,
             "leakage": LEAKAGE,
+            "source": claims.SOURCE,
             "made": f"{datetime.now(UTC):%Y-%m-%d}",
             "version": _version(),
             "f": figures,

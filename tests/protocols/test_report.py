@@ -69,6 +69,12 @@ def test_what_cannot_be_measured_yet_says_so_and_nothing_else(result: Comparison
     assert LEAKAGE in result.report.html() and "not yet measured" in LEAKAGE
 
 
+def test_whose_claims_they_are_is_said_wherever_they_are_shown(result: Comparison) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "comparison.md"
+    for text in (result.report.html(), result.report.text(), guide.read_text("utf-8")):
+        assert claims.SOURCE in " ".join(text.split())
+
+
 def test_a_way_that_was_not_run_says_so(result: Comparison) -> None:
     some = tuple(m for m in result.methods if m.column != "split")
     report = Report(replace(result, methods=some))
