@@ -225,12 +225,13 @@ def test_every_client_gets_a_test_row() -> None:
             assert len(fewest.row_clients(rows, seed)) == 5
 
 
-def test_a_blank_or_comma_in_a_column_name_is_written_as_a_question_mark() -> None:
+def test_a_column_name_with_a_blank_or_comma_is_quoted_or_matched_by_a_pattern() -> None:
     frame = classes().rename(columns={"a": "mean a", "b": "b, each"})
     for parties in ("bank=mean a,c telco=*", "bank=b, each telco=*"):
-        with pytest.raises(ConfigError, match=r"write \? for a blank or comma in a name"):
+        with pytest.raises(ConfigError, match="put a name with a blank or comma in double quotes"):
             task(frame, parties=parties)
-    assert task(frame, parties="bank=mean?a,b??each,c telco=*").columns["bank"] == ["mean a", "b, each", "c"]
+    for parties in ('bank="mean a","b, each",c telco=*', "bank=mean?a,b??each,c telco=*"):
+        assert task(frame, parties=parties).columns["bank"] == ["mean a", "b, each", "c"]
     with pytest.raises(ConfigError, match="matches no column$"):
         task(classes(), parties="bank=zzz telco=*")
 
