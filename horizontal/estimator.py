@@ -24,14 +24,15 @@ from torch import nn
 from horizontal import storage
 from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.rounds import Recipe, Trained, client, predictor, server
-from horizontal.setup import Agreed, Rows
+from horizontal.setup import Agreed
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, marked
+from protocols.errors import ConfigError, NotFittedError, marked
 from protocols.federation import Federation, Role, simulate
 from protocols.models import mlp
 from protocols.progress import bar
 from protocols.randomness import torch_seeded
-from protocols.tables import Kind, column, features, labels
+from protocols.rows import read_clients
+from protocols.tables import Kind, features
 from protocols.training import Settings, check_count, check_network, outputs, probabilities
 
 SERVER = "server"
@@ -83,7 +84,7 @@ class _Federated(BaseEstimator):
         """
         local = self._local_rule()
         federation = Federation.of(data)
-        names, rows = read_clients(federation, target, id, self._kind)
+        names, rows = read_clients(federation, target, id, self._kind, SERVER)
         network = self._network(len(names))
         recipe = Recipe(
             *(len(names), network, local),
@@ -242,39 +243,6 @@ class FedRegressor(RegressorMixin, _Federated):
         scaler = self._agreed.target
         assert scaler is not None
         return pd.Series(scaler.inverse(values)[:, 0], index=index, name=self.target_)
-
-
-def read_clients(
-    federation: Federation, target: str, id: str | None, kind: Kind
-) -> tuple[list[str], dict[str, Rows]]:
-    """The feature columns, in the first client's order, and every client's checked rows."""
-    if SERVER in federation.parties:
-        raise ConfigError(f"a client is named {SERVER!r}, which is the averaging party; rename the client")
-    rows: dict[str, Rows] = {}
-    names: list[str] = []
-    for name, table in federation.items():
-        with marked(name, "fit"):
-            y = column(table, target, "target")
-            if id is not None:
-                column(table, id, "id")
-            own = [c for c in table.columns if c not in (target, id)]
-            names = names or own
-            _same_columns(own, names)
-            rows[name] = Rows(features(table, names), y)
-            _ = labels(y) if kind == "classification" else features(y.to_frame())
-    return names, rows
-
-
-def _same_columns(own: Sequence[str], expected: Sequence[str]) -> None:
-    """By counts: a name would tell one client about another's table."""
-    if not own:
-        raise DataError("there is no feature column beside the target")
-    lacks, extra = len(set(expected) - set(own)), len(set(own) - set(expected))
-    if lacks or extra:
-        raise DataError(
-            f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
-            f"{extra} are not among them; every client needs the same ones"
-        )
 
 
 def own_network(model: nn.Module, inputs: int, kind: Kind, seed: int) -> Callable[[int], nn.Module]:

@@ -25,11 +25,11 @@ from torch import nn
 from horizontal.local import LocalRule
 from horizontal.sampling import check_fraction, others, sample
 from horizontal.server import ServerRule, average, is_finite, mean_flops, mean_model
-from horizontal.setup import Agreed, Rows, agree, tensors, unite
+from horizontal.setup import Agreed, agree, tensors, unite
 from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError, ProtocolError
 from protocols.party import Coordinator, Party
-from protocols.rows import scaled
+from protocols.rows import Rows, scaled
 from protocols.tables import Scaler
 from protocols.training import outputs, outputs_flops
 from protocols.wire.message import Message

@@ -14,16 +14,8 @@ import torch
 
 from protocols.arrays import Array
 from protocols.party import Coordinator, Party
-from protocols.rows import Agreement, Label, collect, scaled, tell
+from protocols.rows import Agreement, Label, Rows, collect, scaled, tell
 from protocols.tables import Kind, Scaler, encode_labels, features
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One client's training rows, checked: features x (n, d) float64 and the target y (n,)."""
-
-    x: Array
-    y: pd.Series
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ TITLES = {
     "alone": "Each party alone",
 }
 NO_CLAIM = "no claim"
+SOURCE = (
+    "The documents are a glossary of the field, in paraphrase: what its entries on federated learning "
+    "(vertical included), split learning, centralised training and edge inference say."
+)
 
 CLAIMS: dict[str, dict[str, str]] = {
     "core architecture": {

@@ -126,7 +126,7 @@ def _breast_cancer() -> tuple[pd.DataFrame, str, Columns]:
     from sklearn.datasets import load_breast_cancer
 
     table = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "benign"})
-    return table, "benign", {"error": "* error", "mean": "mean *", "worst": "worst *"}
+    return table, "benign", {"clinic": "* error", "lab": "mean *", "registry": "worst *"}
 
 
 def _digits() -> tuple[pd.DataFrame, str, Columns]:
@@ -173,7 +173,9 @@ def _target(table: pd.DataFrame, target: str) -> tuple[str, str | None]:
     party, _, column = target.partition(".")
     if target not in table.columns and column in table.columns:
         return column, party
-    tables.column(table, target, "target")
+    if target not in table.columns:
+        close = nearest(target, table.columns) or nearest(column, table.columns)
+        raise DataError(f"no target column {target!r} in a table of {table.shape[1]} columns{close}")
     return target, None
 
 

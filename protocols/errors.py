@@ -84,7 +84,23 @@ def marked(party: str, scope: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, whatever the case, or nothing where no known name is close."""
+    """`"; did you mean 'x'?"`, whatever the case, or nothing where no known name is close.
+
+    Close is one that differs in a few letters; failing that, one that holds the name, or that the name holds.
+    """
+    asked = name.casefold()
     folded = {word.casefold(): word for word in known}
-    close = get_close_matches(name.casefold(), folded, n=1)
+    close = get_close_matches(asked, folded, n=1)
+    if not close:
+        close = sorted(
+            (word for word in folded if _is_part(asked, word)), key=lambda w: abs(len(w) - len(asked))
+        )
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def _is_part(a: str, b: str) -> bool:
+    """Whether one begins or ends with the other, or holds it inside, where it is four letters or more."""
+    short, long = sorted((a, b), key=len)
+    if len(short) < 2:
+        return False
+    return long.startswith(short) or long.endswith(short) or (len(short) > 3 and short in long)

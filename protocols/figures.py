@@ -19,6 +19,7 @@ from protocols.task import Method
 from protocols.wire.message import message_class
 
 NONE = Spread(0.0, 0.0, 0.0)
+UNVARIED = 0.01  # of its mean: a cost that varies less either way is written without a spread
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,12 @@ def spread(s: Spread, places: int = 3, sign: bool = False) -> str:
 
 
 def varied(s: Spread, write: Callable[[float], str] = amount) -> str:
-    """A cost, with its half width where seeds differ by more than a hundredth; a dash for none."""
+    """A cost, with half its spread where that is above UNVARIED of the mean; a dash for none."""
     text = write(s.mean) if s.mean else "–"
-    if math.isnan(s.low) or s.high - s.low <= 0.02 * abs(s.mean):
+    half = (s.high - s.low) / 2
+    if math.isnan(half) or half <= UNVARIED * abs(s.mean):
         return text
-    return f"{text} ± {100 * (s.high - s.low) / 2 / abs(s.mean):.0f} %"
+    return f"{text} ± {100 * half / abs(s.mean):.0f} %"
 
 
 def _digits(value: float) -> str:

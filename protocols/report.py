@@ -9,6 +9,7 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -60,18 +61,32 @@ class Report:
 
     @property
     def spread_name(self) -> str:
-        """What the ± of this report means."""
+        """What the spread of this report is, in a few words."""
         c = self.comparison
         if len(c.seeds) < 2:
             return "one seed, so no spread"
         kind = "range" if c.quick else f"{compare.CONFIDENCE:.0%} t-interval"
         return f"{kind} over {len(c.seeds)} paired seeds"
 
+    @property
+    def spread_said(self) -> str:
+        """A reader's sentence on the ± of this report, also on where there is none."""
+        c = self.comparison
+        if len(c.seeds) < 2:
+            return "One seed, so no spread."
+        if not c.quick:
+            meaning = f"± is the {self.spread_name}."
+        elif len(c.seeds) == 2:
+            meaning = f"± is the {self.spread_name}: half the distance between the two."
+        else:
+            meaning = f"In brackets is the {self.spread_name}, ± is half of it."
+        return f"{meaning} Costs without ± vary by {figures.UNVARIED:.0%} or less."
+
     def constants(self) -> dict[str, str]:
         """Every constant behind the numbers, in words."""
         task, choice = self.comparison.task, self.comparison.choice
         s = task.settings
-        owners = ", ".join(f"{party} ({len(names)})" for party, names in task.columns.items())
+        owners = "; ".join(f"{party}: {_some(names)}" for party, names in task.columns.items())
         prices = ", ".join(f"{name} {1e6 * price:g} µs" for name, price in SECONDS_PER_OPERATION.items())
         held = f"{task.test_size:.0%} for the test" + (", stratified" if s.kind == "classification" else "")
         shape = " – ".join(map(str, (len(task.features), *task.hidden, task.outputs)))
@@ -137,6 +152,7 @@ class Report:
                 table.add_column(name, overflow="fold")
             for row, claim, verdict in found:
                 table.add_row(row, verdict.method, claim, verdict.ruling, verdict.text)
+            table.caption, table.caption_justify = claims.SOURCE, "left"
             parts.append(table)
         parts += [Text(f"{name}: {said}") for name, said in self.constants().items()]
         parts += [Text(f"Note: {note}") for note in self.notes()]
@@ -157,7 +173,7 @@ class Report:
                 *(varied(size, nbytes) for size in moved),
                 varied(f.get("bytes", phase="predict"), nbytes),
             )
-        table.caption = f"± is the {self.spread_name}. Bytes: training up, down and between owners of data."
+        table.caption = f"{self.spread_said} Bytes: training up, down and between owners of data."
         table.caption_justify = "left"
         return table
 
@@ -242,6 +258,7 @@ class Report:
             "rtts": ROUND_TRIPS,
             "directions": WAYS,
             "leakage": LEAKAGE,
+            "source": claims.SOURCE,
             "made": f"{datetime.now(UTC):%Y-%m-%d}",
             "version": _version(),
             "f": figures,
@@ -282,6 +299,11 @@ class Report:
     def to_html(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
         return write_whole(path, self.html())
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few columns by name, so that a reader knows whose they are, and how many there are."""
+    return f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 2 else ", ".join(names)
 
 
 def _against(f: Figures) -> str:

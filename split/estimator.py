@@ -19,10 +19,11 @@ from torch import nn
 
 from protocols import tables
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, marked
+from protocols.errors import ConfigError, NotFittedError, marked
 from protocols.federation import Federation, Role
 from protocols.models import mlp
 from protocols.progress import bar
+from protocols.rows import check_clients, read_clients
 from protocols.saving import load_parts
 from protocols.tables import Kind
 from protocols.training import Settings, check_network, probabilities
@@ -78,10 +79,10 @@ class _Split(BaseEstimator):
         or a cut that cannot be meant, DataError, naming the client, for a table that cannot be used.
         """
         federation, plan = Federation.of(data), self._plan()
-        inputs, columns = _inputs(federation, target, id, self._kind)
+        columns, rows = read_clients(federation, target, id, self._kind, SERVER)
         clients = federation.parties
         roles: dict[str, Role] = {
-            name: partial(client, plan=plan, x=x, y=y, clients=clients) for name, (x, y) in inputs.items()
+            name: partial(client, plan=plan, x=own.x, y=own.y, clients=clients) for name, own in rows.items()
         }
         roles[SERVER] = partial(server, plan=plan, clients=clients)
         with bar(type(self).__name__) as report:
@@ -149,7 +150,7 @@ class _Split(BaseEstimator):
         self._check_fitted()
         own, columns = self._fitted.client, self._fitted.columns
         federation = Federation.of({CLIENT: data} if isinstance(data, pd.DataFrame) else data)
-        _check_names(federation)
+        check_clients(federation, SERVER)
         roles: dict[str, Role] = {}
         for name, table in federation.items():
             with marked(name, "predict"):
@@ -210,33 +211,3 @@ class SplitRegressor(RegressorMixin, _Split):
         scaler = self._fitted.client.target
         assert scaler is not None
         return pd.Series(scaler.inverse(z)[:, 0], index, name=self.target_)
-
-
-def _inputs(
-    federation: Federation, target: str, id: str | None, kind: Kind
-) -> tuple[dict[str, tuple[Array, pd.Series]], list[str]]:
-    """Each client's features (n, d) and target (n,), and the d column names; checked at their owner."""
-    _check_names(federation)
-    inputs: dict[str, tuple[Array, pd.Series]] = {}
-    columns: list[str] = []
-    for name, table in federation.items():
-        with marked(name, "fit"):
-            y = tables.column(table, target, "target")
-            if id is not None:
-                tables.column(table, id, "id")
-            own = [column for column in table.columns.tolist() if column not in (target, id)]
-            columns = columns or own
-            lacks, extra = len(set(columns) - set(own)), len(set(own) - set(columns))
-            if lacks or extra or not own:
-                raise DataError(
-                    f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
-                    f"{extra} are not among them; every client needs the same ones, at least 1"
-                )
-            inputs[name] = (tables.features(table, columns), y)
-            _ = tables.labels(y) if kind == "classification" else tables.numbers(y)
-    return inputs, columns
-
-
-def _check_names(federation: Federation) -> None:
-    if SERVER in federation:
-        raise ConfigError(f"no client can be named {SERVER!r}: that is the party without data; rename it")

@@ -7,7 +7,7 @@ reveals. Semi-honest parties; no defence against what gradients and embeddings g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -164,14 +164,7 @@ class _VerticalNet(BaseEstimator):
         if self.unmatched not in ("drop", "nan"):
             raise ConfigError(f'unmatched={self.unmatched!r} should be "drop" or "nan"')
         federation = Federation.of(data)
-        missing = [party for party in parts if party not in federation]
-        if missing:
-            raise ConfigError(
-                f"predicting needs every party of the training: no table of {', '.join(missing)}"
-            )
-        for party in federation:
-            if party not in parts:
-                raise ConfigError(f"{party} took no part in the training{nearest(party, parts)}")
+        _check_parties(federation.parties, self.parties_)
         parameters = self._parameters(owner, federation.parties, may_be_empty=self.unmatched == "nan")
 
         def seat(party: str) -> Seat:
@@ -229,6 +222,21 @@ class _VerticalNet(BaseEstimator):
                 "duplicates": self.duplicates,
                 "may_be_empty": may_be_empty,
             }
+        )
+
+
+def _check_parties(given: Sequence[str], trained: Collection[str]) -> None:
+    """ConfigError unless those given are those of the training: who is missing, and who is unknown."""
+    missing = [party for party in trained if party not in given]
+    wrong = [f"no table of {', '.join(missing)}"] if missing else []
+    wrong += [
+        f"{party} took no part in the training{nearest(party, missing or trained)}"
+        for party in given
+        if party not in trained
+    ]
+    if wrong:
+        raise ConfigError(
+            f"predicting needs exactly the parties of the training, {', '.join(trained)}: {'; '.join(wrong)}"
         )
 
 

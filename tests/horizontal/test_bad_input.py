@@ -82,7 +82,7 @@ def test_one_row_is_not_told_as_its_mean(standardise: bool) -> None:
 
 
 def test_a_client_named_server() -> None:
-    with pytest.raises(ConfigError, match="a client is named 'server'"):
+    with pytest.raises(ConfigError, match="no client can be named 'server'"):
         FedClassifier().fit({"server": rows({"a": 12})["a"]}, target="y")
 
 

@@ -69,6 +69,12 @@ def test_what_cannot_be_measured_yet_says_so_and_nothing_else(result: Comparison
     assert LEAKAGE in result.report.html() and "not yet measured" in LEAKAGE
 
 
+def test_whose_claims_they_are_is_said_wherever_they_are_shown(result: Comparison) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "comparison.md"
+    for text in (result.report.html(), result.report.text(), guide.read_text("utf-8")):
+        assert claims.SOURCE in " ".join(text.split())
+
+
 def test_a_way_that_was_not_run_says_so(result: Comparison) -> None:
     some = tuple(m for m in result.methods if m.column != "split")
     report = Report(replace(result, methods=some))
@@ -165,6 +171,7 @@ def test_every_number_of_the_text_has_its_method_and_every_constant_is_printed(r
     for said in ("range over 2 paired seeds", "1, 50, 200 ms", "100 Mbit/s", "1e10 FLOP/s", "IID", "20%"):
         assert said in text
     assert all(name in text for name in result.report.constants())
+    assert "columns held by: bank: a … c (3); telco: d … f (3)" in text
     assert "the same for every method, but the optimizer of fedavg starts afresh each round" in text
     assert "fedavg: every client starts a fresh optimizer" in text
 
@@ -234,6 +241,28 @@ def test_numbers_for_people() -> None:
         "2 × client": ["client0", "client1"],
         "server": ["server"],
     }
+
+
+def test_the_spread_is_explained_as_it_is_written(result: Comparison) -> None:
+    name, a, b = result.methods[0].name, *result.frame.query("measure == 'score'")["value"].iloc[:2]
+    said = "± is the range over 2 paired seeds: half the distance between the two. Costs without ± vary by 1%"
+    assert said in " ".join(result.report.text(width=300).split()) and said in result.report.html()
+    assert f"{name} " in result.report.text() and f"± {abs(a - b) / 2:.3f}" in result.report.text()
+    cases = {
+        (False, (0, 1, 2)): "± is the 95% t-interval over 3 paired seeds. Costs",
+        (True, (0, 1, 2)): "In brackets is the range over 3 paired seeds, ± is half of it. Costs",
+        (True, (0,)): "One seed, so no spread.",
+    }
+    for (quick, seeds), begins in cases.items():
+        assert Report(replace(result, quick=quick, seeds=seeds)).spread_said.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("half", "said"), [(0.0, "200"), (2.0, "200"), (2.1, "200 ± 1 %"), (50.0, "200 ± 25 %")]
+)
+def test_only_a_cost_that_varies_has_a_spread_and_a_score_always(half: float, said: str) -> None:
+    assert varied(Spread(200, 200 - half, 200 + half)) == said
+    assert spread(Spread(200, 200 - half, 200 + half), 0) == f"200 ± {half:.0f}"
 
 
 def test_a_measure_without_rows_is_zero(result: Comparison) -> None:
