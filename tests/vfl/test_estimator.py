@@ -99,7 +99,7 @@ def test_a_party_missing_from_the_new_tables_is_named(data: Data, fitted: Vertic
         fitted.predict({**data, "shops": data["shop"]})
     misspelt = {"bank": data["bank"], "Shop": data["shop"], "telcom": data["telco"]}
     said = (
-        "training, shop, telco, bank: no table of shop, telco; Shop took .* 'shop'.; telcom took .* 'telco'"
+        "training, bank, shop, telco: no table of shop, telco; Shop took .* 'shop'.; telcom took .* 'telco'"
     )
     with pytest.raises(ConfigError, match=said):
         fitted.predict(misspelt)
