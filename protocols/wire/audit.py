@@ -78,7 +78,7 @@ class Audit:
             if row is not None:
                 yield number, row, claimed
         if not readable:
-            raise DataError(f"{self.path}: no ledger; expected a file that a party's `vfl serve` keeps")
+            raise DataError(f"{self.path}: no ledger; expected the file that a party keeps in its store")
 
     def _lines(self) -> Iterator[bytes]:
         try:
