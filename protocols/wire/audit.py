@@ -129,6 +129,9 @@ def _explain(rest: list[bytes], line: int, chain: bytes) -> Fault:
     here, content, claimed = _open(rest[0][:-1])
     later = [_open(raw[:-1]) for raw in rest[1:] if raw.endswith(b"\n")]
     found = here.index if here is not None else None
+    begins = line == 2 and content and follow(START, content) == claimed != chain
+    if begins and later and follow(claimed, later[0][1]) == later[0][2]:
+        return Fault(1, "inserted", "what is here was inserted before the first entry, which is on line 2")
     for number, (_, theirs, seal) in enumerate(later, line + 1):
         if theirs and follow(chain, theirs) == seal:
             return _displaced(line, due, found, number, content, claimed, later)

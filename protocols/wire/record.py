@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from protocols.errors import ConfigError, DataError, VflError
+from protocols.wire.message import Message
 from protocols.wire.record_rows import (
     BEGINNING,
     START,
@@ -62,8 +63,6 @@ class Sent(Protocol):
     def nbytes(self) -> int: ...
     @property
     def digest(self) -> bytes: ...
-    @property
-    def reveals(self) -> str: ...
 
 
 class Record:
@@ -121,6 +120,7 @@ class Record:
             raise ConfigError(
                 f"a message from {e.sender} to {e.receiver} is not this party's; each party records its own"
             ).at(self.party, "ledger")
+        known = Message.kinds.get(e.kind)
         self._add(
             lambda i, now: MessageRow(
                 index=i,
@@ -133,7 +133,7 @@ class Record:
                 kind=e.kind,
                 bytes=e.nbytes,
                 digest=e.digest.hex(),
-                reveals=e.reveals,
+                reveals=known.reveals if known else "",
                 taken=taken,
             ),
             flush=False,

@@ -55,7 +55,7 @@ class MessageRow(_Row):
     kind: str
     nbytes: Count = Field(alias="bytes")  # of the encoded message
     digest: Sha256  # of the encoded message
-    reveals: str  # what a curious receiver learns
+    reveals: str  # what a curious receiver learns; "" where the kind is not known here
     taken: bool = True
 
 

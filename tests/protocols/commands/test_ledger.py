@@ -45,7 +45,7 @@ def test_ledgers_that_differ_are_exit_code_1_and_the_first_entry_is_named(files:
     got = vfl("ledger", "verify", *files)
     assert got.exit_code == 1, got.output
     assert got.stdout.splitlines()[-2:] == [
-        "differs: job j1: bank -> shop in 'fit/1' #1 (test.Word/1): missing in the file of shop",
+        "differs: job j1: bank -> shop in 'fit/1' #1 (tests.Word/1): missing in the file of shop",
         "bank and shop do not agree: 4 messages do",
     ]
 
@@ -118,7 +118,7 @@ def test_a_ledger_an_export_and_a_parquet_record_are_shown_alike(
         ("bank", "received", 4),
         ("bank", "sent", 6),
     ]
-    assert "test.Word/1" in vfl("ledger", "show", files[0]).stdout
+    assert "tests.Word/1" in vfl("ledger", "show", files[0]).stdout
 
 
 def test_an_export_holds_every_entry(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from protocols.wire.message import Message
 from protocols.wire.record import Record, Sent
 
 
@@ -26,7 +27,10 @@ class Entry(NamedTuple):
     kind: str
     nbytes: int
     digest: bytes
-    reveals: str = "test: nothing"
+
+
+class Word(Message, reveals="test: nothing"):
+    text: str
 
 
 def entry(
@@ -36,7 +40,7 @@ def entry(
     *,
     scope: str = "fit",
     job: str = "j1",
-    kind: str = "test.Word/1",
+    kind: str = Word.kind,
     body: bytes = b"body",
 ) -> Entry:
     digest = hashlib.sha256(body).digest()

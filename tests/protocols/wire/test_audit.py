@@ -94,6 +94,17 @@ def test_any_two_rows_that_changed_places_are_found_and_named(what: list[Act], d
         assert f"entry {j} was moved" in found.reason and f"entry {i} is on line {j + 1}" in found.reason
 
 
+def test_of_two_first_rows_the_one_that_the_rest_follows_is_right(file: Path, tmp_path: Path) -> None:
+    other = lines(write(tmp_path / "m", "shop", []))
+    whole = lines(file)
+    file.write_bytes(b"".join([*other, *whole]))
+    found = fault(file)
+    assert found is not None and (found.line, found.what) == (1, "inserted")
+    file.write_bytes(b"".join([whole[0], *other, *whole[1:]]))
+    found = fault(file)
+    assert found is not None and (found.line, found.what) == (2, "inserted")
+
+
 def test_a_file_says_whose_it_is(file: Path) -> None:
     assert owner(file) == "bank"
     file.write_bytes(b"".join(lines(file)[1:]))

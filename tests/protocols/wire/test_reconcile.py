@@ -107,7 +107,7 @@ MESSAGES = st.builds(
     st.sampled_from(("j1", "j2")),
     st.sampled_from(("a", "a/1", "b")),
     st.binary(max_size=3),
-    st.sampled_from(("test.Word/1", "test.Part/1")),
+    st.sampled_from(("tests.Word/1", "test.Part/1")),
 )
 
 
@@ -201,7 +201,7 @@ def test_a_rewritten_row_is_described(tmp_path: Path) -> None:
     rechain(b, kept)
     (said,) = says_why(verify(a, b))
     assert said == (
-        f"job j1: bank -> shop in 'fit/1' #0 (test.Word/1): digest {rows(a)[3]['digest'][:20]} at bank, "
+        f"job j1: bank -> shop in 'fit/1' #0 (tests.Word/1): digest {rows(a)[3]['digest'][:20]} at bank, "
         f"{'0' * 20} at shop"
     )
 

@@ -68,6 +68,7 @@ def test_a_file_holds_each_sort_of_row(tmp_path: Path) -> None:
     assert isinstance(message, MessageRow) and message.taken and message.at == AT
     held = {name: value for name, value in message.model_dump().items() if name in sent._fields}
     assert held == {**sent._asdict(), "digest": sent.digest.hex()}
+    assert message.reveals == "test: nothing"
     assert isinstance(late, MessageRow) and not late.taken
     assert failed == JobRow(index=5, at=AT, job="j1", state="failed", attempt=2, reason="LineError")
     assert rows(path)[-1]["chain"] == head
