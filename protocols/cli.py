@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer.main import get_command
 
-from protocols.commands import ledger
+from protocols.commands import certs, ledger
 from protocols.commands.terminal import console, errors, say
 
 GROUP = "vfl.commands"
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Horizontal, vertical and split learning, side by side on one table.",
 )
+app.add_typer(certs.app)
 app.add_typer(ledger.app, name="ledger")
 
 
@@ -47,8 +49,7 @@ def main() -> None:
 
 def _add_commands() -> None:
     """The sub-commands of other packages; a broken one, or one of a name that is taken, gives a warning."""
-    taken = {str(command.name) for command in app.registered_commands}
-    taken |= {str(group.name) for group in app.registered_groups}
+    taken = {*get_command(app).commands}  # type: ignore[attr-defined]
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             if entry.name in taken:
