@@ -176,7 +176,7 @@ def _conclusion(verdict: Verdict) -> str:
     if not verdict.lines:
         return f"{pair}: neither file has a message between the two"
     agree = sum(line.agree for line in verdict.lines)
-    flying = f", {len(verdict.in_flight):,} were in flight when a job broke off" if verdict.in_flight else ""
+    flying = f", {len(verdict.in_flight):,} were in flight" if verdict.in_flight else ""
     if verdict.agree:
         return f"{pair} agree: {agree:,} messages{flying}"
     return f"{pair} do not agree: {agree:,} messages do{flying}"

@@ -5,7 +5,8 @@ so a party that rewrote or cut its file is contradicted by the other's. Two that
 
 What was on its way when a job failed, was cancelled, or was interrupted and taken up again, may be missing at
 one end. That is told apart, as *in flight*: only if the job ended so at one of the two, and only at the end
-of a line, in the order in which the end that has it recorded it.
+of a line, in the order in which the end that has it recorded it. What is said about jobs, which is of job "",
+has no end, and a restart of either party may lose any of it; there all that is missing counts as in flight.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from protocols.wire.audit import Audit, Fault, owner
 from protocols.wire.record_rows import JobRow, MessageRow
 
 ABORT = "abort"  # in this scope a party says that it has failed, which overtakes what it sent before
+ABOUT_JOBS = ""  # the job of what parties say about jobs
 INTERRUPTED = "interrupted"  # a later attempt followed
 _ENDS = ("refused", "done", "failed", "cancelled")
 _BROKEN = ("refused", "failed", "cancelled", INTERRUPTED)
@@ -201,7 +203,7 @@ def _hold(line: _Line, a: _Book, b: _Book) -> tuple[LineVerdict, list[Difference
             continue
         at_end = (x is None or x.number > last[0]) and (y is None or y.number > last[1])
         lost = x is None or y is None
-        if broken and lost and at_end:
+        if lost and (line.job == ABOUT_JOBS or (broken and at_end)):
             flying.append(_difference(line, x, y, a.party, b.party, ends))
         else:
             differing.append(_difference(line, x, y, a.party, b.party, ends))

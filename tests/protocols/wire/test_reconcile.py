@@ -278,6 +278,17 @@ def test_attempts_at_one_job_are_told_apart(tmp_path: Path) -> None:
     assert [(d.attempt, d.lines) for d in verify(a, cut).differences] == [(1, (15, None))]
 
 
+def test_what_is_said_about_jobs_may_be_lost_but_not_differ(tmp_path: Path) -> None:
+    """A party that was restarted counts from 0 again."""
+    words = [says(entry("bank", "shop", i % 2, job="", body=bytes([i]))) for i in range(4)]
+    a, b = write(tmp_path / "a", "bank", words), write(tmp_path / "b", "shop", [words[0], *words[2:]])
+    verdict = verify(a, b)
+    assert verdict.agree and [d.lines for d in verdict.in_flight] == [(3, None)]
+    kept = rows(b)
+    rechain(b, [*kept[:2], {**kept[2], "digest": "0" * 64}, *kept[3:]])
+    assert [d.lines for d in verify(a, b).differences] == [(4, 3)]
+
+
 def test_what_came_too_late_for_a_role_counts_as_received(tmp_path: Path) -> None:
     a = write(tmp_path / "a", "bank", [says(entry("bank", "shop")), DONE])
     b = write(tmp_path / "b", "shop", [says(entry("bank", "shop"), taken=False), DONE])
