@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -127,6 +130,22 @@ def test_a_row_knows_no_other_members(file: Path) -> None:
     chain = hashlib.sha256(before + content).hexdigest().encode()
     file.write_bytes(b"".join(whole) + content[:-1] + b',"chain":"' + chain + b'"}\n')
     assert fault(file) == Fault(8, "changed", "entry 7 was changed, and is none any more")
+
+
+def test_the_program_of_the_guide_checks_a_file(file: Path) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "guides" / "ledger.md"
+    (program,) = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), flags=re.DOTALL)
+
+    def run() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=30
+        )
+        return done.stdout + done.stderr
+
+    assert run() == "7 rows follow from one another\n"
+    whole = lines(file)
+    file.write_bytes(b"".join(whole[:4] + whole[5:]))
+    assert run() == "line 5 does not follow from the one before\n"
 
 
 def test_a_file_as_a_table(tmp_path: Path) -> None:
