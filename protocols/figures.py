@@ -18,6 +18,7 @@ from protocols.compare import Spread
 from protocols.task import Method
 from protocols.wire.message import message_class
 
+DIRECTIONS = ("up", "down", "peer", "servers")
 NONE = Spread(0.0, 0.0, 0.0)
 UNVARIED = 0.01  # of its mean: a cost that varies less either way is written without a spread
 

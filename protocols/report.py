@@ -6,39 +6,30 @@ No line is involved; nothing here measures. The page opens without a network and
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from protocols import charts, claims, compare, figures, select
+from protocols import claims, compare, figures, page, select, verdicts
+from protocols.claims import LEAKAGE
 from protocols.compare import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED, Comparison
 from protocols.costs import SECONDS_PER_OPERATION
 from protocols.errors import ConfigError, DataError
-from protocols.figures import Figures, amount, grouped, nbytes, seconds, spread, varied
+from protocols.figures import DIRECTIONS, Figures, nbytes, seconds, spread, varied
 
 SCHEMA = 1
 WIDTH = 118  # of the text where no terminal says how wide it is
-WAYS = ("up", "down", "peer", "servers")
-LEAKAGE = (
-    "How much the messages leak under attack is not yet measured here. That raw rows stay at home is not a "
-    "guarantee: gradients and activations at a cut, embeddings and model updates are known to leak labels "
-    "and inputs to whoever receives them."
-)
 
 
 @dataclass(frozen=True)
@@ -55,9 +46,9 @@ class Report:
         return [Figures(m, groups[m.name], c.seeds, c.quick) for m in c.methods]
 
     @cached_property
-    def rows(self) -> list[claims.Row]:
+    def rows(self) -> list[verdicts.Row]:
         """The ten rows: what is claimed beside what was measured."""
-        return claims.rows(self.figures)
+        return verdicts.rows(self.figures)
 
     @property
     def spread_name(self) -> str:
@@ -124,7 +115,7 @@ class Report:
             "and edge; the others might do better with settings of their own."
         )
 
-    def disagreements(self) -> list[tuple[str, str, claims.Verdict]]:
+    def disagreements(self) -> list[tuple[str, str, verdicts.Verdict]]:
         """(row, claim, verdict) wherever the numbers contradict a claim or show what it leaves out."""
         return [
             (row.title, cell.claim, verdict)
@@ -165,7 +156,7 @@ class Report:
         for name in (f"test {task.metric}", "vs centralised", "up", "down", "peer", "to predict"):
             table.add_column(name, justify="right")
         for f in self.figures:
-            moved = (f.get("bytes", phase="train", direction=way) for way in WAYS[:3])
+            moved = (f.get("bytes", phase="train", direction=way) for way in DIRECTIONS[:3])
             table.add_row(
                 f.name,
                 spread(f.score),
@@ -235,66 +226,7 @@ class Report:
 
     def html(self) -> str:
         """One self-contained page."""
-        source = files("protocols").joinpath("report.html").read_text("utf-8")
-        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.undefined = jinja2.StrictUndefined
-        return environment.from_string(source).render(self._page()) + "\n"
-
-    def _page(self) -> dict[str, Any]:
-        task = self.comparison.task
-        ceiling = math.inf if task.metric not in ("auc", "accuracy", "r2") else 1.0
-        charted = {
-            "scores": charts.scores(self.figures, ceiling),
-            "traffic": charts.traffic(self.figures),
-            "times": charts.times(self.figures),
-            "work": charts.work(self.figures),
-        }
-        return {
-            "report": self,
-            "task": task,
-            "charts": charted,
-            "cards": self._cards(),
-            "ways": claims.TITLES,
-            "rtts": ROUND_TRIPS,
-            "directions": WAYS,
-            "leakage": LEAKAGE,
-            "source": claims.SOURCE,
-            "made": f"{datetime.now(UTC):%Y-%m-%d}",
-            "version": _version(),
-            "f": figures,
-            "grouped": grouped,
-            "role_rows": _role_rows,
-        }
-
-    def _cards(self) -> list[tuple[str, str, str]]:
-        """(heading, big number, sentence) of what a reader looks for first."""
-        task = self.comparison.task
-        cards = []
-        metric = task.metric.upper() if task.metric == "auc" else task.metric
-        central = next((f for f in self.figures if f.name == "centralised"), None)
-        if central is not None:
-            cards.append(
-                (
-                    f"Centralised {metric}",
-                    spread(central.score),
-                    "All rows at one server: the reference.",
-                )
-            )
-        private = [f for f in self.figures if f.method.column in ("federated", "split", "vertical")]
-        if private:
-            best = max(private, key=lambda f: f.score.mean)
-            cards.append(
-                (f"Best {metric} without pooling", spread(best.score), f"{best.name}. {_against(best)}")
-            )
-            least = min(private, key=lambda f: f.get("bytes", phase="train").mean)
-            moved = nbytes(least.get("bytes", phase="train").mean)
-            cards.append(("Least data moved to train", moved, f"{least.name}, without pooling raw rows."))
-            fast = min(private, key=lambda f: f.get("time", rtt_ms=ROUND_TRIPS[1]).mean)
-            took = seconds(fast.get("time", rtt_ms=ROUND_TRIPS[1]).mean)
-            cards.append(
-                (f"Fastest at {ROUND_TRIPS[1]} ms round trip", took, f"{fast.name}, simulated training time.")
-            )
-        return cards
+        return page.render(self, _version())
 
     def to_html(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
@@ -306,17 +238,6 @@ def _some(names: Sequence[str]) -> str:
     return f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 2 else ", ".join(names)
 
 
-def _against(f: Figures) -> str:
-    d = f.difference
-    if d is None:
-        return "Centralised training was not run."
-    if math.isnan(d.low):
-        return f"{spread(d, sign=True)} against centralised, one seed."
-    if d.low <= 0 <= d.high:
-        return f"{spread(d, sign=True)} against centralised: no clear difference."
-    return f"{spread(d, sign=True)} against centralised."
-
-
 def _candidate(candidate: select.Candidate) -> dict[str, Any]:
     """As JSON: null for the loss and score of one that diverged."""
     missing = {} if candidate.finite else {"loss": None, "score": None}
@@ -325,28 +246,6 @@ def _candidate(candidate: select.Candidate) -> dict[str, Any]:
 
 def _revealed(f: Figures) -> dict[str, str]:
     return {t.kind: t.reveals for t in f.traffic}
-
-
-def _role_rows(f: Figures) -> list[dict[str, str]]:
-    """Compute and parameters by role; numbered roles together, each with its mean."""
-    lines = []
-    for heading, members in grouped(f.roles).items():
-
-        def each(measure: str, write: Any, members: list[str] = members, **where: str) -> str:
-            total = sum(f.get(measure, role=role, **where).mean for role in members)
-            return str(write(total / len(members))) if total else "–"
-
-        lines.append(
-            {
-                "role": heading,
-                "flops": each("flops", amount, phase="train"),
-                "seconds": each("seconds", seconds, phase="train"),
-                "cryptography": each("cryptography", amount, phase="train"),
-                "predict": each("flops", amount, phase="predict"),
-                "parameters": each("parameters", amount),
-            }
-        )
-    return lines
 
 
 def read_measures(text: str) -> pd.DataFrame:

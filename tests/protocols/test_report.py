@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 
 from protocols import claims
-from protocols.claims import CLAIMS, WAYS, Cell, level
+from protocols.claims import CLAIMS, LEAKAGE, WAYS, level
 from protocols.compare import Comparison, Spread
 from protocols.cut import LabelledSmashed
 from protocols.errors import ConfigError, DataError
 from protocols.figures import Figures, amount, grouped, seconds, spread, varied
-from protocols.report import LEAKAGE, Report, read_measures, write_whole
+from protocols.report import Report, read_measures, write_whole
+from protocols.verdicts import Cell
 from protocols.wire.message import Message
 from tests.protocols import tiny
 
