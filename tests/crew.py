@@ -22,8 +22,8 @@ from torch import nn
 from protocols.errors import VflError
 from protocols.federation import Federation, Role, Run
 from protocols.serving import serve_role
+from protocols.wire.frames import Limits
 from protocols.wire.ledger import Ledger
-from protocols.wire.line import Limits
 from protocols.wire.remote import Grpc
 from protocols.wire.tls import Credentials
 

@@ -1,35 +1,50 @@
 """Where streams begin: the server that a party answers on, and the channels that it dials with.
 
 Everything here runs on the network's event loop. A stream is admitted if its certificate carries the name
-that its Hello claims, the name is in the book, and it is the one of the two that dials.
+that its Hello claims and is not revoked, the name is in the book, and it is the one of the two that dials.
+The same server tells whoever has a certificate from the authority, by gRPC's standard health service, whether
+the party is serving.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
+from ssl import PEM_cert_to_DER_cert
 from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2
 
 from protocols.errors import ConfigError
-from protocols.wire.line import LARGEST_FRAME, Limits, RefusedError, parse_hello
-from protocols.wire.link import METHOD, Link
+from protocols.wire.frames import LARGEST_FRAME, Limits, RefusedError, parse_hello
+from protocols.wire.link import METHOD, Dialled, Link
+from protocols.wire.parties_pb2 import Hello
+from protocols.wire.proof import CHALLENGE, check_proof, prove, refuse_revoked
 from protocols.wire.tls import Credentials, channel_credentials, is_loopback, server_credentials
 
+_SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
 _log = logging.getLogger(__name__)
 
 
 class Server:
-    """A party's gRPC server: one method, one stream for each peer that dials."""
+    """A party's gRPC server: one stream for each peer that dials, and the health service."""
 
     def __init__(
-        self, name: str, credentials: Credentials | None, limits: Limits, links: Mapping[str, Link]
+        self,
+        name: str,
+        credentials: Credentials | None,
+        limits: Limits,
+        links: Mapping[str, Link],
+        revoked: frozenset[str] = frozenset(),
+        serving: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.limits = name, limits
-        self._credentials, self._links = credentials, links
+        self._credentials, self._links, self._revoked = credentials, links, revoked
+        self._serving = serving
 
     async def start(self, address: str) -> str:
         """Serve on `address`; the same with the port that was chosen for 0. ConfigError if it is taken."""
@@ -42,9 +57,19 @@ class Server:
         self._server = grpc.aio.server(
             options=options, maximum_concurrent_rpcs=4 * max(len(self._links), 1) + 16
         )
-        service, _, method = METHOD.strip("/").partition("/")
-        handlers = {method: grpc.stream_stream_rpc_method_handler(self._answer)}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        line = {_METHOD: grpc.stream_stream_rpc_method_handler(self._answer)}
+        # No Watch: each would hold a place among the concurrent calls for as long as it likes.
+        health = {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                self._check_health,
+                health_pb2.HealthCheckRequest.FromString,
+                health_pb2.HealthCheckResponse.SerializeToString,
+            )
+        }
+        handlers = ((_SERVICE, line), ("grpc.health.v1.Health", health))
+        self._server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(service, methods) for service, methods in handlers)
+        )
         try:
             if self._credentials is None:
                 port = self._server.add_insecure_port(address)
@@ -61,6 +86,12 @@ class Server:
         """End the streams that are left."""
         await self._server.stop(0.5)
 
+    async def _check_health(self, request: Any, context: Any) -> Any:
+        if request.service not in ("", _SERVICE):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"services are '' and {_SERVICE}")
+        status = health_pb2.HealthCheckResponse
+        return status(status=status.SERVING if self._serving() else status.NOT_SERVING)
+
     async def _answer(self, _: object, context: Any) -> None:
         """One stream that a peer has opened."""
 
@@ -71,56 +102,75 @@ class Server:
         try:
             try:
                 async with asyncio.timeout(self.limits.handshake):
-                    hello = await read()
+                    raw = await read()
             except TimeoutError:
                 raise RefusedError("DEADLINE_EXCEEDED", "no Hello came") from None
-            if hello is not None:
-                await self._admit(hello, context).answer(hello, read, context.write)
+            if raw is not None:
+                hello = parse_hello(raw)
+                link, shows = self._admit(hello, context)
+                await link.answer(hello, read, context.write, shows)
         except RefusedError as error:
             _log.warning("%s: a stream from %s is refused: %s", self.name, ascii(context.peer()), error)
             await context.abort(grpc.StatusCode[error.status], str(error))
 
-    def _admit(self, raw: bytes, context: Any) -> Link:
-        """The link of whoever opened this stream, if it is who it says and is the one to dial."""
-        claimed = parse_hello(raw).party
-        said = ascii(claimed[:63])
+    def _admit(self, hello: Hello, context: Any) -> tuple[Link, dict[str, Any]]:
+        """The link of whoever opened this stream, if it is who it says and is the one to dial; and the proof
+        that it asks for."""
+        said, shows = ascii(hello.party[:63]), dict[str, Any]()
+        certificate = b""
         if self._credentials is not None:
-            certified = _certified(context.auth_context())
-            if not certified:
-                raise RefusedError("UNAUTHENTICATED", "no certificate came")
-            if claimed not in certified:
-                found = ascii(", ".join(certified)[:200])
-                raise RefusedError(
-                    "PERMISSION_DENIED", f"the certificate is for {found}, the Hello says {said}"
-                )
-        link = self._links.get(claimed)
+            certificate = _certified(context.auth_context(), hello.party)
+            refuse_revoked(certificate, said, self._revoked, self.name)
+        link = self._links.get(hello.party)
         if link is None:
             raise RefusedError("PERMISSION_DENIED", f"{said} is not in the book of {self.name}")
         if link.address is not None:
             raise RefusedError(
                 "FAILED_PRECONDITION", f"{self.name} dials {said}, not the other way; compare the books"
             )
-        return link
+        if self._credentials is not None and len(hello.challenge) == CHALLENGE:
+            shows = prove(self._credentials.read(self.name), hello, link.line.session, certificate)
+        return link, shows
 
 
-def _certified(known: Mapping[str, list[bytes]]) -> list[str]:
-    """The names of a peer's certificate; its common name where it has no others."""
+def _certified(known: Mapping[str, list[bytes]], claimed: str) -> bytes:
+    """A peer's certificate, DER, which must carry the name that it claims."""
     found = known.get("x509_subject_alternative_name") or known.get("x509_common_name") or []
-    return [name.decode("utf-8", "replace") for name in found]
+    certified = [name.decode("utf-8", "replace") for name in found]
+    certificate = known.get("x509_pem_cert")
+    if not certified or not certificate:
+        raise RefusedError("UNAUTHENTICATED", "no certificate came")
+    if claimed not in certified:
+        raise RefusedError(
+            "PERMISSION_DENIED",
+            f"the certificate is for {', '.join(certified)[:200]!a}, the Hello says {claimed[:63]!a}",
+        )
+    return PEM_cert_to_DER_cert(certificate[0].decode("ascii"))
 
 
-def open_channel(link: Link, name: str, credentials: Credentials | None, limits: Limits) -> grpc.aio.Channel:
+def dial(
+    link: Link, name: str, credentials: Credentials | None, revoked: frozenset[str] = frozenset()
+) -> Dialled:
     """A new connection of `name` to a peer, which must show a certificate of the peer's name."""
     address = str(link.address)
-    options = _options(limits)
+    options = _options(link.limits)
     # A shared connection would keep an earlier attempt's certificates and waiting time.
     options += [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     if is_loopback(address):
         options.append(("grpc.enable_http_proxy", 0))
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options)
+        return Dialled(grpc.aio.insecure_channel(address, options))
     options.append(("grpc.ssl_target_name_override", link.line.peer))
-    return grpc.aio.secure_channel(address, channel_credentials(credentials, name), options)
+    found = credentials.read(name)
+    channel = grpc.aio.secure_channel(address, channel_credentials(found), options)
+    if not revoked:
+        return Dialled(channel)
+    challenge, session = secrets.token_bytes(CHALLENGE), link.line.session
+    return Dialled(
+        channel,
+        {"challenge": challenge},
+        lambda hello: check_proof(hello, challenge, session, found, revoked, name),
+    )
 
 
 def _options(limits: Limits) -> list[tuple[str, Any]]:

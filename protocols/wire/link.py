@@ -11,26 +11,44 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
 from protocols.errors import ConfigError, LineError, ProtocolError, VflError
-from protocols.wire.line import Limits, Line, RefusedError, weight
+from protocols.wire.frames import (
+    CONTROL,
+    FINAL,
+    Limits,
+    RefusedError,
+    ToldError,
+    parse_hello,
+    plain,
+    refusal,
+    weight,
+)
+from protocols.wire.line import Line
+from protocols.wire.parties_pb2 import Hello
 from protocols.wire.transport import Envelope
 
 METHOD = "/vfl.parties.v1.Parties/Line"
-FINAL = frozenset(
-    {"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
-    | {"UNIMPLEMENTED"}
-)
 _SOONEST, _LATEST = 0.05, 5.0  # seconds between two dials
 _ACK_AFTER = 0.02  # seconds
+_FAREWELL = 2.0  # seconds: for a peer to end the stream after our last word
 _HINTS = {
     "Hostname Verification": "what answers there has no certificate for {peer}",
+    "expired": "its certificate has expired, or one of the two clocks is wrong",
+    "not yet valid": "its certificate is not valid yet, or one of the two clocks is wrong",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not from our authority, or not valid now",
-    "Socket closed": "does it accept our certificate's authority, and speak TLS?",
+    "WRONG_VERSION_NUMBER": "what answers there does not speak TLS; is the port right?",
+    "Missing selected ALPN": "what answers there speaks TLS but not gRPC; is the port right?",
+    "DNS resolution": "its address in the book has no such host; is it spelt right, and is DNS there?",
+    "Connection refused": "nothing listens there; is {peer} running, and the port right?",
+    "Socket closed": "does it accept our certificate, and is our clock right?",
+    "unexpected eof": "does it accept our certificate, and is our clock right?",
+    "Method not found": "what answers there speaks gRPC but is no party; is the port right?",
 }
 _log = logging.getLogger(__name__)
 
@@ -47,14 +65,23 @@ class Sink(Protocol):
     def freed(self, link: Link) -> None:
         """The peer acknowledged something while a deliver waits for room."""
 
-    def failed(self, link: Link, kind: type[VflError], reason: str) -> None:
-        """What waits for the peer waits in vain."""
+    def failed(self, link: Link, state: str, kind: type[VflError], reason: str) -> None:
+        """What waits for the peer waits in vain: it is "lost", "restarted", "left" or "refused"."""
 
     def recovered(self, link: Link) -> None:
         """The peer is there."""
 
     def waiting(self) -> bool:
-        """Whether the role waits for anything."""
+        """Whether a role waits for anything."""
+
+
+@dataclass
+class Dialled:
+    """A new connection; what our Hello asks for, and what its answer has to show."""
+
+    channel: grpc.aio.Channel
+    asks: dict[str, Any] = field(default_factory=dict)
+    check: Callable[[Hello], None] = lambda hello: None
 
 
 class Link:
@@ -64,16 +91,22 @@ class Link:
         self.line, self.address, self._sink = line, address, sink
         self.limits: Limits = line.limits
         self.blocked = False  # a deliver waits for room
-        self.paused = False  # the stream is not read, because the role is behind
-        self.final: RefusedError | None = None  # why no stream will be tried or accepted any more
-        self._cause = "it never answered" if address else "it never dialled"
-        self._wake, self._room, self._changed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.connected = False
+        self.heard: float | None = None  # when the last frame came, by the loop's clock
+        self.late = 0  # envelopes that came for a scope that was left, or twice
+        self.final: RefusedError | None = None  # why the line is broken, until it is tried again
+        self.cause = "it never answered" if address else "it never dialled"
+        self._barred: tuple[bytes, float] = b"", 0.0  # the session that is not answered until then
+        self._loop = asyncio.get_running_loop()
+        self._wake, self._changed = asyncio.Event(), asyncio.Event()
         self._free = asyncio.Event()  # no stream is open
         self._free.set()
         self._reader: asyncio.Task[None] | None = None
         self._opened: deque[float] = deque(maxlen=self.limits.streams)
-        self._met = False
+        self._idle, self._idle_seen, self._idle_at = 0.0, 0, self._loop.time()
+        self._pings: dict[int, asyncio.Future[None]] = {}
         self._over = False  # we have left
+        self._met = False
         self._patience: asyncio.TimerHandle | None = None
         self._ack: asyncio.TimerHandle | None = None
         self._wait_for_it()
@@ -83,23 +116,46 @@ class Link:
     def queue(self, envelope: Envelope) -> None:
         """Send `envelope`."""
         if self.line.left or self.final:
-            self.line.freed += weight(envelope)
+            self.line.out.kept[envelope.job == CONTROL].left += weight(envelope)
             return
-        self.line.queue(envelope)
+        self.line.out.queue(envelope)
         self._wake.set()
 
-    def resume(self) -> None:
-        """Read on, if there is room now."""
-        self._room.set()
+    def grant(self) -> None:
+        """Mail was collected, or a role waits: tell the peer of more room if there is enough of it."""
+        line = self.line
+        if line.into.grant(self._sink.waiting()):
+            line.ack_due = True
+            self._wake.set()
+
+    async def ping(self, patience: float) -> float:
+        """Seconds of one round trip. LineError where none comes in time."""
+        if not self.connected:
+            raise LineError(f"no connection to {self.line.peer}: {self.cause}")
+        number = random.getrandbits(63)
+        self._pings[number] = answer = self._loop.create_future()
+        start = self._loop.time()
+        self.line.ping(number)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(patience):
+                await answer
+        except TimeoutError:
+            raise LineError(f"{self.line.peer} did not answer a ping within {patience:g} s") from None
+        finally:
+            del self._pings[number]
+        return self._loop.time() - start
 
     def refuse(self, error: RefusedError) -> None:
-        """Break the line for good."""
+        """Break the line."""
         if self.final is not None:
             return
-        self.final = error
+        self.final, self.cause = error, str(error)
+        if not isinstance(error, ToldError):  # what the peer objects to, it may have put right
+            self._barred = self.line.peer_session, self._loop.time() + self.limits.again
         _log.warning("%s: the line to %s is refused: %s", self.line.me, self.line.peer, error)
         kind = LineError if error.status == "FAILED_PRECONDITION" else ProtocolError
-        self._sink.failed(self, kind, str(error))
+        self._sink.failed(self, "refused", kind, str(error))
         self._changed.set()
         if self._reader is not None:
             self._reader.cancel()
@@ -107,9 +163,9 @@ class Link:
     async def leave(self) -> None:
         """Wait until the peer has everything, say Bye, and wait for the stream to end."""
         line = self.line
-        while (line.pending or self._met) and not (line.left or self.final or line.said_bye):
+        while (line.out.pending or self._met) and not (line.left or self.final or line.said_bye):
             self._changed.clear()
-            if not line.pending:
+            if not line.out.pending:
                 line.leaving = True
                 self._wake.set()
             await self._changed.wait()
@@ -124,38 +180,44 @@ class Link:
 
     # Dialling and answering.
 
-    async def dial(self, connect: Callable[[], grpc.aio.Channel]) -> None:
-        """Keep a stream open until the line is broken for good."""
+    async def dial(self, connect: Callable[[], Dialled]) -> None:
+        """Keep a stream open. What was refused is tried again at leisure: its cause may be put right."""
         pause = _SOONEST
-        while self.final is None and not self._over:
-            before = self.line.received, self.line.freed
+        while not self._over:
+            before = self.line.into.received, self.line.out.acknowledged
             try:
-                async with connect() as channel:
-                    await self._dial_once(channel)
-                self._cause = "the stream ended"
+                dialled = connect()
+                async with dialled.channel as channel:
+                    await self._dial_once(channel, dialled)
+                self.cause = "the stream ended"
             except RefusedError as error:
                 self.refuse(error)
             except grpc.aio.AioRpcError as error:
-                self._cause = f"{error.code().name}: {_plain(error.details())}{self._hint(error)}"
-                if error.code().name in FINAL:
-                    self.refuse(RefusedError(error.code().name, f"{self.line.peer} refuses: {self._cause}"))
+                status, said = error.code().name, plain(str(error.details() or ""))
+                self.cause = f"{status}: {said}{self._hint(said)}"
+                if status in FINAL:
+                    self.refuse(ToldError(status, f"{self.line.peer} refuses: {self.cause}"))
             except TimeoutError:
-                self._cause = f"no answer within {self.limits.handshake:g} s"
+                self.cause = (
+                    f"no answer within {self.limits.handshake:g} s (is what listens there a party, and the "
+                    "port right?)"
+                )
             except ConfigError as error:
-                self._cause = str(error)
+                self.cause = str(error)
             if self.final is not None:
-                return
-            _log.info("%s: no stream to %s: %s", self.line.me, self.line.peer, self._cause)
+                await asyncio.sleep(self.limits.again)
+                continue
+            _log.info("%s: no stream to %s: %s", self.line.me, self.line.peer, self.cause)
             # A peer that is there and then cut is dialled at once; one that is not, ever more seldom.
-            pause = _SOONEST if before != (self.line.received, self.line.freed) else min(2 * pause, _LATEST)
+            now = self.line.into.received, self.line.out.acknowledged
+            pause = _SOONEST if before != now else min(2 * pause, _LATEST)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
-    def _hint(self, error: grpc.aio.AioRpcError) -> str:
-        said = str(error.details())
-        hints = (hint for sign, hint in _HINTS.items() if sign in said)
-        return "".join(f" ({hint.format(peer=self.line.peer)})" for hint in hints)
+    def _hint(self, said: str) -> str:
+        hint = next((hint for sign, hint in _HINTS.items() if sign in said), "")
+        return f" ({hint.format(peer=self.line.peer)})" if hint else ""
 
-    async def _dial_once(self, channel: grpc.aio.Channel) -> None:
+    async def _dial_once(self, channel: grpc.aio.Channel, dialled: Dialled) -> None:
         call = channel.stream_stream(METHOD)()
 
         async def read() -> bytes | None:
@@ -170,39 +232,52 @@ class Link:
 
         try:
             async with asyncio.timeout(self.limits.handshake):
-                await write(self.line.hello())
-                hello = await read()
-            if hello is not None:
+                await write(self.line.hello(**dialled.asks))
+                raw = await read()
+            if raw is not None:
                 self._free.clear()
-                self.line.greet(hello)
+                hello = parse_hello(raw)
+                dialled.check(hello)
+                self._greet(hello)
                 await self._converse(read, write, call.done_writing)
+        except RefusedError as error:
+            if not isinstance(error, ToldError):
+                with suppress(Exception):
+                    async with asyncio.timeout(_FAREWELL):
+                        await write(refusal(error))
+                        await call.done_writing()
+                        while await read() is not None:
+                            pass
+            raise
         finally:
             call.cancel()
             self._free.set()
             self._changed.set()
 
-    async def answer(self, hello: bytes, read: Read, write: Write) -> None:
-        """Carry the line over a stream that the peer opened, in place of any earlier one."""
-        if self.final is not None:
-            raise RefusedError(self.final.status, str(self.final))
+    async def answer(self, hello: Hello, read: Read, write: Write, shows: dict[str, Any]) -> None:
+        """Carry the line over a stream that the peer opened, in place of any earlier one. shows: what our
+        Hello adds."""
+        now = self._loop.time()
         if self._over:
             raise RefusedError("UNAVAILABLE", f"{self.line.me} is leaving")
-        now = asyncio.get_running_loop().time()
+        if self.final is not None and hello.session == self._barred[0] and now < self._barred[1]:
+            raise RefusedError(self.final.status, str(self.final))
         if len(self._opened) == self._opened.maxlen and now - self._opened[0] < 60.0:
             raise RefusedError(
                 "UNAVAILABLE", f"{self.line.peer} opened {len(self._opened)} streams in a minute"
             )
         self._opened.append(now)
+        self.line.refuse_replaced(hello)  # before it takes the place of the stream that there is
         while not self._free.is_set():
             if self._reader is not None:
                 self._reader.cancel()
             await self._free.wait()
         self._free.clear()
         try:
-            self.line.greet(hello)
-            await write(self.line.hello())
+            self._greet(hello)
+            await write(self.line.hello(**shows))
             await self._converse(read, write, None)
-            self._cause = "the stream ended"
+            self.cause = "the stream ended"
         except RefusedError as error:
             if error.status not in ("ABORTED", "UNAVAILABLE"):
                 self.refuse(error)
@@ -210,6 +285,16 @@ class Link:
         finally:
             self._free.set()
             self._changed.set()
+
+    def _greet(self, hello: Hello) -> None:
+        before = self.line.restarts
+        self.line.greet(hello)
+        self.final = None
+        if self.line.restarts != before:
+            reason = (
+                f"{self.line.peer} came back as another process; what was in flight to and from it is lost"
+            )
+            self._sink.failed(self, "restarted", LineError, reason)
 
     # One stream.
 
@@ -230,7 +315,7 @@ class Link:
             ):
                 # The Bye is out. The peer ends the stream when it has read it.
                 await done_writing()
-                await asyncio.wait({reader}, timeout=2.0)
+                await asyncio.wait({reader}, timeout=_FAREWELL)
             for task in (reader, writer):
                 if task.cancelled():
                     raise self.final or RefusedError("ABORTED", "a newer stream has taken this one's place")
@@ -244,35 +329,53 @@ class Link:
             self._lost()
 
     async def _read(self, read: Read) -> None:
-        line, loop = self.line, asyncio.get_running_loop()
+        line, sink, kept = self.line, self._sink, self.line.out.kept
         while (raw := await read()) is not None:
-            freed = line.freed
+            freed = kept[False].left + kept[True].left
             envelope = line.take(raw)
             if envelope is not None:
-                self._sink.arrived(self, envelope)
-            if line.freed != freed:
-                self._changed.set()
-                if self.blocked:
-                    self._sink.freed(self)
+                sink.arrived(self, envelope)
+            else:
+                self._sign(freed)
             if line.left:
-                self._sink.failed(self, LineError, f"{line.peer} has finished and left")
+                sink.failed(self, "left", LineError, f"{line.peer} has finished and left")
                 return
             if line.prompt:
                 self._wake.set()
-            elif line.owed and self._ack is None:
-                self._ack = loop.call_later(_ACK_AFTER, self._acknowledge)
-            await self._make_room()
+            elif line.into.owed and self._ack is None:
+                self._ack = self._loop.call_later(_ACK_AFTER, self._acknowledge)
+            if line.into.starving:  # mail for no open job gives its room back at once
+                self.grant()
+            self.heard = self._loop.time()
 
-    async def _make_room(self) -> None:
-        """Back-pressure: not reading fills the stream's window, and then the peer's deliver waits. While the
-        role waits for anything, we read on: two parties, or three in a ring, may each wait for the next."""
-        while self.line.arrived - self.line.released > self.limits.uncollected:
-            self._room.clear()
-            self.paused = True  # before looking, so that whoever changes what we look at sees it
-            if self._sink.waiting() or self.line.arrived - self.line.released <= self.limits.uncollected:
-                break
-            await self._room.wait()
-        self.paused = False
+    def _sign(self, freed: int) -> None:
+        """A frame came that completes no envelope."""
+        line = self.line
+        kept = line.out.kept
+        if kept[False].left + kept[True].left != freed:
+            self._changed.set()
+            if self.blocked:
+                self._sink.freed(self)
+        while line.answered:
+            answer = self._pings.get(line.answered.popleft())
+            if answer is not None and not answer.done():
+                answer.set_result(None)
+        # An Ack may have brought room, and a ping is owed an answer.
+        self._wake.set()
+        self._bound_idle()
+
+    def _bound_idle(self) -> None:
+        """Refuse a peer that keeps us busy with frames that bring nothing."""
+        now, seen, limits = self._loop.time(), self.line.idle + self.late, self.limits
+        self._idle = max(0.0, self._idle - (now - self._idle_at) * limits.idle_rate)
+        self._idle += seen - self._idle_seen
+        self._idle_at, self._idle_seen = now, seen
+        if self._idle > limits.idle_burst:
+            raise RefusedError(
+                "RESOURCE_EXHAUSTED",
+                f"{self.line.peer} sends more than {limits.idle_rate:g} frames a second that bring nothing "
+                "for a job (Acks, Pings, mail about jobs, mail for no open job or scope)",
+            )
 
     def _acknowledge(self) -> None:
         self._ack = None
@@ -280,18 +383,20 @@ class Link:
         self._wake.set()
 
     async def _write(self, write: Write) -> None:
-        while not self.line.said_bye:
-            self._wake.clear()
-            while (raw := self.line.next_frame()) is not None:
+        line, wake = self.line, self._wake
+        while not line.said_bye:
+            wake.clear()
+            while (raw := line.next_frame()) is not None:
                 await write(raw)
-            if not self.line.said_bye:
-                await self._wake.wait()
+            if not line.said_bye:
+                await wake.wait()
         self._changed.set()
 
     # Patience.
 
     def _found(self) -> None:
-        self._met = True
+        self._met = self.connected = True
+        self.heard = self._loop.time()
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
@@ -299,24 +404,21 @@ class Link:
         self._sink.recovered(self)
 
     def _lost(self) -> None:
-        self.line.ack_due = False
+        self.connected = self.line.ack_due = False
         if not self.line.left:
             self._wait_for_it()
 
     def _wait_for_it(self) -> None:
         if self._patience is None:
-            self._patience = asyncio.get_running_loop().call_later(self.limits.patience, self._give_up)
+            self._patience = self._loop.call_later(self.limits.patience, self._give_up)
 
     def _give_up(self) -> None:
         self._patience = None
+        if self.final is not None:
+            return  # and why, was said
         where = f"at {self.address}" if self.address else "which dials us"
-        reason = f"no connection to {self.line.peer}, {where}, for {self.limits.patience:g} s: {self._cause}"
-        self._sink.failed(self, LineError, reason)
-
-
-def _plain(details: Any) -> str:
-    """A peer's words, bounded and in one line."""
-    return "".join(c if c.isprintable() else " " for c in str(details or "no reason given")[:500])
+        reason = f"no connection to {self.line.peer}, {where}, for {self.limits.patience:g} s: {self.cause}"
+        self._sink.failed(self, "lost", LineError, reason)
 
 
 async def quietly(task: asyncio.Task[Any]) -> None:

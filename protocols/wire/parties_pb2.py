@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cprotocols/wire/parties.proto\x12\x0evfl.parties.v1\"\xa7\x01\n\x05\x46rame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.vfl.parties.v1.HelloH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.vfl.parties.v1.ChunkH\x00\x12\"\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x13.vfl.parties.v1.AckH\x00\x12\"\n\x03\x62ye\x18\x04 \x01(\x0b\x32\x13.vfl.parties.v1.ByeH\x00\x42\x06\n\x04what\"n\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\x0c\x12\x14\n\x0cpeer_session\x18\x05 \x01(\x0c\x12\x10\n\x08received\x18\x06 \x01(\x04\"[\n\x05\x43hunk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x06header\x18\x02 \x01(\x0b\x32\x16.vfl.parties.v1.Header\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"a\n\x06Header\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\r\x12\x0c\n\x04size\x18\x06 \x01(\x04\"\x16\n\x03\x41\x63k\x12\x0f\n\x07through\x18\x01 \x01(\x04\"\x05\n\x03\x42ye2C\n\x07Parties\x12\x38\n\x04Line\x12\x15.vfl.parties.v1.Frame\x1a\x15.vfl.parties.v1.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cprotocols/wire/parties.proto\x12\x0evfl.parties.v1\"\xf9\x01\n\x05\x46rame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.vfl.parties.v1.HelloH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.vfl.parties.v1.ChunkH\x00\x12\"\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x13.vfl.parties.v1.AckH\x00\x12\"\n\x03\x62ye\x18\x04 \x01(\x0b\x32\x13.vfl.parties.v1.ByeH\x00\x12$\n\x04ping\x18\x05 \x01(\x0b\x32\x14.vfl.parties.v1.PingH\x00\x12*\n\x07refusal\x18\x06 \x01(\x0b\x32\x17.vfl.parties.v1.RefusalH\x00\x42\x06\n\x04what\"\xc3\x01\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05party\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x0f\n\x07session\x18\x04 \x01(\x0c\x12\x14\n\x0cpeer_session\x18\x05 \x01(\x0c\x12\x10\n\x08received\x18\x06 \x01(\x04\x12\x0c\n\x04room\x18\x07 \x01(\x04\x12\r\n\x05\x63lock\x18\x08 \x01(\x04\x12\x11\n\tchallenge\x18\t \x01(\x0c\x12\x14\n\x0c\x63\x65rtificates\x18\n \x03(\x0c\x12\r\n\x05proof\x18\x0b \x01(\x0c\"[\n\x05\x43hunk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x06header\x18\x02 \x01(\x0b\x32\x16.vfl.parties.v1.Header\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"a\n\x06Header\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\r\x12\x0c\n\x04size\x18\x06 \x01(\x04\"$\n\x03\x41\x63k\x12\x0f\n\x07through\x18\x01 \x01(\x04\x12\x0c\n\x04room\x18\x02 \x01(\x04\"\x05\n\x03\x42ye\"&\n\x04Ping\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\x08\")\n\x07Refusal\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t2C\n\x07Parties\x12\x38\n\x04Line\x12\x15.vfl.parties.v1.Frame\x1a\x15.vfl.parties.v1.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protocols.wire.parties_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FRAME']._serialized_start=49
-  _globals['_FRAME']._serialized_end=216
-  _globals['_HELLO']._serialized_start=218
-  _globals['_HELLO']._serialized_end=328
-  _globals['_CHUNK']._serialized_start=330
-  _globals['_CHUNK']._serialized_end=421
-  _globals['_HEADER']._serialized_start=423
-  _globals['_HEADER']._serialized_end=520
-  _globals['_ACK']._serialized_start=522
-  _globals['_ACK']._serialized_end=544
-  _globals['_BYE']._serialized_start=546
-  _globals['_BYE']._serialized_end=551
-  _globals['_PARTIES']._serialized_start=553
-  _globals['_PARTIES']._serialized_end=620
+  _globals['_FRAME']._serialized_end=298
+  _globals['_HELLO']._serialized_start=301
+  _globals['_HELLO']._serialized_end=496
+  _globals['_CHUNK']._serialized_start=498
+  _globals['_CHUNK']._serialized_end=589
+  _globals['_HEADER']._serialized_start=591
+  _globals['_HEADER']._serialized_end=688
+  _globals['_ACK']._serialized_start=690
+  _globals['_ACK']._serialized_end=726
+  _globals['_BYE']._serialized_start=728
+  _globals['_BYE']._serialized_end=733
+  _globals['_PING']._serialized_start=735
+  _globals['_PING']._serialized_end=773
+  _globals['_REFUSAL']._serialized_start=775
+  _globals['_REFUSAL']._serialized_end=816
+  _globals['_PARTIES']._serialized_start=818
+  _globals['_PARTIES']._serialized_end=885
 # @@protoc_insertion_point(module_scope)

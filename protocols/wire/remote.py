@@ -1,8 +1,9 @@
 """A party's end of the network: gRPC, with mutual TLS, between processes that trust nothing in between.
 
-One `Grpc` serves one party. A peer is who its certificate says; what it sends is bounded before memory is
-allocated; what is sent is kept until the peer has it, and sent again after a reconnect. `parties.proto` is
-the contract, `line.py` one line without I/O, `link.py` the streams that carry it.
+One `Grpc` serves one party, and all its jobs. A peer is who its certificate says; what it sends is bounded
+before memory is allocated; what is sent is kept until the peer has it, and sent again after a reconnect.
+`parties.proto` is the contract, `line.py` one line without I/O, `link.py` the streams that carry it,
+`post.py` one job's mail.
 
 The network runs on an event loop and a thread of its own, so that a party deep in training still takes
 delivery and acknowledges. Mail waits on the party's own loop, in its mailbox.
@@ -13,21 +14,43 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from protocols.errors import ConfigError, LineError, VflError, nearest
-from protocols.wire.endpoint import Server, open_channel
-from protocols.wire.line import Limits, Line, RefusedError, weight
+from protocols.wire.endpoint import Server, dial
+from protocols.wire.frames import CHUNK, CONTROL, Limits, RefusedError, weight
+from protocols.wire.line import Line
 from protocols.wire.link import Link, quietly
+from protocols.wire.post import ABORT as ABORT
+from protocols.wire.post import Post
+from protocols.wire.proof import read_fingerprints
 from protocols.wire.tls import Credentials, check_address, is_loopback, network_name
-from protocols.wire.transport import Envelope, Mailbox
+from protocols.wire.transport import Envelope
 
 T = TypeVar("T")
-ABORT = "abort"  # the scope in which a party says that it has failed; waiting there is not waiting for mail
+_LONGEST_JOB = 128  # bytes
+
+
+class Change(NamedTuple):
+    """What became of a peer: "connected", "lost" (no connection for `limits.patience`), "left", "restarted"
+    or "refused"; and why, in words."""
+
+    peer: str
+    state: str
+    reason: str
+
+
+class Peer(NamedTuple):
+    """How it is with a peer."""
+
+    connected: bool
+    heard: float | None  # seconds since its last frame; None: never
+    cause: str  # why there is no connection, in words; "" if there is one
 
 
 class Grpc:
@@ -36,10 +59,14 @@ class Grpc:
     book: party name -> address (`host:port`) or None for a party that can only dial; this party's own too.
     Of two with addresses the one whose name sorts first dials. listen: the address to serve on, where it is
     not the one in the book. insecure: no TLS, and no proof of who a peer is; on loopback addresses only.
+    revoked: SHA-256 fingerprints of certificates that are accepted no more. on_change: called on this party's
+    loop with each `Change` of a peer.
 
-    Leaving waits until the peers have acknowledged everything, at most `limits.handshake` seconds. Errors:
-    ConfigError for what cannot be meant; LineError where a peer is not there, was restarted or has left;
-    ProtocolError where it says what it may not.
+    It carries one job, whatever that is called, if it is used as a transport itself; or many, each through
+    `for_job`, and then mail for a job that is not open here is discarded and counted. `serving` is what the
+    health service says. Leaving waits until the peers have acknowledged everything, at most
+    `limits.handshake` seconds. Errors: ConfigError for what cannot be meant; LineError where a peer is not
+    there, was restarted or has left; ProtocolError where it says what it may not.
     """
 
     def __init__(
@@ -51,20 +78,25 @@ class Grpc:
         listen: str | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
+        revoked: Collection[str] = (),
+        on_change: Callable[[Change], None] | None = None,
     ) -> None:
         self.name, self.book = network_name(name), dict(book)
         self.limits = limits or Limits()
-        self._credentials = credentials
+        self.serving = True
+        self.waits = 0  # of roles, for anything
+        self._credentials, self._revoked = credentials, read_fingerprints(revoked)
         self._listen = listen or self.book.get(name)
         self._check(insecure)
-        self._mailbox = Mailbox(name)
+        self._on_change = on_change
+        self._posts: dict[str | None, Post] = {None: Post(self, None)}
         self._links: dict[str, Link] = {}
         self._failed: dict[str, tuple[type[VflError], str]] = {}
-        self._open: dict[str, Counter[str]] = {peer: Counter() for peer in self.peers}
+        self._open: dict[str, Counter[tuple[str, str]]] = {peer: Counter() for peer in self.peers}
         self._space: dict[str, list[asyncio.Future[None]]] = {peer: [] for peer in self.peers}
-        self._waits = 0
+        self._meetings: dict[str, list[asyncio.Future[None]]] = {peer: [] for peer in self.peers}
         self._dials: list[asyncio.Task[None]] = []
-        self._server = Server(name, credentials, self.limits, self._links) if self._listen else None
+        self._server: Server | None = None
         self.address: str | None = None  # served on, once entered
 
     @property
@@ -75,7 +107,12 @@ class Grpc:
     @property
     def retransmitted(self) -> dict[str, int]:
         """Bytes of bodies that were sent again after a reconnect, by peer."""
-        return {peer: link.line.retransmitted for peer, link in self._links.items()}
+        return {peer: link.line.out.retransmitted for peer, link in self._links.items()}
+
+    @property
+    def discarded(self) -> dict[str, int]:
+        """Envelopes that came for a job or scope that is not open here, or twice, by peer."""
+        return {peer: link.line.into.discarded + link.late for peer, link in self._links.items()}
 
     def _check(self, insecure: bool) -> None:
         if self.name not in self.book:
@@ -97,68 +134,118 @@ class Grpc:
         far = [address for address in used if not is_loopback(address)]
         if insecure and far:
             raise ConfigError(f"insecure=True is for loopback addresses only, not {', '.join(far)}")
+        if insecure and self._revoked:
+            raise ConfigError("insecure=True shows no certificates, so none can be revoked")
 
     def _dialled(self, peer: str) -> bool:
         """Whether we dial `peer`, who otherwise dials us."""
         return self.book[peer] is not None and (self.book[self.name] is None or self.name < peer)
 
-    # The two verbs, and close: on the party's loop.
+    # Jobs: on the party's loop, like all that follows.
 
-    async def deliver(self, envelope: Envelope) -> None:
+    def for_job(self, job: str) -> Post:
+        """A transport for `job` alone. Open it before any peer may send to it: what comes earlier is lost.
+        Once it is called, this Grpc is no transport itself. ConfigError for a job that is open."""
+        if job in self._posts:
+            raise ConfigError(f"job {job!r} is open already")
+        if len(job.encode()) > _LONGEST_JOB or not job.isprintable():
+            raise ConfigError(f"{job[:_LONGEST_JOB]!r} cannot name a job: at most 128 bytes, printable")
+        if None in self._posts:
+            self._posts[None].end()
+        post = self._posts[job] = Post(self, job)
+        return post
+
+    def end_job(self, job: str) -> None:
+        """End the post of `job`, if it is open."""
+        if job in self._posts:
+            self._posts[job].end()
+
+    def forget(self, post: Post) -> None:
+        """Called by a post that ends."""
+        self._posts = {job: kept for job, kept in self._posts.items() if kept is not post}
+
+    @property
+    def _only(self) -> Post:
+        if None not in self._posts:
+            raise ConfigError("this Grpc carries several jobs: use what for_job returns as the transport")
+        return self._posts[None]
+
+    def deliver(self, envelope: Envelope) -> Coroutine[Any, Any, None]:
         """Hand `envelope` over; waits while the peer has too much to acknowledge."""
-        link, size = self._link(envelope.receiver), weight(envelope)
-        if len(envelope.body) > self.limits.envelope:
-            raise ConfigError(
-                f"{envelope.kind} to {envelope.receiver} is {len(envelope.body)} bytes, above the limit of "
-                f"{self.limits.envelope}; send it in parts, or raise Limits.envelope at both ends"
-            )
-        line = link.line
-        while True:
-            self._raise_failure(envelope.receiver)
-            link.blocked = True  # before looking, so that an acknowledgement from now on wakes us
-            kept = line.queued - line.freed
-            if not kept or kept + size <= self.limits.unacknowledged:
-                break
-            await self._wait_for_room(envelope.receiver)
-        link.blocked = bool(self._space[envelope.receiver])
-        line.queued += size
-        self._network.call_soon_threadsafe(link.queue, envelope)
+        return self._only.deliver(envelope)
 
-    async def _wait_for_room(self, peer: str) -> None:
-        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._space[peer].append(room)
-        self._begin_wait()
-        try:
-            await room
-        finally:
-            self._waits -= 1
-            self._space[peer].remove(room)
-
-    async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
+    def collect(self, receiver: str, sender: str, scope: str) -> Coroutine[Any, Any, Envelope]:
         """The next envelope from `sender` in `scope`."""
-        if receiver != self.name:
-            raise ConfigError(f"this is {self.name}'s transport, not {receiver}'s")
-        link = self._link(sender)
-        if self._mailbox.holds(sender, scope):
-            envelope = await self._mailbox.take(sender, scope)
-        else:
-            self._raise_failure(sender)
-            counts = scope != ABORT
-            if counts:
-                self._begin_wait()
-            try:
-                envelope = await self._mailbox.take(sender, scope)
-            finally:
-                self._waits -= counts
-        self._release(link, envelope)
-        return envelope
+        return self._only.collect(receiver, sender, scope)
 
     def close(self, receiver: str, scope: str) -> None:
         """Free `scope`."""
-        for envelope in self._mailbox.close(scope):
-            self._release(self._links[envelope.sender], envelope)
+        self._only.close(receiver, scope)
 
-    def _link(self, peer: str) -> Link:
+    # Peers.
+
+    def connected(self, peer: str) -> bool:
+        """Whether there is a stream to `peer` now."""
+        return self.link(peer).connected
+
+    def peer(self, peer: str) -> Peer:
+        """How it is with `peer`."""
+        link = self.link(peer)
+        heard = None if link.heard is None else time.monotonic() - link.heard
+        return Peer(link.connected, heard, "" if link.connected else link.cause)
+
+    async def reachable(self, peer: str, timeout: float) -> bool:
+        """Whether `peer` is connected, or will be within `timeout` seconds."""
+        meeting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._meetings[self.link(peer).line.peer].append(meeting)
+        try:
+            if not self.connected(peer):
+                await asyncio.wait({meeting}, timeout=timeout)
+            return self.connected(peer)
+        finally:
+            self._meetings[peer].remove(meeting)
+
+    async def ping(self, peer: str, timeout: float = 5.0) -> float:
+        """Seconds of one round trip to `peer`. LineError if it is not connected, or does not answer."""
+        return await self._there(self.link(peer).ping(timeout))
+
+    # For posts.
+
+    async def send(self, post: Post, envelope: Envelope) -> None:
+        """What `Post.deliver` does."""
+        link, size, control = self.link(envelope.receiver), weight(envelope), envelope.job == CONTROL
+        most = CHUNK if control else self.limits.envelope
+        if len(envelope.body) > most:
+            raise ConfigError(
+                f"{envelope.kind} to {envelope.receiver} is {len(envelope.body)} bytes, above the limit of "
+                f"{most}; send it in parts{'' if control else ', or raise Limits.envelope at both ends'}"
+            )
+        flow = link.line.out.kept[control]
+        bound = self.limits.control if control else self.limits.unacknowledged
+        while True:
+            post.check(envelope.receiver)
+            link.blocked = True  # before looking, so that an acknowledgement from now on wakes us
+            kept = flow.held
+            if not kept or kept + size <= bound:
+                break
+            await self._wait_for_room(envelope.receiver, not control)
+        link.blocked = bool(self._space[envelope.receiver])
+        flow.entered += size
+        self._network.call_soon_threadsafe(link.queue, envelope)
+
+    async def _wait_for_room(self, peer: str, counts: bool) -> None:
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._space[peer].append(room)
+        if counts:
+            self.begin_wait()
+        try:
+            await room
+        finally:
+            self.waits -= counts
+            self._space[peer].remove(room)
+
+    def link(self, peer: str) -> Link:
+        """The link to `peer`; ConfigError if there is none."""
         link = self._links.get(peer)
         if link is None:
             if peer in self.peers:
@@ -169,25 +256,30 @@ class Grpc:
             )
         return link
 
-    def _begin_wait(self) -> None:
-        self._waits += 1
+    def begin_wait(self) -> None:
+        """A role waits: whoever may wait for it gets room."""
+        self.waits += 1
         for link in self._links.values():
-            if link.paused:
-                self._network.call_soon_threadsafe(link.resume)
+            if link.line.into.starving:
+                self._network.call_soon_threadsafe(link.grant)
 
-    def _raise_failure(self, peer: str) -> None:
+    def raise_failure(self, peer: str) -> None:
+        """Raise what has become of `peer`, if it is not there."""
         failure = self._failed.get(peer)
         if failure is not None:
             raise failure[0](failure[1])
 
-    def _release(self, link: Link, envelope: Envelope) -> None:
-        scopes = self._open[envelope.sender]
-        scopes[envelope.scope] -= 1
-        if not scopes[envelope.scope]:
-            del scopes[envelope.scope]
-        link.line.released += weight(envelope)
-        if link.paused:
-            self._network.call_soon_threadsafe(link.resume)
+    def release(self, link: Link, envelope: Envelope) -> None:
+        """Mail was collected or dropped."""
+        scopes, scope = self._open[envelope.sender], (envelope.job, envelope.scope)
+        scopes[scope] -= 1
+        if not scopes[scope]:
+            del scopes[scope]
+        into, control = link.line.into, envelope.job == CONTROL
+        flow = into.uncollected[control]
+        flow.left += weight(envelope)
+        if not control and flow.left - into.marked >= self.limits.uncollected // 2:
+            self._network.call_soon_threadsafe(link.grant)
 
     # What links report, handed over to the party's loop.
 
@@ -195,16 +287,20 @@ class Grpc:
         self._tell(self._take_delivery, link, envelope)
 
     def freed(self, link: Link) -> None:
-        self._tell(self._make_room, link.line.peer)
+        self._tell(_wake, self._space[link.line.peer])
 
-    def failed(self, link: Link, kind: type[VflError], reason: str) -> None:
-        self._tell(self._fail, link.line.peer, kind, reason)
+    def failed(self, link: Link, state: str, kind: type[VflError], reason: str) -> None:
+        self._tell(self._fail, link.line.peer, state, kind, reason)
 
     def recovered(self, link: Link) -> None:
-        self._tell(self._failed.pop, link.line.peer, None)
+        self._tell(self._recover, link.line.peer)
 
     def waiting(self) -> bool:
-        return self._waits > 0
+        return self.waits > 0
+
+    def _wanted(self, job: str) -> bool:
+        posts = self._posts
+        return job in posts or None in posts
 
     def _tell(self, call: Callable[..., object], *args: Any) -> None:
         if not self._home.is_closed():
@@ -212,24 +308,36 @@ class Grpc:
 
     def _take_delivery(self, link: Link, envelope: Envelope) -> None:
         scopes = self._open[envelope.sender]
-        scopes[envelope.scope] += 1
-        if not self._mailbox.put(envelope):
-            self._release(link, envelope)
+        scopes[envelope.job, envelope.scope] += 1
+        post = self._posts.get(envelope.job) or self._posts.get(None)
+        if post is None or not post.mailbox.put(envelope):
+            link.late += 1
+            self.release(link, envelope)
         elif len(scopes) > self.limits.scopes:
             reason = f"{envelope.sender} has sent to more than {self.limits.scopes} scopes that are not read"
             self._network.call_soon_threadsafe(link.refuse, RefusedError("RESOURCE_EXHAUSTED", reason))
 
-    def _make_room(self, peer: str) -> None:
-        for room in self._space[peer]:
-            if not room.done():
-                room.set_result(None)
+    def _recover(self, peer: str) -> None:
+        self._failed.pop(peer, None)
+        _wake(self._meetings[peer])
+        self._say(Change(peer, "connected", ""))
 
-    def _fail(self, peer: str, kind: type[VflError], reason: str) -> None:
-        self._failed[peer] = kind, reason
-        waits = [future for _, sender, _, future in self._mailbox.waiting() if sender == peer]
-        for future in (*waits, *self._space[peer]):
+    def _fail(self, peer: str, state: str, kind: type[VflError], reason: str) -> None:
+        if state != "restarted":  # one that was is there
+            self._failed[peer] = kind, reason
+        for post in self._posts.values():
+            # A transport of one job may meet another process of a peer that had left, and go on.
+            if state == "restarted" or (state == "left" and post.job is not None):
+                post.lose(peer, reason)
+        waits = [wait for post in self._posts.values() for wait in post.mailbox.waiting()]
+        for future in (*(w for _, sender, _, w in waits if sender == peer), *self._space[peer]):
             if not future.done():
                 future.set_exception(kind(reason))
+        self._say(Change(peer, state, reason))
+
+    def _say(self, change: Change) -> None:
+        if self._on_change is not None:
+            self._on_change(change)
 
     # Life.
 
@@ -241,9 +349,10 @@ class Grpc:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._begin_wait()
+        self.serving = False
+        self.begin_wait()
         unfinished = await self._there(self._stop())
-        self._waits -= 1
+        self.waits -= 1
         if unfinished and error is None:
             raise LineError(f"not acknowledged within {self.limits.handshake:g} s: {', '.join(unfinished)}")
 
@@ -252,19 +361,24 @@ class Grpc:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._network))
 
     async def _start(self) -> None:
-        if self._credentials is not None:
-            self._credentials.read(self.name)
+        credentials, revoked = self._credentials, self._revoked
+        if credentials is not None:
+            credentials.read(self.name)
         session = secrets.token_bytes(16)
         for peer in self.peers:
             if self._dialled(peer) or self._listen is not None:
                 address = self.book[peer] if self._dialled(peer) else None
-                self._links[peer] = Link(Line(self.name, peer, session, self.limits), address, self)
-        if self._server is not None:
-            self.address = await self._server.start(str(self._listen))
+                line = Line(self.name, peer, session, self.limits, self._wanted)
+                self._links[peer] = Link(line, address, self)
+        if self._listen is not None:
+            self._server = Server(
+                self.name, credentials, self.limits, self._links, revoked, lambda: self.serving
+            )
+            self.address = await self._server.start(self._listen)
         for link in self._links.values():
             if link.address is not None:
-                channel = partial(open_channel, link, self.name, self._credentials, self.limits)
-                self._dials.append(asyncio.create_task(link.dial(channel)))
+                connect = partial(dial, link, self.name, credentials, revoked)
+                self._dials.append(asyncio.create_task(link.dial(connect)))
 
     async def _stop(self) -> list[str]:
         """Leave every line; what was not acknowledged, in words."""
@@ -278,9 +392,16 @@ class Grpc:
         unfinished: list[str] = []
         for peer, link in self._links.items():
             link.stop()
-            if link.line.pending and not link.line.left and link.final is None:
-                unfinished.append(f"{link.line.pending} messages to {peer}")
+            pending = link.line.out.pending
+            if pending and not link.line.left and link.final is None:
+                unfinished.append(f"{pending} messages to {peer}")
         return unfinished
+
+
+def _wake(waits: list[asyncio.Future[None]]) -> None:
+    for wait in waits:
+        if not wait.done():
+            wait.set_result(None)
 
 
 @lru_cache(maxsize=1)

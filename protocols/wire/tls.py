@@ -159,7 +159,6 @@ def _configuration(found: Material) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(found.key, found.certificate)], found.authority)
 
 
-def channel_credentials(credentials: Credentials, party: str) -> grpc.ChannelCredentials:
-    """Mutual TLS for one connection, from the files as they are now."""
-    found = credentials.read(party)
+def channel_credentials(found: Material) -> grpc.ChannelCredentials:
+    """Mutual TLS for one connection."""
     return grpc.ssl_channel_credentials(found.authority, found.key, found.certificate)

@@ -123,10 +123,13 @@ class Names:
 
 
 class Mailbox:
-    """One party's mail. Drops duplicates, restores order, discards mail for scopes it has left."""
+    """One party's mail. Drops duplicates, restores order, discards mail for scopes it has left.
 
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
+    numbered: without it the order is that of arrival, and a sender may begin to count again.
+    """
+
+    def __init__(self, owner: str, numbered: bool = True) -> None:
+        self.owner, self._numbered = owner, numbered
         self._lines: dict[str, dict[str, _Line]] = {}  # scope -> sender -> line
         self._closed: dict[str, Names] = {}  # scope -> those directly below it that were left
 
@@ -135,7 +138,7 @@ class Mailbox:
         if envelope.scope not in self._lines and self._is_closed(envelope.scope):
             return False
         line = self._line(envelope.sender, envelope.scope)
-        sequence = envelope.sequence
+        sequence = envelope.sequence if self._numbered else line.following + len(line.held)
         if sequence < line.following or sequence in line.held:
             return False
         line.held[sequence] = envelope
@@ -177,6 +180,12 @@ class Mailbox:
         parent, _, name = scope.rpartition("/")
         self._closed.setdefault(parent, Names()).add(name)
         return dropped
+
+    def clear(self) -> list[Envelope]:
+        """Forget everything; the mail that nobody took."""
+        lines = [line for senders in self._lines.values() for line in senders.values()]
+        self._lines, self._closed = {}, {}
+        return [envelope for line in lines for envelope in line.held.values()]
 
     def waiting(self) -> list[tuple[str, str, str, asyncio.Future[None]]]:
         """(owner, sender, scope, future) of each wait for mail."""

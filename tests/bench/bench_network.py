@@ -20,8 +20,8 @@ import numpy as np
 from protocols.arrays import Array
 from protocols.errors import LineError
 from protocols.party import Desk, Party
+from protocols.wire.frames import CHUNK, LARGEST_FRAME
 from protocols.wire.ledger import Ledger
-from protocols.wire.line import CHUNK, LARGEST_FRAME
 from protocols.wire.message import Message, Spec
 from protocols.wire.remote import Grpc, _network
 from protocols.wire.tls import Credentials, channel_credentials, server_credentials
@@ -101,7 +101,7 @@ def _other(line: Connection, files: Credentials) -> None:
 
 @asynccontextmanager
 async def _bare(address: str, method: str) -> AsyncIterator[Stream]:
-    secure = channel_credentials(certified("bank"), "bank")
+    secure = channel_credentials(certified("bank").read("bank"))
     async with grpc.aio.secure_channel(address, secure, _OPTIONS) as channel:
         yield channel.stream_stream(f"/bare.Bare/{method}")()
 

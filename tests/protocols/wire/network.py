@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from protocols.certs import new_authority, new_party
-from protocols.wire.line import Limits
+from protocols.wire.frames import Limits
 from protocols.wire.link import METHOD
 from protocols.wire.parties_pb2 import Frame, Hello
 from protocols.wire.remote import Grpc

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from protocols.errors import LineError
-from protocols.wire.line import CHUNK, Limits
+from protocols.wire.frames import CHUNK, Limits
 from protocols.wire.remote import Grpc
 from tests.protocols.wire.network import (
     Proxy,
