@@ -83,7 +83,7 @@ class _Federated(BaseEstimator):
         opens.
         """
         local = self._local_rule()
-        federation = Federation.of(data)
+        federation = Federation.here(data)
         names, rows = read_clients(federation, target, id, self._kind, SERVER)
         network = self._network(len(names))
         recipe = Recipe(

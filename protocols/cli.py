@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.main import get_command
 
-from protocols.commands import certs, ledger
+from protocols.commands import certs, ledger, serve
 from protocols.commands.terminal import console, errors, say
 
 GROUP = "vfl.commands"
@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 app.add_typer(certs.app)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(serve.app)
+app.add_typer(serve.parts_app, name="parts")
 
 
 def main() -> None:

@@ -5,9 +5,11 @@
     ├── DataError (ValueError)       a table that cannot be used as it is
     │   └── AlignmentError           the parties' ids cannot be brought together
     ├── NotFittedError               predict before fit (also scikit-learn's NotFittedError)
+    ├── PolicyError                  a party's policy does not grant what was asked of it
     ├── ProtocolError                a peer said something its role may not say here
     ├── StallError                   every role waits for another, so none can go on
     ├── LineError                    a line between two parties is cut
+    ├── CancelledJobError            a job was given up, by its caller or a person, or since its lease ended
     └── PartyError                   a role failed with an error not ours; the cause is chained
 
 An error that leaves a role is marked with its party and scope and prints them first. Messages say
@@ -57,6 +59,16 @@ class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # skle
     """`predict` was called before `fit`."""
 
 
+class PolicyError(VflError):
+    """A party's policy does not grant it. `clause` is the key of the policy that decided.
+
+    Its words begin with the clause and may be told to the peer: no id, no count of rows, no column's name
+    that the policy does not show.
+    """
+
+    clause: str = ""
+
+
 class ProtocolError(VflError):
     """A peer said something its role may not say here."""
 
@@ -67,6 +79,10 @@ class StallError(VflError):
 
 class LineError(VflError):
     """A line between two parties is cut."""
+
+
+class CancelledJobError(VflError):
+    """A job was given up: by its caller, by a person, or since the caller fell silent."""
 
 
 class PartyError(VflError):

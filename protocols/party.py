@@ -38,9 +38,8 @@ T = TypeVar("T")
 _SMALL = 1 << 18  # bytes
 
 
-class Guard:
-    """What a party's own policy says while its role runs: each raises PolicyError to refuse. This one, of a
-    party without a policy, refuses nothing."""
+class Guard(Protocol):
+    """What a party's own policy says while its role runs; each raises PolicyError to refuse."""
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that a run uses, as soon as they are known."""
@@ -50,6 +49,16 @@ class Guard:
 
     def group(self, rows: int) -> None:
         """Call before a statistic leaves, with the number of rows behind it."""
+
+
+class Unguarded:
+    """The guard of a party without a policy: nothing is refused, and nothing looked at."""
+
+    def rows(self, ids: Iterable[bytes]) -> None: ...
+
+    def intersection(self, rows: int) -> None: ...
+
+    def group(self, rows: int) -> None: ...
 
 
 class Checkpoints(Protocol):
@@ -77,7 +86,7 @@ class Desk:
     busy_until: float = 0.0  # virtual seconds
     on_progress: Callable[[str, int, int], None] | None = None
     checkpoints: Checkpoints | None = None  # set where a run outlives its processes
-    guard: Guard = field(default_factory=Guard)
+    guard: Guard = field(default_factory=Unguarded)
 
 
 @dataclass(slots=True, eq=False)

@@ -70,6 +70,7 @@ class Program(Generic[P]):
     keep: Callable[[P, Seat, Any], Part]
     recall: Callable[[P, Part], Any]
     plain: bool = True
+    target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
 
     def read(self, parameters: Mapping[str, Any]) -> P:
         """Parameters as they came over the wire. ConfigError naming those that do not fit."""

@@ -78,7 +78,7 @@ class _Split(BaseEstimator):
         target: the label column, at every client. id: a column that is no feature. ConfigError for settings
         or a cut that cannot be meant, DataError, naming the client, for a table that cannot be used.
         """
-        federation, plan = Federation.of(data), self._plan()
+        federation, plan = Federation.here(data), self._plan()
         columns, rows = read_clients(federation, target, id, self._kind, SERVER)
         clients = federation.parties
         roles: dict[str, Role] = {
@@ -149,7 +149,7 @@ class _Split(BaseEstimator):
         """The network's outputs for all rows, float32 (n, outputs), asked for over the lines; their index."""
         self._check_fitted()
         own, columns = self._fitted.client, self._fitted.columns
-        federation = Federation.of({CLIENT: data} if isinstance(data, pd.DataFrame) else data)
+        federation = Federation.here({CLIENT: data} if isinstance(data, pd.DataFrame) else data)
         check_clients(federation, SERVER)
         roles: dict[str, Role] = {}
         for name, table in federation.items():

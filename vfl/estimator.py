@@ -100,6 +100,10 @@ class _VerticalNet(BaseEstimator):
         federation = Federation.of(data)
         parties = federation.parties
         owner, target_column = split_target(target, parties)
+        if owner not in federation:
+            raise ConfigError(
+                f"the target is at {owner}, whose table is not here; connect as {owner}, with data"
+            )
         feature_parties(parties, owner)
         parameters = self._parameters(owner, parties)
         names = id_columns(id, parties)
@@ -115,7 +119,7 @@ class _VerticalNet(BaseEstimator):
                 program, "fit", parameters, seat, parties, seed=self.random_state, on_progress=on_progress
             )
         self.parts_ = {party: owned(parameters, seat(party), held) for party, held in run.results.items()}
-        self.parties_, self.label_party_ = parties, owner
+        self.parties_, self.label_party_, self.run_ = parties, owner, run.job
         self.alignment_: AlignmentReport = report(
             owner, {party: result[-1] for party, result in run.results.items()}
         )
@@ -153,12 +157,12 @@ class _VerticalNet(BaseEstimator):
         """
         settings, parts = saving.load(Path(store), run, cls.__name__, bottoms or {}, top)
         loaded = cls(bottoms=bottoms, top=top, **settings)
-        loaded.parts_, loaded.parties_ = parts, tuple(parts)
+        loaded.parts_, loaded.parties_, loaded.run_ = parts, tuple(parts), run
         loaded.label_party_, learnt = next((party, own.top) for party, own in parts.items() if own.top)
         loaded._set_learnt(learnt)
         return loaded
 
-    def _outputs(self, data: Data) -> tuple[Federation, Array, Array]:
+    def _outputs(self, data: Data) -> tuple[Data, Array, Array]:
         """(federation, the top model's outputs (k, outputs), the label party's rows (k,) they are for)."""
         parts, owner = self._fitted(), self.label_party_
         if self.unmatched not in ("drop", "nan"):
@@ -175,13 +179,14 @@ class _VerticalNet(BaseEstimator):
                 *(program, "predict", parameters, seat, self.parties_),
                 seed=self.random_state,
                 on_progress=on_progress,
+                run=self.run_,
             )
         outputs, aligned = run.results[owner]
         self.predict_ledger_ = run.ledger
         self.predict_alignment_ = report(owner, run.results | {owner: aligned})
         return federation, outputs, aligned.rows
 
-    def _placed(self, federation: Federation, rows: Array, predicted: F) -> F:
+    def _placed(self, federation: Data, rows: Array, predicted: F) -> F:
         """`predicted`, of the label party's `rows`, in that party's order and indexed by its ids."""
         name = self.parts_[self.label_party_].id
         ids = federation[self.label_party_][name]

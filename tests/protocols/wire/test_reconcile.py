@@ -89,7 +89,11 @@ def test_both_ends_of_a_run_agree_and_record_the_same_digest_of_each_line(tmp_pa
 def test_the_ledgers_of_two_parties_on_a_network_agree(tmp_path: Path) -> None:
     async def everyone() -> tuple[Run, Run]:
         async with shop_party() as of_shop, bank_party(of_shop.address) as of_bank:
-            return await asyncio.gather(serve_role(of_bank, bank), serve_role(of_shop, shop))
+            parties = ("bank", "shop")
+            return await asyncio.gather(
+                serve_role(of_bank, bank, name="bank", parties=parties),
+                serve_role(of_shop, shop, name="shop", parties=parties),
+            )
 
     runs = bounded(everyone())
     files = [
