@@ -5,6 +5,7 @@
     ├── DataError (ValueError)       a table that cannot be used as it is
     │   └── AlignmentError           the parties' ids cannot be brought together
     ├── NotFittedError               predict before fit (also scikit-learn's NotFittedError)
+    ├── PolicyError                  a party's policy does not grant what was asked of it
     ├── ProtocolError                a peer said something its role may not say here
     ├── StallError                   every role waits for another, so none can go on
     ├── LineError                    a line between two parties is cut
@@ -55,6 +56,16 @@ class AlignmentError(DataError):
 
 class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # sklearn has no stubs
     """`predict` was called before `fit`."""
+
+
+class PolicyError(VflError):
+    """A party's policy does not grant it. `clause` is the key of the policy that decided.
+
+    Its words begin with the clause and may be told to the peer: no id, no count of rows, no column's name
+    that the policy does not show.
+    """
+
+    clause: str = ""
 
 
 class ProtocolError(VflError):
