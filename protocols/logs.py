@@ -101,9 +101,9 @@ class Structured(logging.Formatter):
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, object] = {"time": when, "level": record.levelname.lower(), "logger": record.name}
         if record.name == log.name:
-            # Arguments would be put into the text: a text with any is on no list.
-            fixed = isinstance(record.msg, str) and record.msg in EVENTS and not record.args
-            line["event"] = record.msg if fixed else WITHHELD
+            # The text as it stands in the code: arguments are not put into it.
+            listed = isinstance(record.msg, str) and record.msg in EVENTS
+            line["event"] = record.msg if listed else WITHHELD
             for name, value in vars(record).items():
                 if name not in _OURS:
                     line.update(_field(name, value))

@@ -149,7 +149,7 @@ def _file(place: Path) -> Iterator[None]:
 
 
 def _read_query(connection: Connection, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    inner = f"FROM (\n{(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
+    inner = f"FROM ({(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
     there = list(connection.exec_driver_sql(f"SELECT * {inner} LIMIT 0").keys())
     names = _wanted(source, columns, there, "the query")
     listed = ", ".join(map(_quoted, names))
