@@ -327,13 +327,13 @@ class Agent:
             case.decision.rule,
             case.request,
             self._history(caller, table),
-            partial(save_history, self.store.folder, caller, table),
+            partial(save_history, self.store.folder, caller, table or "none"),
         )
         guard.start()
         return guard
 
     def _history(self, peer: str, table: str) -> History:
-        return load_history(self.store.folder, peer, table)
+        return load_history(self.store.folder, peer, table or "none")
 
     # What it runs on.
 
@@ -434,7 +434,7 @@ class Agent:
     def _note(self, record: Record, state: Any, reason: str = "") -> Record:
         """Record a state, on disk and in the ledger."""
         self.ledger.job(record.job, state, attempt=record.attempt, reason=reason)
-        log.info("job changed", extra={"job": record.job, "state": state, "peer": record.caller})
+        log.info(f"job {state}", extra={"job": record.job, "peer": record.caller})
         return self.store.save(record.model_copy(update={"state": state, "reason": reason}))
 
 

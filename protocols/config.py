@@ -145,7 +145,7 @@ class PartyConfig(BaseSettings):
     name: str
     parties: Path  # parties.toml; absolute once read
     store: Path  # parts, jobs, ledgers and histories; absolute once read
-    tables: Annotated[dict[str, TableSource], Field(min_length=1)]
+    tables: dict[str, TableSource] = {}  # none at a party without data, as the server of FedAvg
     policy: tuple[Rule, ...] = ()  # the first that covers a job decides; none: refused
     listen: str | None = None  # where it differs from the book
     insecure: bool = False  # no TLS, on loopback only
