@@ -188,7 +188,7 @@ def test_bad_tables_are_told_at_the_caller(bank: Connected, folder: Path) -> Non
 
 def test_a_run_that_this_caller_did_not_train_cannot_be_used(bank: Connected) -> None:
     fitted = model(epochs=1).fit(bank, **FIT)
-    fitted.run_ = "f" * 16
+    fitted.run_ = "0" * 16
     with pytest.raises(ProtocolError, match=r"^(telco|shop)/.*was not trained with bank here"):
         fitted.predict(bank)
 
