@@ -52,7 +52,7 @@ class Server:
             *_options(self.limits),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
             ("grpc.max_concurrent_streams", 4),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", int(500 * min(1.0, self.limits.keepalive))),
         ]
         self._server = grpc.aio.server(
             options=options, maximum_concurrent_rpcs=4 * max(len(self._links), 1) + 16
@@ -120,7 +120,6 @@ class Server:
         certificate = b""
         if self._credentials is not None:
             certificate = _certified(context.auth_context(), hello.party)
-            refuse_revoked(certificate, said, self._revoked, self.name)
         link = self._links.get(hello.party)
         if link is None:
             raise RefusedError("PERMISSION_DENIED", f"{said} is not in the book of {self.name}")
@@ -128,6 +127,12 @@ class Server:
             raise RefusedError(
                 "FAILED_PRECONDITION", f"{self.name} dials {said}, not the other way; compare the books"
             )
+        if certificate:
+            try:
+                refuse_revoked(certificate, link.line.peer, self._revoked, self.name)
+            except RefusedError as error:
+                link.cause = str(error)  # for those who wait for it
+                raise
         if self._credentials is not None and len(hello.challenge) == CHALLENGE:
             shows = prove(self._credentials.read(self.name), hello, link.line.session, certificate)
         return link, shows

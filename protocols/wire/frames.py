@@ -19,6 +19,7 @@ CHUNK = 1 << 20
 LARGEST_FRAME = CHUNK + (64 << 10)
 OVERHEAD = 1 << 10  # bytes that a held envelope counts beside its body, so that empty ones are bounded too
 _LONGEST = {"job": 128, "scope": 512, "kind": 128}  # bytes
+_ONE_BYTE = [bytes((number,)) for number in range(0x80)]
 # What a stream may be refused with, so that it is not tried again at once.
 FINAL = frozenset(
     {"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
@@ -44,6 +45,20 @@ class Limits:
     keepalive: float = 10.0  # of silence before a ping, and then for its answer
     again: float = 30.0  # after a refusal, until the next dial
     clock: float = 900.0  # that the clocks of two parties may differ by
+
+
+class Bucket:
+    """Bounds what comes by `burst` at once, and then `rate` a second. `seen`: how much has come in all."""
+
+    def __init__(self, burst: float, rate: float, now: float) -> None:
+        self.seen = 0
+        self._burst, self._rate, self._level, self._at = burst, rate, 0.0, now
+
+    def overflows(self, seen: int, now: float) -> bool:
+        """Whether what has come by `now`, `seen` in all, is too much. now: seconds, never going back."""
+        self._level = max(0.0, self._level - (now - self._at) * self._rate) + seen - self.seen
+        self.seen, self._at = seen, now
+        return self._level > self._burst
 
 
 class RefusedError(ProtocolError):
@@ -115,7 +130,9 @@ def header(e: Envelope) -> bytes:
 def varint(number: int) -> bytes:
     """Protobuf's form of a whole number: seven bits a byte, the lowest first."""
     if number < 0x80:
-        return bytes((number,))
+        return _ONE_BYTE[number]
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -124,13 +141,14 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def check(header: Header, peer: str) -> None:
-    """RefusedError for texts that are too long, or hold more than one line."""
-    for name, longest in _LONGEST.items():
-        value: str = getattr(header, name)
-        # A character takes at most four bytes: short texts need not be encoded to be measured.
-        if (4 * len(value) > longest and len(value.encode()) > longest) or not value.isprintable():
-            raise malformed(f"{peer} sent a {name} above {longest} bytes or not printable")
+def check(job: str, scope: str, kind: str, peer: str) -> None:
+    """RefusedError for texts of a Header that are too long, or hold more than one line."""
+    # A character takes at most four bytes: short texts need not be encoded to be measured.
+    if len(scope) <= 128 and len(job) <= 32 >= len(kind) and f"{job}{scope}{kind}".isprintable():
+        return
+    for name, value in (("job", job), ("scope", scope), ("kind", kind)):
+        if len(value.encode()) > _LONGEST[name] or not value.isprintable():
+            raise malformed(f"{peer} sent a {name} above {_LONGEST[name]} bytes or not printable")
 
 
 def refusal(error: RefusedError) -> bytes:

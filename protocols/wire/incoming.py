@@ -21,10 +21,17 @@ class _Partial:
     """An envelope of which some chunks have come."""
 
     header: Header
+    size: int
     wanted: bool
     body: BytesIO = field(default_factory=BytesIO)  # grows in place, and gives its bytes without a copy
     got: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, data: bytes) -> None:
+        self.got += len(data)
+        if self.wanted:
+            self.body.write(data)
+            self.digest.update(data)
 
 
 class Incoming:
@@ -52,7 +59,7 @@ class Incoming:
     def forget(self) -> None:
         """The peer's process is no more."""
         if self.partial is not None and self.partial.wanted:
-            self.uncollected[False].entered -= self.partial.header.size + OVERHEAD
+            self.uncollected[False].entered -= self.partial.size + OVERHEAD
         self._begin()
 
     # Room.
@@ -90,66 +97,74 @@ class Incoming:
         """One chunk. Returns the envelope that it completes, if it completes one that is wanted."""
         if chunk.number != self.received + 1:
             raise malformed(f"{self.peer} sent chunk {chunk.number}, expected {self.received + 1}")
-        partial = self.partial
-        if chunk.HasField("header"):
-            if partial is not None and chunk.header.job != CONTROL:
-                raise malformed(f"{self.peer} sent a header in the middle of an envelope")
-            self._check(chunk.header)
-            partial = _Partial(chunk.header, self._wanted(chunk.header.job))
-        elif partial is None:
-            raise malformed(f"{self.peer} began an envelope without a header")
-        data, size = chunk.data, partial.header.size
-        expected = min(CHUNK, size - partial.got)
-        complete = partial.got + expected == size
-        if len(data) != expected or chunk.last != complete:
-            raise malformed(
-                f"{self.peer} sent {len(data)} bytes{', the last,' if chunk.last else ''} where {expected} "
-                f"of an envelope of {size} were due"
-            )
+        if not chunk.HasField("header"):
+            return self._go_on(chunk)
+        header, data, last = chunk.header, chunk.data, chunk.last
+        job, size = header.job, header.size
+        control = job == CONTROL
+        if self.partial is not None and not control:
+            raise malformed(f"{self.peer} sent a header in the middle of an envelope")
+        check(job, header.scope, header.kind, self.peer)
+        self._check_room(size, control)
+        self._check_piece(data, last, min(CHUNK, size), size <= CHUNK, size)
         self.received += 1
-        self.owed += expected or 1  # an empty chunk is owed an acknowledgement too
-        if not partial.got:
-            self._count(partial)
-            if complete:
-                return self._close(partial, data, hashlib.sha256(data).digest())
-        if partial.wanted:
-            partial.body.write(data)
-            partial.digest.update(data)
-        partial.got += expected
-        self.partial = None if complete else partial
-        return self._close(partial, partial.body.getvalue(), partial.digest.digest()) if complete else None
+        self.owed += len(data) or 1  # an empty chunk is owed an acknowledgement too
+        wanted = self._wanted(job)
+        self.idle += control or not wanted
+        if wanted:
+            self.uncollected[control].entered += size + OVERHEAD
+        elif not control:
+            self._base -= size + OVERHEAD
+        if not last:
+            self.partial = _Partial(header, size, wanted)
+            self.partial.add(data)
+            return None
+        if not wanted:
+            self.discarded += 1
+            return None
+        return self._envelope(header, data, hashlib.sha256(data).digest())
 
-    def _check(self, header: Header) -> None:
-        """Whether an envelope may begin."""
-        check(header, self.peer)
-        control = header.job == CONTROL
-        most = CHUNK if control else self.limits.envelope
-        if header.size > most:
-            what = f"{header.size} bytes{' about jobs' if control else ''}"
-            raise malformed(f"{self.peer} announces {what}, {self.me} accepts {most}")
+    def _go_on(self, chunk: Chunk) -> Envelope | None:
+        """A chunk that is not the first of its envelope."""
+        partial = self.partial
+        if partial is None:
+            raise malformed(f"{self.peer} began an envelope without a header")
+        data, left = chunk.data, partial.size - partial.got
+        self._check_piece(data, chunk.last, min(CHUNK, left), left <= CHUNK, partial.size)
+        self.received += 1
+        self.owed += len(data)
+        partial.add(data)
+        if not chunk.last:
+            return None
+        self.partial = None
+        if not partial.wanted:
+            self.discarded += 1
+            return None
+        return self._envelope(partial.header, partial.body.getvalue(), partial.digest.digest())
+
+    def _check_piece(self, data: bytes, last: bool, expected: int, complete: bool, size: int) -> None:
+        if len(data) != expected or last != complete:
+            raise malformed(
+                f"{self.peer} sent {len(data)} bytes{', the last,' if last else ''} where {expected} of an "
+                f"envelope of {size} were due"
+            )
+
+    def _check_room(self, size: int, control: bool) -> None:
+        """Whether an envelope of that size may begin."""
+        most, about = (CHUNK, " about jobs") if control else (self.limits.envelope, "")
+        if size > most:
+            raise malformed(f"{self.peer} announces {size} bytes{about}, {self.me} accepts {most}")
         flow = self.uncollected[control]
         if not control and flow.entered >= self._granted:
             raise RefusedError("RESOURCE_EXHAUSTED", f"{self.peer} began an envelope without room for it")
-        holds, most = flow.held + header.size + OVERHEAD, self.limits.control if control else self.limits.held
+        holds = flow.entered - flow.left + size + OVERHEAD
+        most = self.limits.control if control else self.limits.held
         if holds > most:
             raise RefusedError(
                 "RESOURCE_EXHAUSTED",
                 f"{self.me} would hold {holds} bytes from {self.peer} that its role has not collected, and "
-                f"holds at most {most}{' about jobs' if control else ''}",
+                f"holds at most {most}{about}",
             )
 
-    def _count(self, partial: _Partial) -> None:
-        """An envelope has begun."""
-        control = partial.header.job == CONTROL
-        self.idle += control or not partial.wanted
-        if partial.wanted:
-            self.uncollected[control].entered += partial.header.size + OVERHEAD
-        elif not control:
-            self._base -= partial.header.size + OVERHEAD
-
-    def _close(self, partial: _Partial, body: bytes, digest: bytes) -> Envelope | None:
-        if not partial.wanted:
-            self.discarded += 1
-            return None
-        h = partial.header
+    def _envelope(self, h: Header, body: bytes, digest: bytes) -> Envelope:
         return Envelope(h.job, self.peer, self.me, h.scope, h.sequence, h.kind, h.depth, digest, body)

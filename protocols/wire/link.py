@@ -18,14 +18,15 @@ import grpc
 import grpc.aio
 
 from protocols.errors import ConfigError, LineError, ProtocolError, VflError
+from protocols.wire.causes import cause
 from protocols.wire.frames import (
     CONTROL,
     FINAL,
+    Bucket,
     Limits,
     RefusedError,
     ToldError,
     parse_hello,
-    plain,
     refusal,
     weight,
 )
@@ -37,19 +38,6 @@ METHOD = "/vfl.parties.v1.Parties/Line"
 _SOONEST, _LATEST = 0.05, 5.0  # seconds between two dials
 _ACK_AFTER = 0.02  # seconds
 _FAREWELL = 2.0  # seconds: for a peer to end the stream after our last word
-_HINTS = {
-    "Hostname Verification": "what answers there has no certificate for {peer}",
-    "expired": "its certificate has expired, or one of the two clocks is wrong",
-    "not yet valid": "its certificate is not valid yet, or one of the two clocks is wrong",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not from our authority, or not valid now",
-    "WRONG_VERSION_NUMBER": "what answers there does not speak TLS; is the port right?",
-    "Missing selected ALPN": "what answers there speaks TLS but not gRPC; is the port right?",
-    "DNS resolution": "its address in the book has no such host; is it spelt right, and is DNS there?",
-    "Connection refused": "nothing listens there; is {peer} running, and the port right?",
-    "Socket closed": "does it accept our certificate, and is our clock right?",
-    "unexpected eof": "does it accept our certificate, and is our clock right?",
-    "Method not found": "what answers there speaks gRPC but is no party; is the port right?",
-}
 _log = logging.getLogger(__name__)
 
 Read = Callable[[], Awaitable[bytes | None]]  # None: the stream has ended
@@ -103,7 +91,7 @@ class Link:
         self._free.set()
         self._reader: asyncio.Task[None] | None = None
         self._opened: deque[float] = deque(maxlen=self.limits.streams)
-        self._idle, self._idle_seen, self._idle_at = 0.0, 0, self._loop.time()
+        self._idle = Bucket(self.limits.idle_burst, self.limits.idle_rate, self._loop.time())
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._over = False  # we have left
         self._met = False
@@ -193,8 +181,7 @@ class Link:
             except RefusedError as error:
                 self.refuse(error)
             except grpc.aio.AioRpcError as error:
-                status, said = error.code().name, plain(str(error.details() or ""))
-                self.cause = f"{status}: {said}{self._hint(said)}"
+                self.cause, status = cause(error, self.line.peer), error.code().name
                 if status in FINAL:
                     self.refuse(ToldError(status, f"{self.line.peer} refuses: {self.cause}"))
             except TimeoutError:
@@ -212,10 +199,6 @@ class Link:
             now = self.line.into.received, self.line.out.acknowledged
             pause = _SOONEST if before != now else min(2 * pause, _LATEST)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-
-    def _hint(self, said: str) -> str:
-        hint = next((hint for sign, hint in _HINTS.items() if sign in said), "")
-        return f" ({hint.format(peer=self.line.peer)})" if hint else ""
 
     async def _dial_once(self, channel: grpc.aio.Channel, dialled: Dialled) -> None:
         call = channel.stream_stream(METHOD)()
@@ -337,6 +320,8 @@ class Link:
                 sink.arrived(self, envelope)
             else:
                 self._sign(freed)
+            if self._idle.seen != line.idle + self.late:
+                self._bound_idle()
             if line.left:
                 sink.failed(self, "left", LineError, f"{line.peer} has finished and left")
                 return
@@ -362,19 +347,14 @@ class Link:
                 answer.set_result(None)
         # An Ack may have brought room, and a ping is owed an answer.
         self._wake.set()
-        self._bound_idle()
 
     def _bound_idle(self) -> None:
         """Refuse a peer that keeps us busy with frames that bring nothing."""
-        now, seen, limits = self._loop.time(), self.line.idle + self.late, self.limits
-        self._idle = max(0.0, self._idle - (now - self._idle_at) * limits.idle_rate)
-        self._idle += seen - self._idle_seen
-        self._idle_at, self._idle_seen = now, seen
-        if self._idle > limits.idle_burst:
+        if self._idle.overflows(self.line.idle + self.late, self._loop.time()):
             raise RefusedError(
                 "RESOURCE_EXHAUSTED",
-                f"{self.line.peer} sends more than {limits.idle_rate:g} frames a second that bring nothing "
-                "for a job (Acks, Pings, mail about jobs, mail for no open job or scope)",
+                f"{self.line.peer} sends more than {self.limits.idle_rate:g} frames a second that bring "
+                "nothing for a job (Acks, Pings, mail about jobs, mail for no open job or scope)",
             )
 
     def _acknowledge(self) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from protocols.wire.frames import CHUNK, CONTROL, chunk, malformed, weight
+from protocols.wire.frames import CHUNK, CONTROL, OVERHEAD, chunk, malformed, weight
 from protocols.wire.transport import Envelope
 
 
@@ -31,6 +31,7 @@ class _Piece(NamedTuple):
 
     @property
     def last(self) -> bool:
+        """Whether it ends its envelope."""
         return self.end == len(self.envelope.body)
 
 
@@ -92,15 +93,16 @@ class Outgoing:
         if not self._waiting:
             return None
         envelope, start = self._waiting[0], self._start
+        size = len(envelope.body)
         if start == 0:
             if self._begun >= self.room:
                 return None
-            self._begun += weight(envelope)
-        piece = _Piece(envelope, start, min(start + CHUNK, len(envelope.body)))
-        if piece.last:
+            self._begun += size + OVERHEAD
+        end = min(start + CHUNK, size)
+        if end == size:
             self._waiting.popleft()
-        self._start = 0 if piece.last else piece.end
-        return piece
+        self._start = 0 if end == size else end
+        return _Piece(envelope, start, end)
 
     def free(self, through: int) -> None:
         """The peer has all chunks up to this one."""

@@ -15,7 +15,6 @@ import asyncio
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from functools import lru_cache, partial
 from types import TracebackType
@@ -92,7 +91,7 @@ class Grpc:
         self._posts: dict[str | None, Post] = {None: Post(self, None)}
         self._links: dict[str, Link] = {}
         self._failed: dict[str, tuple[type[VflError], str]] = {}
-        self._open: dict[str, Counter[tuple[str, str]]] = {peer: Counter() for peer in self.peers}
+        self._open: dict[str, dict[tuple[str, str], int]] = {peer: {} for peer in self.peers}
         self._space: dict[str, list[asyncio.Future[None]]] = {peer: [] for peer in self.peers}
         self._meetings: dict[str, list[asyncio.Future[None]]] = {peer: [] for peer in self.peers}
         self._dials: list[asyncio.Task[None]] = []
@@ -207,7 +206,7 @@ class Grpc:
 
     async def ping(self, peer: str, timeout: float = 5.0) -> float:
         """Seconds of one round trip to `peer`. LineError if it is not connected, or does not answer."""
-        return await self._there(self.link(peer).ping(timeout))
+        return await self._run(self.link(peer).ping(timeout))
 
     # For posts.
 
@@ -231,7 +230,7 @@ class Grpc:
             await self._wait_for_room(envelope.receiver, not control)
         link.blocked = bool(self._space[envelope.receiver])
         flow.entered += size
-        self._network.call_soon_threadsafe(link.queue, envelope)
+        self._there(link.queue, envelope)
 
     async def _wait_for_room(self, peer: str, counts: bool) -> None:
         room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -261,7 +260,7 @@ class Grpc:
         self.waits += 1
         for link in self._links.values():
             if link.line.into.starving:
-                self._network.call_soon_threadsafe(link.grant)
+                self._there(link.grant)
 
     def raise_failure(self, peer: str) -> None:
         """Raise what has become of `peer`, if it is not there."""
@@ -272,14 +271,15 @@ class Grpc:
     def release(self, link: Link, envelope: Envelope) -> None:
         """Mail was collected or dropped."""
         scopes, scope = self._open[envelope.sender], (envelope.job, envelope.scope)
-        scopes[scope] -= 1
-        if not scopes[scope]:
+        if scopes[scope] == 1:
             del scopes[scope]
+        else:
+            scopes[scope] -= 1
         into, control = link.line.into, envelope.job == CONTROL
         flow = into.uncollected[control]
         flow.left += weight(envelope)
         if not control and flow.left - into.marked >= self.limits.uncollected // 2:
-            self._network.call_soon_threadsafe(link.grant)
+            self._there(link.grant)
 
     # What links report, handed over to the party's loop.
 
@@ -303,19 +303,28 @@ class Grpc:
         return job in posts or None in posts
 
     def _tell(self, call: Callable[..., object], *args: Any) -> None:
-        if not self._home.is_closed():
+        if self._home is self._network:
+            call(*args)
+        elif not self._home.is_closed():
             self._home.call_soon_threadsafe(call, *args)
 
+    def _there(self, call: Callable[..., object], *args: Any) -> None:
+        """Call on the network's loop."""
+        if self._home is self._network:
+            call(*args)
+        else:
+            self._network.call_soon_threadsafe(call, *args)
+
     def _take_delivery(self, link: Link, envelope: Envelope) -> None:
-        scopes = self._open[envelope.sender]
-        scopes[envelope.job, envelope.scope] += 1
+        scopes, scope = self._open[envelope.sender], (envelope.job, envelope.scope)
+        scopes[scope] = scopes.get(scope, 0) + 1
         post = self._posts.get(envelope.job) or self._posts.get(None)
         if post is None or not post.mailbox.put(envelope):
             link.late += 1
             self.release(link, envelope)
         elif len(scopes) > self.limits.scopes:
             reason = f"{envelope.sender} has sent to more than {self.limits.scopes} scopes that are not read"
-            self._network.call_soon_threadsafe(link.refuse, RefusedError("RESOURCE_EXHAUSTED", reason))
+            self._there(link.refuse, RefusedError("RESOURCE_EXHAUSTED", reason))
 
     def _recover(self, peer: str) -> None:
         self._failed.pop(peer, None)
@@ -337,13 +346,13 @@ class Grpc:
 
     def _say(self, change: Change) -> None:
         if self._on_change is not None:
-            self._on_change(change)
+            self._home.call_soon(self._on_change, change)
 
     # Life.
 
     async def __aenter__(self) -> Self:
-        self._home, self._network = asyncio.get_running_loop(), _network()
-        await self._there(self._start())
+        self._home, self._network = asyncio.get_running_loop(), network_loop()
+        await self._run(self._start())
         return self
 
     async def __aexit__(
@@ -351,13 +360,15 @@ class Grpc:
     ) -> None:
         self.serving = False
         self.begin_wait()
-        unfinished = await self._there(self._stop())
+        unfinished = await self._run(self._stop())
         self.waits -= 1
         if unfinished and error is None:
             raise LineError(f"not acknowledged within {self.limits.handshake:g} s: {', '.join(unfinished)}")
 
-    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the network's loop."""
+        if self._home is self._network:
+            return await work
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._network))
 
     async def _start(self) -> None:
@@ -368,8 +379,7 @@ class Grpc:
         for peer in self.peers:
             if self._dialled(peer) or self._listen is not None:
                 address = self.book[peer] if self._dialled(peer) else None
-                line = Line(self.name, peer, session, self.limits, self._wanted)
-                self._links[peer] = Link(line, address, self)
+                self._links[peer] = Link(self._line(peer, session), address, self)
         if self._listen is not None:
             self._server = Server(
                 self.name, credentials, self.limits, self._links, revoked, lambda: self.serving
@@ -379,6 +389,9 @@ class Grpc:
             if link.address is not None:
                 connect = partial(dial, link, self.name, credentials, revoked)
                 self._dials.append(asyncio.create_task(link.dial(connect)))
+
+    def _line(self, peer: str, session: bytes) -> Line:
+        return Line(self.name, peer, session, self.limits, self._wanted)
 
     async def _stop(self) -> list[str]:
         """Leave every line; what was not acknowledged, in words."""
@@ -405,7 +418,7 @@ def _wake(waits: list[asyncio.Future[None]]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _network() -> asyncio.AbstractEventLoop:
+def network_loop() -> asyncio.AbstractEventLoop:
     """The network's event loop, on a thread of its own for as long as the process lives: gRPC's Python layer
     delivers its events to one loop well, and to several badly."""
     loop = asyncio.new_event_loop()

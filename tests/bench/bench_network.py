@@ -23,7 +23,7 @@ from protocols.party import Desk, Party
 from protocols.wire.frames import CHUNK, LARGEST_FRAME
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
-from protocols.wire.remote import Grpc, _network
+from protocols.wire.remote import Grpc, network_loop
 from protocols.wire.tls import Credentials, channel_credentials, server_credentials
 from tests.bench import Ratio, Row, bench, ratio
 from tests.protocols.wire.network import HERE, certified
@@ -51,7 +51,7 @@ class Stream(Protocol):
 
 def on_network(work: Coroutine[Any, Any, Any]) -> Any:
     """Run on the loop that gRPC runs on, as the transport does."""
-    return asyncio.run_coroutine_threadsafe(work, _network()).result(60)
+    return asyncio.run_coroutine_threadsafe(work, network_loop()).result(60)
 
 
 async def _count(_: object, context: Any) -> None:

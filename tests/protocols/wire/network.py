@@ -1,12 +1,10 @@
-"""What the network's tests share: certificates, bounded runs, a peer that breaks the rules, a bad network."""
+"""What the network's tests share: certificates, bounded runs, and a peer that breaks the rules."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -112,78 +110,3 @@ async def rogue(
         return "OK", ""
 
     return await asyncio.to_thread(speak)
-
-
-@dataclass(frozen=True)
-class Weather:
-    """What a proxy does to each connection: nothing, by default."""
-
-    cut_after: Callable[[], int] | None = None  # bytes, both directions together
-    silent: bool = False  # stop forwarding instead of closing: half-open
-    delay: float = 0.0  # seconds, for each piece
-    times: int = 1_000_000  # so many connections are disturbed, later ones are not
-
-
-class Proxy:
-    """A TCP proxy on loopback, used as `async with Proxy(address, weather) as proxy`."""
-
-    def __init__(self, target: str | None, weather: Weather | None = None) -> None:
-        self.target, self.weather = str(target), weather or Weather()
-        self.connections = 0
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Close all connections."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self.target.rpartition(":")
-        try:
-            there_reader, there_writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, there_writer}
-        self.connections += 1
-        after = self.weather.cut_after
-        disturbed = after is not None and self.connections <= self.weather.times
-        left = [after() if after is not None and disturbed else 1 << 62]
-        for source, target in ((reader, there_writer), (there_reader, writer)):
-            task = asyncio.create_task(self._forward(source, target, left))
-            self._tasks.add(task)
-
-    async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[int]
-    ) -> None:
-        try:
-            while piece := await reader.read(1 << 16):
-                left[0] -= len(piece)
-                if left[0] < 0:
-                    if self.weather.silent:
-                        continue
-                    self.cut()
-                    return
-                if self.weather.delay:
-                    await asyncio.sleep(self.weather.delay * random.random())
-                writer.write(piece)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.transport.abort()

@@ -270,7 +270,7 @@ async def crash(transport: Grpc) -> None:
         if transport._server is not None:
             await transport._server._server.stop(0)
 
-    await transport._there(die())
+    await transport._run(die())
 
 
 def test_in_the_conversation_about_jobs_a_peer_may_begin_to_count_again() -> None:
