@@ -16,8 +16,8 @@ def fedavg(task: Task) -> list[Method]:
         Method(
             name="fedavg",
             column="federated",
-            architecture="clients train the whole model on their own rows, a server averages",
-            privacy="data minimisation: rows stay, updates leave in the clear and can give rows away",
+            architecture="Clients train the whole model on their own rows, a server averages.",
+            privacy="Data minimisation: rows stay, updates leave in the clear and can give rows away.",
             run=_run,
         )
     ]

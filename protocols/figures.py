@@ -134,6 +134,15 @@ def nbytes(value: float) -> str:
     return amount(value, "B")
 
 
+def percent(share: float) -> str:
+    """0.318 -> "31.8%"; what is neither nothing nor everything never reads as if it were."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    if share < 0.001 or share > 0.999:
+        return "less than 0.1%" if share < 0.5 else "more than 99.9%"
+    return f"{share:.1%}"
+
+
 def seconds(value: float) -> str:
     """4500 -> "1 h 15 min"; 0.012 -> "12 ms"."""
     if value >= 5400:
@@ -147,7 +156,13 @@ def seconds(value: float) -> str:
 
 def spread(s: Spread, places: int = 3, sign: bool = False) -> str:
     """ ".981 ± .004", or the range "(.97 to .99)" where the ends are not symmetric."""
-    mean = (f"{s.mean:+.{places}f}" if sign else f"{s.mean:.{places}f}").replace("-", "−")
+    at_zero = abs(round(s.mean, places)) == 0  # and so neither above nor below it
+    mean = (
+        f"{s.mean:+.{places}f}"
+        if sign and not at_zero
+        else f"{abs(s.mean) if at_zero else s.mean:.{places}f}"
+    )
+    mean = mean.replace("-", "−")
     if math.isnan(s.low):
         return mean
     if abs((s.high - s.mean) - (s.mean - s.low)) < 1e-12:

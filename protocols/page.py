@@ -19,6 +19,8 @@ from protocols.figures import DIRECTIONS, Figures, amount, grouped, nbytes, seco
 if TYPE_CHECKING:
     from protocols.report import Report
 
+METRICS = {"auc": "AUC", "accuracy": "accuracy", "r2": "R²"}
+
 
 def render(report: Report, version: str) -> str:
     """The page of `report`, made by this `version` of the toolkit."""
@@ -41,6 +43,7 @@ def _context(report: Report, version: str) -> dict[str, Any]:
     return {
         "report": report,
         "task": task,
+        "metric": METRICS[task.metric],
         "charts": charted,
         "cards": _cards(report),
         "ways": claims.TITLES,
@@ -58,9 +61,8 @@ def _context(report: Report, version: str) -> dict[str, Any]:
 
 def _cards(report: Report) -> list[tuple[str, str, str]]:
     """(heading, big number, sentence) of what a reader looks for first."""
-    task = report.comparison.task
     cards = []
-    metric = task.metric.upper() if task.metric == "auc" else task.metric
+    metric = METRICS[report.comparison.task.metric]
     central = next((f for f in report.figures if f.name == "centralised"), None)
     if central is not None:
         cards.append(

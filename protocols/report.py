@@ -82,7 +82,7 @@ class Report:
         held = f"{task.test_size:.0%} for the test" + (", stratified" if s.kind == "classification" else "")
         shape = " – ".join(map(str, (len(task.features), *task.hidden, task.outputs)))
         return {
-            "table": f"{task.name}: {len(task.table)} rows, {len(task.features)} features",
+            "table": f"{task.name}: {len(task.table):,} rows, {len(task.features)} features",
             "target": f"{task.target}, at {task.label_party}; {s.kind}, scored by {task.metric}",
             "columns held by": owners,
             "rows held out": held + "; the same rows for every method on a seed",
@@ -99,7 +99,7 @@ class Report:
             .replace(")", "")
             .replace("e+", "e"),
             "price of cryptography": f"{prices} each, at the reference speed",
-            "words for compute": ", ".join(f"{word} up to {end:.1%}" for end, word in claims.LEVELS)
+            "words for compute": ", ".join(f"{word} up to {100 * end:g}%" for end, word in claims.LEVELS)
             + " of all training FLOPs",
         }
 

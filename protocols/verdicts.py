@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from protocols.claims import CLAIMS, CLIENT_LEVELS, NO_CLAIM, SERVER_LEVELS, WAYS, level
 from protocols.compare import ROUND_TRIPS
-from protocols.figures import DIRECTIONS, Figures, amount, nbytes, seconds
+from protocols.figures import DIRECTIONS, Figures, amount, nbytes, percent, seconds
 
 Status = Literal["stated", "measured", "not yet measured", "not run"]
 Ruling = Literal["agrees", "disagrees", "leaves out", "not known"]
@@ -129,7 +129,8 @@ def _architecture(f: Figures) -> Found:
     at_clients = [held.get(role, 0.0) for role in sorted(clients)]
     others = sum(size for role, size in held.items() if role not in clients)
     most = max(at_clients, default=0.0)
-    said = f"Parameters held: up to {amount(most)} at an owner of data, {amount(others)} at servers."
+    mine = f"up to {amount(most)}" if most else "none"
+    said = f"Parameters held: {mine} at an owner of data, {amount(others)} at servers."
     if not others:
         said = f"Parameters held: {amount(sum(at_clients))} at the owners of data; there is no server."
     lines = [Line("stated", f.method.architecture), Line("measured", said)]
@@ -143,7 +144,7 @@ def _architecture(f: Figures) -> Found:
     elif f.method.column in ("centralised", "edge"):
         work = f.share("other")
         rulings.append(
-            ("agrees" if work > 0.95 else "disagrees", f"{work:.1%} of training was done at one server")
+            ("agrees" if work > 0.95 else "disagrees", f"{percent(work)} of training was done at one server")
         )
     return lines, rulings
 
@@ -206,7 +207,7 @@ def _pattern(f: Figures) -> Found:
             ]
         case "split":
             part = chain / sent if sent else 0.0
-            said = f"{part:.0%} of the epochs' messages are on one chain"
+            said = f"{percent(part)} of the epochs' messages are on one chain"
             return lines, [("agrees" if part >= SEQUENTIAL else "disagrees", said)]
         case "centralised":
             bulk = clients and chain == 0
@@ -220,14 +221,13 @@ def _pattern(f: Figures) -> Found:
 
 
 def _work(side: str, f: Figures) -> str:
-    work, time = (
-        f.get("flops", phase="train", side=side).mean,
-        f.get("seconds", phase="train", side=side).mean,
-    )
-    return (
-        f"{amount(work, 'FLOP')} ({f.share(side):.1%} of training), {seconds(time)} measured; "
-        f"{amount(f.get('flops', phase='predict', side=side).mean, 'FLOP')} to predict the test rows."
-    )
+    said = []
+    for phase, name in (("train", "Training"), ("predict", "Predicting the test rows")):
+        work = f.get("flops", phase=phase, side=side).mean
+        took = seconds(f.get("seconds", phase=phase, side=side).mean)
+        part = f"{amount(work, 'FLOP')} ({percent(f.share(side, phase))} of all), {took} measured"
+        said.append(f"{name}: {part if work else 'nothing to compute'}.")
+    return " ".join(said)
 
 
 def _client_compute(f: Figures) -> Found:
@@ -236,11 +236,13 @@ def _client_compute(f: Figures) -> Found:
     claimed = CLIENT_LEVELS.get(f.method.column)
     if f.method.column == "edge":
         forward = found == "none" and f.share("client", "predict") == 1.0
-        return lines, [("agrees" if forward else "disagrees", f"{share:.1%} of training, all of predicting")]
+        return lines, [
+            ("agrees" if forward else "disagrees", f"{percent(share)} of training, all of predicting")
+        ]
     if claimed is None:
         return lines, []
     return lines, [
-        ("agrees" if found in claimed else "disagrees", f"{found}: {share:.2%} of all training FLOPs")
+        ("agrees" if found in claimed else "disagrees", f"{found}: {percent(share)} of all training FLOPs")
     ]
 
 
@@ -254,7 +256,7 @@ def _server_compute(f: Figures) -> Found:
     fits = found in claimed
     if f.method.column == "edge":
         fits = fits and f.share("other", "predict") == 0.0
-    return lines, [("agrees" if fits else "disagrees", f"{found}: {share:.2%} of all training FLOPs")]
+    return lines, [("agrees" if fits else "disagrees", f"{found}: {percent(share)} of all training FLOPs")]
 
 
 def _clients(f: Figures) -> Found:

@@ -23,11 +23,11 @@ def vertical(task: Task) -> list[Method]:
         Method(
             name="vertical",
             column="vertical",
-            architecture="every organisation trains a bottom model on its own columns, the one with the "
-            "label the top model too; all are data owners, there is no server",
-            privacy="columns and labels stay; private set intersection shows which ids are common, "
+            architecture="Every organisation trains a bottom model on its own columns, the one with the "
+            "label the top model too; all are data owners, there is no server.",
+            privacy="Columns and labels stay; private set intersection shows which ids are common, "
             "embeddings leave, from which features can be reconstructed, and cut gradients, which can tell "
-            "labels apart",
+            "labels apart.",
             run=_run,
         )
     ]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from protocols.claims import CLAIMS, LEAKAGE, WAYS, level
 from protocols.compare import Comparison, Spread
 from protocols.cut import LabelledSmashed
 from protocols.errors import ConfigError, DataError
-from protocols.figures import Figures, amount, grouped, seconds, spread, varied
+from protocols.figures import Figures, amount, grouped, percent, seconds, spread, varied
 from protocols.report import Report, read_measures, write_whole
 from protocols.verdicts import Cell
 from protocols.wire.message import Message
@@ -197,20 +198,30 @@ def test_names_are_escaped(result: Comparison) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here to open the page in")
-@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_opens_it_without_a_complaint_and_without_scrolling_sideways(
     result: Comparison, tmp_path: Path, width: int
 ) -> None:
-    page = result.report.html()
-    probe = "<script>document.title = 'wide ' + document.documentElement.scrollWidth</script></body>"
-    (tmp_path / "page.html").write_text(page.replace("</body>", probe), "utf-8")
+    probe = "<script>top.document.title = 'wide ' + document.documentElement.scrollWidth</script></body>"
+    page = escape(result.report.html().replace("</body>", probe))  # in a frame: no window is below 500 wide
+    frame = f'<iframe srcdoc="{page}" style="width: {width}px; border: 0"></iframe>'
+    (tmp_path / "page.html").write_text(f"<!doctype html><body>{frame}</body>", "utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     home = f"--user-data-dir={tmp_path / 'profile'}"
-    command = ["chromium", *options, home, f"--window-size={width},900", f"file://{tmp_path / 'page.html'}"]
+    command = ["chromium", *options, home, "--window-size=1300,900", f"file://{tmp_path / 'page.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "CONSOLE" not in done.stderr
     title = re.search(r"<title>wide (\d+)</title>", done.stdout)
     assert title and int(title[1]) <= width
+
+
+def test_the_page_tells_nothing_from_next_to_nothing(result: Comparison) -> None:
+    page = re.sub(r"<[^>]*>", " ", result.report.html())  # not the positions of the plots
+    assert not re.findall(r"[+−]0\.000|\b0\.0+%|\b100\.0+%", page)
+    for way, said in {"centralised": "none at an owner of data", "federated": "up to "}.items():
+        assert said in " ".join(line.text for line in cell(result.report, "core architecture", way).lines)
+    (work,) = cell(result.report, "client compute", "centralised").lines
+    assert work.text == "Training: nothing to compute. Predicting the test rows: nothing to compute."
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +247,11 @@ def test_numbers_for_people() -> None:
     assert spread(Spread(0.5, 0.4, 0.6)) == "0.500 ± 0.100"
     assert spread(Spread(-0.5, -0.9, 0.0), 1, sign=True) == "−0.5 (−0.9 to 0.0)"
     assert spread(Spread(0.5, float("nan"), float("nan"))) == "0.500"
+    assert spread(Spread(-0.0004, -0.0005, -0.0003), sign=True) == spread(Spread(0.0, 0.0, 0.0), sign=True)
+    assert spread(Spread(-0.0006, -0.0006, -0.0006), sign=True) == "−0.001 ± 0.000"
+    assert [percent(v) for v in (0, 1e-5, 0.001, 0.318, 0.999, 0.99999, 1)] == [
+        *("0%", "less than 0.1%", "0.1%", "31.8%", "99.9%", "more than 99.9%", "100%")
+    ]
     assert varied(Spread(100, 90, 110)) == "100 ± 10 %"
     assert varied(Spread(100, 99.9, 100.1)) == "100"
     assert grouped(["client0", "client1", "server"]) == {
