@@ -19,6 +19,7 @@ def fedavg(task: Task) -> list[Method]:
             architecture="Clients train the whole model on their own rows, a server averages.",
             privacy="Data minimisation: rows stay, updates leave in the clear and can give rows away.",
             run=_run,
+            needs="row partitions",
         )
     ]
 

@@ -101,9 +101,19 @@ def compare(
     ledger: Annotated[
         Path | None, typer.Option(help="Write every record of messages to this directory.")
     ] = None,
+    book: Annotated[
+        Path | None,
+        typer.Option(help="parties.toml: compare over the network what its parties' layout admits."),
+    ] = None,
+    me: Annotated[
+        str | None, typer.Option(help="With --book: which party this is; --data is its table.")
+    ] = None,
 ) -> None:
     """Train one task in every way, and show what each gives, costs and gives away."""
     with errors(stopped="stopped; no report was written"):
+        if book is not None or me is not None:
+            _over_network(book, me, data, id, target, kind, methods, seeds, quick, json)
+            return
         _writable([html, None if json in (None, "-") else Path(str(json))], ledger)
         from protocols import data as tables
 
@@ -151,6 +161,53 @@ def _compare(
         return run(
             task, names, seeds=seeds, quick=quick, on_progress=on_progress, on_outcome=_exporter(ledger)
         )
+
+
+def _over_network(
+    book: Path | None,
+    me: str | None,
+    data: str,
+    id: str | None,
+    target: str | None,
+    kind: Literal["classification", "regression"] | None,
+    methods: str | None,
+    seeds: int | None,
+    quick: bool,
+    json: str | None,
+) -> None:
+    import torch
+
+    from protocols.compare_parties import compare_parties
+    from protocols.data import kind_of, read
+    from protocols.errors import ConfigError
+    from protocols.federation import Federation
+    from protocols.progress import bar
+    from protocols.report import write_whole
+    from protocols.tables import column
+    from protocols.training import Settings
+
+    if book is None or me is None or id is None or target is None:
+        raise ConfigError("over the network, --book, --me, --data, --id and --target are all needed")
+    torch.set_num_threads(1)
+    names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
+    table, wanted = read(data), target.removeprefix(f"{me}.")
+    settings = Settings(kind or kind_of(column(table, wanted, "target")), epochs=5 if quick else 10)
+    with Federation.connect(book, me, table) as parties, bar("compare") as on_progress:
+        found = compare_parties(
+            parties,
+            *(wanted, id),
+            settings=settings,
+            methods=names,
+            seeds=seeds or 2,
+            on_progress=on_progress,
+        )
+    if json is not None:
+        text = found.frame.to_json(orient="records", indent=1) + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+            return
+        write_whole(json, text)
+    console().print(found.renderable())
 
 
 def _exporter(directory: Path | None) -> OnOutcome | None:

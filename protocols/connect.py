@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import copy
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -121,6 +122,17 @@ class Connected(Mapping[str, pd.DataFrame]):
             self._stop()
             raise
         atexit.register(self.close)
+
+    def holding(self, data: pd.DataFrame) -> Connected:
+        """The same connection with another table of this party's, as one with the rows for the test."""
+        other = copy.copy(self)
+        other.data = data
+        return other
+
+    @property
+    def book(self) -> tuple[str, ...]:
+        """All names in the book, this party's and "server" too."""
+        return self._names
 
     @property
     def parties(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,11 @@ from protocols.partition import iid
 from protocols.training import Settings
 from protocols.wire.ledger import Ledger
 
+if TYPE_CHECKING:
+    from protocols.connect import Connected
+
 Metric = Literal["auc", "accuracy", "r2"]
+Needs = Literal["pooled data", "row partitions", "column partitions", "own table"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,10 @@ class Method:
     privacy: str  # stated: the primary privacy mechanism, and what it does not cover
     run: Callable[[Task, int], Outcome] = field(repr=False)
     hypothetical: bool = False  # it assumes data where none is
+    needs: Needs = "pooled data"  # of connected parties, who are never simulated
+    connected: Callable[[Connected, Task, int], Outcome] | None = field(
+        default=None, repr=False
+    )  # None: `run`
 
 
 def score(task: Task, truth: pd.Series, predicted: pd.DataFrame | pd.Series) -> float:

@@ -21,6 +21,7 @@ def split(task: Task) -> list[Method]:
         architecture="Row-clients hold the first layers and train in turn, a server holds the rest.",
         privacy="Rows stay; smashed data leaves, from which rows can be reconstructed, and so do labels.",
         run=partial(_run, cut=2),
+        needs="row partitions",
     )
     u_shaped = Method(
         name="split: U-shaped",
@@ -29,6 +30,7 @@ def split(task: Task) -> list[Method]:
         privacy="Rows and labels stay; smashed data leaves, from which rows can be reconstructed, and "
         "cut gradients, which can tell labels apart.",
         run=partial(_run, cut=(min(2, last - 1), last)),
+        needs="row partitions",
     )
     return [vanilla, u_shaped]
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from protocols.compare_parties import compare_parties
 from protocols.connect import Connected
 from protocols.errors import (
     CancelledJobError,
@@ -28,6 +29,7 @@ from protocols.errors import (
 )
 from protocols.federation import Federation
 from protocols.jobs import Store
+from protocols.training import Settings
 from protocols.wire.reconcile import verify
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
@@ -257,6 +259,20 @@ def test_bad_connections_are_clear_errors(tmp_path: Path) -> None:
         Federation.connect(book, "bank", "bank.csv")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"tables names tleco.*did you mean 'telco'"):
         Federation.connect(book, "bank", tables()["bank"], tables={"tleco": "main"})
+
+
+def test_a_comparison_runs_what_the_layout_admits_and_names_the_rest(bank: Connected) -> None:
+    found = compare_parties(bank, "y", "id", settings=Settings(epochs=1), hidden=(8, 4), seeds=1)
+    assert list(found.frame["method"]) == ["vertical", "alone: bank"]
+    assert found.left_out == {
+        "centralised": "needs pooled data",
+        "edge": "needs pooled data",
+        "fedavg": "needs row partitions",
+        "split: vanilla": "needs row partitions",
+        "split: U-shaped": "needs row partitions",
+    }
+    assert found.frame["bytes"].tolist()[0] > 10_000 and found.frame["bytes"].tolist()[1] == 0
+    assert found.frame["score"].between(0, 1).all() and found.renderable().row_count == 7
 
 
 def test_it_works_below_a_running_loop(bank: Connected) -> None:
