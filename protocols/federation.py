@@ -102,6 +102,11 @@ class Federation(Mapping[str, pd.DataFrame]):
         """Party names, in the order given."""
         return tuple(self._tables)
 
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The parties whose tables are in this process: all, or over a network this one, if it has any."""
+        return tuple(self)
+
     def execute(
         self,
         program: Program[P],
