@@ -5,7 +5,8 @@ Who learns what: see `horizontal.rounds`. The test rows are dealt out too, and p
 
 from __future__ import annotations
 
-from horizontal.estimator import SERVER, FedClassifier, FedRegressor
+from horizontal.estimator import FedClassifier, FedRegressor
+from protocols.clients import SERVER
 from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 

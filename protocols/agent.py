@@ -50,6 +50,7 @@ from protocols.logs import log
 from protocols.parts import Part, digest, load_part, save_part
 from protocols.policy import Decision, Guard, Request, judge
 from protocols.programs import Parameters, Program, Seat, program
+from protocols.rules import ANY
 from protocols.serving import said_of, serve_role
 from protocols.sources import fingerprint, read_table
 from protocols.wire.frames import CONTROL
@@ -342,10 +343,12 @@ class Agent:
         proposal, table, told, id = case.proposal, None, "", None
         if case.table in self.config.tables:
             source = self.config.tables[case.table]
+            assert case.decision.rule is not None  # or it would have been refused
+            granted = case.decision.rule.columns
             table = read_table(
                 source,
                 self.config.base,
-                case.decision.columns and [c for c in case.decision.columns if c != source.id],
+                None if granted == (ANY,) else [name for name in granted if name != source.id],
                 unchanged=record.table_digest or None,
             )
             told, id = fingerprint(table), source.id

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from protocols.clients import SERVER
 from protocols.compare import Spread, discover
-from protocols.connect import SERVER, Connected
+from protocols.connect import Connected
 from protocols.errors import ConfigError
 from protocols.progress import Report
 from protocols.tables import column
@@ -76,7 +77,7 @@ def compare_parties(
             federation.me, "compare"
         )
     task = _task(federation, target, id, settings or Settings(), hidden, test_size)
-    layout = "row partitions" if SERVER in federation.book else "column partitions"
+    layout = "row partitions" if SERVER in federation.parties else "column partitions"
     admitted: list[Method] = []
     left_out: dict[str, str] = {}
     for method in discover(task, methods):

@@ -258,7 +258,7 @@ def _check_policy(file: Path, config: PartyConfig) -> None:
     for at, rule in enumerate(config.policy, start=1):
         sources = [source for name, source in config.tables.items() if has(rule.tables, name)]
         usable = [column for source in sources for column in source.columns or ()]
-        for column in rule.columns:
+        for column in rule.columns if sources else ():
             if all(column == source.id for source in sources):
                 raise ConfigError(f"{file}: policy {at}, columns: {column!r} is the id, which no job uses")
             if column not in (*usable, ANY) and all(source.columns for source in sources):

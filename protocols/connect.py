@@ -66,7 +66,6 @@ from protocols.wire.remote import Grpc
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds to wait for a party that is away, before a job starts and after it was cut off
 GRACE = 2.0  # seconds for our role to fail by itself, once another party said that it did
-SERVER = "server"
 
 
 class Connected(Mapping[str, pd.DataFrame]):
@@ -130,14 +129,14 @@ class Connected(Mapping[str, pd.DataFrame]):
         return other
 
     @property
-    def book(self) -> tuple[str, ...]:
-        """All names in the book, this party's and "server" too."""
+    def parties(self) -> tuple[str, ...]:
+        """Party names, in the book's order."""
         return self._names
 
     @property
-    def parties(self) -> tuple[str, ...]:
-        """Party names, in the book's order; without "server", which holds no table."""
-        return tuple(name for name in self._names if name != SERVER)
+    def here(self) -> tuple[str, ...]:
+        """This party, if it has a table."""
+        return tuple(self)
 
     def execute(
         self,

@@ -103,7 +103,7 @@ class Federation(Mapping[str, pd.DataFrame]):
         return data if isinstance(data, Federation | Connected) else cls(data)
 
     @classmethod
-    def here(cls, data: Mapping[str, pd.DataFrame]) -> Federation:
+    def local(cls, data: Mapping[str, pd.DataFrame]) -> Federation:
         """As `of`, where all tables have to be in this process; ConfigError for a connected one."""
         found = cls.of(data)
         if isinstance(found, Federation):
@@ -136,6 +136,11 @@ class Federation(Mapping[str, pd.DataFrame]):
     def parties(self) -> tuple[str, ...]:
         """Party names, in the order given."""
         return tuple(self._tables)
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The parties whose tables are in this process: all, or over a network this one, if it has any."""
+        return tuple(self)
 
     def execute(
         self,

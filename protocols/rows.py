@@ -1,4 +1,4 @@
-"""Row-clients before training: their tables read, how columns are standardised, and which labels there are.
+"""What row-clients agree on before training: how columns are standardised, and which labels there are.
 
 K clients, and a party that unites what they tell: a server, or one of the clients. It learns each client's
 row count, the mean and variance of each column that it is told of, and which labels occur there. The others
@@ -10,77 +10,26 @@ Source: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, ProtocolError, marked
+from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
 from protocols.tables import (
     Classes,
-    Kind,
     Moments,
     Scaler,
     Scaling,
     check_classes,
-    column,
-    features,
     labels,
     moments,
-    numbers,
 )
 
 Label = bool | int | str
 Agreement = tuple[Scaler | None, tuple[Label, ...]]  # no scaler for no columns; no labels for none told
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One client's training rows, checked: features x (n, d) float64 and the target y (n,)."""
-
-    x: Array
-    y: pd.Series
-
-
-def read_clients(
-    data: Mapping[str, pd.DataFrame], target: str, id: str | None, kind: Kind, server: str
-) -> tuple[list[str], dict[str, Rows]]:
-    """The feature columns, in the first client's order, and every client's rows; checked at their owner.
-
-    server: the name of the party without data. Columns are compared by counts: a name would tell one client
-    about another's table. Raises ConfigError for a client named as the server, DataError, marked with the
-    client, for a table that cannot be used.
-    """
-    check_clients(data, server)
-    names: list[str] = []
-    rows: dict[str, Rows] = {}
-    for client, table in data.items():
-        with marked(client, "fit"):
-            y = column(table, target, "target")
-            if id is not None:
-                column(table, id, "id")
-            own = [name for name in table.columns if name not in (target, id)]
-            if not own:
-                raise DataError("there is no feature column beside the target")
-            names = names or own
-            lacks, extra = len(set(names) - set(own)), len(set(own) - set(names))
-            if lacks or extra:
-                raise DataError(
-                    f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
-                    f"{extra} are not among them; every client needs the same ones"
-                )
-            rows[client] = Rows(features(table, names), y)
-            _ = labels(y) if kind == "classification" else numbers(y)
-    return names, rows
-
-
-def check_clients(names: Iterable[str], server: str) -> None:
-    """ConfigError if a client is named as the party without data."""
-    if server in names:
-        raise ConfigError(f"no client can be named {server!r}: that is the party without data; rename it")
 
 
 async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreement:

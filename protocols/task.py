@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from protocols.clients import in_order
 from protocols.errors import ConfigError
 from protocols.models import mlp
 from protocols.partition import iid
@@ -47,8 +48,8 @@ class Task:
 
     @property
     def features(self) -> list[str]:
-        """All feature columns, organisation by organisation."""
-        return [name for names in self.columns.values() for name in names]
+        """All feature columns, in the order that row-clients take them: one network, one order of inputs."""
+        return in_order(name for names in self.columns.values() for name in names)
 
     @property
     def outputs(self) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocols.certs import AUTHORITY, fingerprint, new_authority, new_party, put
+from protocols.clients import SERVER
 from protocols.errors import ConfigError, nearest
 from protocols.wire.tls import check_address, network_name
 
@@ -166,7 +167,8 @@ revoked = []                   # SHA-256 fingerprints of certificates that count
 
 
 def _config(party: str, others: Sequence[str]) -> str:
-    variable = party.upper().replace("-", "_")
+    # The party without data of FedAvg and split learning serves no table.
+    table, tables = ("", "") if party == SERVER else (_table(party), 'tables = ["main"]\n')
     peers = ", ".join(f'"{other}"' for other in others)
     return f"""\
 # For `vfl serve {party}.toml`. Paths are relative to this file.
@@ -178,6 +180,25 @@ store = "{party}-store"  # a folder of this party's own: jobs, parts of models, 
 # log = "info"  # or debug, warning, error
 # retention_days = 365  # parts of models are deleted after so many days; without it, never
 
+{table}# What others may do. The first rule that names a job's peer, table and method decides; a job that none
+# names is refused. This one grants everything that this version's networks need, which is for trials only.
+[[policy]]
+peers = [{peers}]
+{tables}methods = ["*"]  # or names, as `vfl methods` lists them
+actions = ["fit", "predict", "align"]
+columns = ["*"]  # or the names of those that jobs may use
+show_columns = true  # FedAvg and split learning name the column of the label
+consent = "grant"  # or "ask": each job waits for `vfl approve`
+consent_predict = "grant"  # the same for predictions
+allow_plain = true  # embeddings, gradients and updates may leave in the clear
+# expires = 2027-01-01  # nothing is granted from that day on
+# What else a rule can limit (rows, predictions, parameters), with its defaults: docs/guides/policy.md
+"""
+
+
+def _table(party: str) -> str:
+    variable = party.upper().replace("-", "_")
+    return f"""\
 [tables.main]  # a table that jobs can name; there may be several
 path = "{party}.csv"  # replace by your own: .csv or .parquet
 id = "id"  # the column that tells rows apart
@@ -186,17 +207,4 @@ id = "id"  # the column that tells rows apart
 # url_env = "{variable}_DATABASE"
 # query = "select id, age, income from customers"
 
-# What others may do. The first rule that names a job's peer, table and method decides; a job that none names
-# is refused. This one grants everything that this version's networks need, which is for trials only.
-[[policy]]
-peers = [{peers}]
-tables = ["main"]
-methods = ["*"]  # or names, as `vfl methods` lists them
-actions = ["fit", "predict", "align"]
-columns = ["*"]  # or the names of those that jobs may use
-consent = "grant"  # or "ask": each job waits for `vfl approve`
-consent_predict = "grant"  # the same for predictions
-allow_plain = true  # embeddings, gradients and updates may leave in the clear
-# expires = 2027-01-01  # nothing is granted from that day on
-# What else a rule can limit (rows, predictions, parameters), with its defaults: docs/guides/policy.md
 """

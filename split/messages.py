@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from protocols.arrays import Array, Arrays
@@ -15,14 +16,11 @@ from protocols.errors import DataError, ProtocolError
 from protocols.training import load_optimizer, optimizer_arrays
 from protocols.wire.message import Message, Spec
 
-SERVER = "server"  # the party that holds layers and no data
 
-
-class TableShape(Message, reveals="how many rows and columns one client's table has"):
+class RowCount(Message, reveals="how many rows one client trains on, or asks about"):
     """What the server needs to know how many batches will come."""
 
-    rows: int
-    columns: int
+    rows: Annotated[int, Field(ge=1)]
 
 
 class HandOver(

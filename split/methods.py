@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from protocols.clients import SERVER
 from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 from split.estimator import SplitClassifier, SplitRegressor
-from split.messages import SERVER
 
 
 def split(task: Task) -> list[Method]:

@@ -129,7 +129,7 @@ def align(
     Raises ConfigError for names that fit no party, DataError for an id column that is missing or cannot be
     used, AlignmentError for ids of different types and where no id is at every party.
     """
-    federation = Federation.here(data)
+    federation = Federation.local(data)
     features = feature_parties(federation.parties, label_party)
     names = id_columns(id, federation.parties)
     ids = {party: read_ids(federation, party, names[party], duplicates, "align") for party in federation}

@@ -26,10 +26,7 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
     for party, table in tables.items():
         config = trial.config(party)
         text = config.read_text()
-        if table is None:
-            start, end = text.index("[tables.main]"), text.index("# What others may do")
-            text = text[:start] + text[end:].replace('tables = ["main"]\n', "")
-        else:
+        if table is not None:
             table.to_csv(folder / f"{party}.csv", index=False)
         config.write_text(text + policy)
     return folder / "parties.toml"
@@ -54,6 +51,7 @@ class _Thread:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._ready.wait(10)
+        assert self._task is not None, f"{config} is not served"
 
     def _run(self) -> None:
         async def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from horizontal import FedClassifier
 from protocols.compare_parties import compare_parties
 from protocols.connect import Connected
 from protocols.errors import (
@@ -31,6 +33,7 @@ from protocols.federation import Federation
 from protocols.jobs import Store
 from protocols.training import Settings
 from protocols.wire.reconcile import verify
+from split import SplitClassifier
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
 
@@ -85,6 +88,65 @@ def test_regression_too(bank: Connected) -> None:
     here, there = regression().fit(tables(), target="bank.a", id="id"), regression()
     there.fit(bank, target="bank.a", id="id")
     pd.testing.assert_series_equal(there.predict(bank), here.predict(tables()), check_exact=True)
+
+
+def rows(clients: int = 2) -> dict[str, pd.DataFrame]:
+    whole = pd.concat(tables()[party].set_index("id") for party in ("telco",)).join(
+        tables()["bank"].set_index("id"), how="inner"
+    )
+    whole = whole.reset_index()
+    return {f"north{i}": whole.iloc[i::clients] for i in range(clients)}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "vanilla", "u-shaped"])
+def test_row_partitions_too_and_the_caller_may_be_a_client(
+    rows_folder: Path, method: str, as_client: Connected
+) -> None:
+    def estimator() -> Any:
+        if method == "fedavg":
+            return FedClassifier(rounds=2, fraction=0.5, random_state=3)
+        return SplitClassifier(cut=2 if method == "vanilla" else (2, 4), epochs=2, random_state=3)
+
+    here, there = estimator().fit(rows(), target="y", id="id"), estimator()
+    there.fit(as_client, target="y", id="id")
+    asked = rows()["north0"]
+    pd.testing.assert_frame_equal(there.predict_proba(as_client), here.predict_proba(asked), check_exact=True)
+    stores = [rows_folder / f"{party}-store" for party in ("server", "north0", "north1")]
+    time.sleep(0.2)
+    for a, b in itertools.combinations(stores, 2):
+        assert verify(a / "ledger.jsonl", b / "ledger.jsonl").agree
+
+
+def test_the_caller_may_be_the_server(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"server": None, **rows()}, "min_intersection = 5\n")
+    with (
+        serving(tmp_path, "north0", "north1"),
+        Federation.connect(tmp_path / "parties.toml", "server") as server,
+    ):
+        there = FedClassifier(rounds=2, random_state=3).fit(server, target="y")
+        here = FedClassifier(rounds=2, random_state=3).fit(rows(), target="y", id="id")
+        for ours, theirs in zip(here.model_.parameters(), there.model_.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+        with pytest.raises(ConfigError, match="model 'mpl' is not among those registered.*'mlp'"):
+            FedClassifier(model="mpl").fit(server, target="y")
+        with pytest.raises(VflError, match=r"^north./fit: DataError; the reason is in its own log"):
+            FedClassifier(rounds=1).fit(server, target="z")
+
+
+@pytest.fixture(scope="module")
+def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    lay_out(folder, {"server": None, **rows()}, "min_intersection = 5\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def as_client(rows_folder: Path) -> Iterator[Connected]:
+    with (
+        serving(rows_folder, "server", "north1"),
+        Federation.connect(rows_folder / "parties.toml", "north0", rows()["north0"]) as client,
+    ):
+        yield client
 
 
 def test_the_ledgers_of_all_pairs_agree(bank: Connected, folder: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols.errors import ConfigError, DataError, ProtocolError
+from protocols.errors import DataError, ProtocolError
 from protocols.federation import Role, Run, simulate
 from protocols.party import Coordinator
-from protocols.rows import Agreement, collect, read_clients, scaled, tell
+from protocols.rows import Agreement, collect, scaled, tell
 from protocols.tables import Scaler, moments
 
 X = np.random.default_rng(0).normal(3.0, 2.0, size=(30, 4))
@@ -33,27 +33,6 @@ def run(x: Any, y: pd.Series | None, width: int) -> Run:
     for name, rows in PARTS.items():
         roles[name] = partial(telling, x=x[rows], y=None if y is None else y[rows])
     return simulate(roles)
-
-
-def test_clients_are_read_in_the_first_ones_order() -> None:
-    table = pd.DataFrame(X, columns=list("pqrs")).assign(y=Y, key=range(30))
-    tables = {"a": table.head(5), "b": table[["key", "s", "y", "r", "q", "p"]].tail(9)}
-    names, rows = read_clients(tables, "y", "key", "classification", "server")
-    assert names == list("pqrs") and list(rows) == ["a", "b"]
-    np.testing.assert_array_equal(rows["b"].x, X[-9:])
-    assert rows["b"].y.tolist() == Y[-9:].tolist()
-
-
-def test_clients_that_differ_hear_counts_and_no_names() -> None:
-    table = pd.DataFrame(X, columns=["p", "q", "r", "secret"]).assign(y=Y)
-    other = table.rename(columns={"secret": "s", "r": "t"})
-    with pytest.raises(DataError, match="^b/fit: .* 4 feature columns: 2 of .* missing, 2 are not") as raised:
-        read_clients({"a": table, "b": other}, "y", None, "classification", "server")
-    assert "secret" not in str(raised.value)
-    with pytest.raises(ConfigError, match="no client can be named 'b'"):
-        read_clients({"a": table, "b": table}, "y", None, "classification", "b")
-    with pytest.raises(DataError, match="^a/fit: there is no feature column beside the target"):
-        read_clients({"a": table[["y"]]}, "y", None, "classification", "server")
 
 
 def test_all_agree_on_what_the_pooled_rows_say() -> None:
