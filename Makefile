@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench docs
+.PHONY: demo test check bench bench-network fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
@@ -17,10 +17,16 @@ check: .venv/.test
 bench: .venv/.test
 	$(BIN)/python -m tests.bench
 
+bench-network: .venv/.test
+	$(BIN)/python -m tests.bench network
+
+fuzz: .venv/.fuzz
+	$(BIN)/python -m tests.fuzz --seconds 60
+
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict
 
-# One stamp per extra: .venv/.test and .venv/.docs.
+# One stamp per extra: .venv/.test, .venv/.fuzz and .venv/.docs.
 .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@

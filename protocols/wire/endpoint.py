@@ -52,7 +52,7 @@ class Server:
             *_options(self.limits),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
             ("grpc.max_concurrent_streams", 4),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", int(500 * min(1.0, self.limits.keepalive))),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(500 * min(1.0, self.limits.keepalive))),
         ]
         self._server = grpc.aio.server(
             options=options, maximum_concurrent_rpcs=4 * max(len(self._links), 1) + 16

@@ -191,6 +191,9 @@ class Link:
                 )
             except ConfigError as error:
                 self.cause = str(error)
+            except Exception as error:  # a fault of ours is told, and must not end the dialling
+                self.cause = f"{type(error).__name__}; the reason is in the log"
+                _log.exception("%s: dialling %s failed", self.line.me, self.line.peer)
             if self.final is not None:
                 await asyncio.sleep(self.limits.again)
                 continue
@@ -382,6 +385,8 @@ class Link:
             self._patience = None
         _log.info("%s: a stream to %s is open", self.line.me, self.line.peer)
         self._sink.recovered(self)
+        if self.blocked:
+            self._sink.freed(self)  # the peer's Hello acknowledges too
 
     def _lost(self) -> None:
         self.connected = self.line.ack_due = False

@@ -88,21 +88,24 @@ def hello(**changed: Any) -> bytes:
     return raw
 
 
+def dialling(address: str | None, credentials: Credentials | None, named: str = "shop") -> grpc.Channel:
+    """A channel that knows nothing of parties."""
+    options = [("grpc.ssl_target_name_override", named), ("grpc.enable_http_proxy", 0)]
+    options.append(("grpc.use_local_subchannel_pool", 1))
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    files = (credentials.authority, credentials.key, credentials.certificate)
+    secure = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+    return grpc.secure_channel(address, secure, options)
+
+
 async def rogue(
     address: str | None, frames: Sequence[bytes], credentials: Credentials | None, named: str = "shop"
 ) -> tuple[str, str]:
     """Open a stream, say `frames`, and wait: the status and the reason that it ends with."""
 
     def speak() -> tuple[str, str]:
-        options = [("grpc.ssl_target_name_override", named), ("grpc.enable_http_proxy", 0)]
-        options.append(("grpc.use_local_subchannel_pool", 1))
-        if credentials is None:
-            channel = grpc.insecure_channel(address, options)
-        else:
-            files = (credentials.authority, credentials.key, credentials.certificate)
-            secure = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
-            channel = grpc.secure_channel(address, secure, options)
-        with channel:
+        with dialling(address, credentials, named) as channel:
             try:
                 list(channel.stream_stream(METHOD)(iter(frames), timeout=5.0))
             except grpc.RpcError as error:

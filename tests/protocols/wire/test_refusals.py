@@ -30,6 +30,7 @@ from tests.protocols.wire.network import (
     bank_party,
     bounded,
     certified,
+    dialling,
     envelope,
     hello,
     party,
@@ -117,7 +118,7 @@ def test_a_stolen_key_that_was_revoked_proves_nothing(
     """Who answers with it as shop can show the certificate that shop holds now, but not sign with its key."""
     stolen = new_party(tmp_path, trial(), "shop")
 
-    def prove(*known: Any) -> dict[str, object]:
+    def prove(*known: Any) -> dict[str, Any]:
         return {**proof.prove(*known), "certificates": [leaf(certified("shop").read("shop"))]}
 
     monkeypatch.setattr("protocols.wire.endpoint.prove", prove)
@@ -386,14 +387,7 @@ def test_a_party_is_tried_again_after_a_refusal_and_a_new_process_at_once() -> N
 
 
 def health(address: str | None, credentials: Credentials | None, service: str = "") -> str:
-    options = [("grpc.ssl_target_name_override", "shop"), ("grpc.enable_http_proxy", 0)]
-    if credentials is None:
-        channel = grpc.insecure_channel(address, options)
-    else:
-        files = (credentials.authority, credentials.key, credentials.certificate)
-        secure = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
-        channel = grpc.secure_channel(address, secure, options)
-    with channel:
+    with dialling(address, credentials) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             said = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5.0)

@@ -14,6 +14,7 @@ import pytest
 from protocols.certs import new_authority, new_party
 from protocols.errors import ConfigError, LineError, ProtocolError, VflError
 from protocols.wire.frames import CHUNK, OVERHEAD, Limits
+from protocols.wire.link import METHOD
 from protocols.wire.parties_pb2 import Chunk, Frame, Header
 from protocols.wire.remote import Grpc
 from protocols.wire.tls import Credentials, Material
@@ -23,6 +24,7 @@ from tests.protocols.wire.network import (
     bank_party,
     bounded,
     certified,
+    dialling,
     envelope,
     hello,
     party,
@@ -368,6 +370,45 @@ def test_deliver_waits_while_too_much_is_unacknowledged() -> None:
                 await fourth
                 took = [(await shop.collect("shop", "bank", "talk")).body[:1] for _ in range(4)]
                 assert took == [b"x", b"x", b"x", b"y"]
+
+    bounded(talk())
+
+
+def test_a_hello_that_acknowledges_lets_a_deliver_go_on() -> None:
+    """The acknowledgement of what came before a cut may come with the next stream only."""
+
+    def speak(address: str | None) -> bytes:
+        session, body = b"", b""
+        with dialling(address, certified("bank")) as channel:
+            for received in (0, 1):
+                said = hello(session=b"r" * 16, peer_session=session, received=received, room=1 << 30)
+                call = channel.stream_stream(METHOD)(iter([said]), timeout=10.0)
+                session = Frame.FromString(next(call)).hello.session
+                body = Frame.FromString(next(call)).chunk.data
+                call.cancel()
+        return body
+
+    async def talk() -> None:
+        async with shop_party(Limits(unacknowledged=CHUNK, handshake=0.2)) as shop:
+            await shop.deliver(envelope("shop", "bank", bytes(CHUNK)))
+            second = asyncio.create_task(shop.deliver(envelope("shop", "bank", b"second", 1)))
+            heard = await asyncio.to_thread(speak, shop.address)
+            await second
+            assert heard == b"second"
+
+    with pytest.raises(LineError, match="not acknowledged"):  # for who spoke as bank is gone
+        bounded(talk())
+
+
+def test_a_line_that_is_idle_is_not_cut_for_its_pings() -> None:
+    """gRPC's servers do that after some four pings, if not told how often they may come."""
+
+    async def talk() -> None:
+        limits = Limits(keepalive=0.2)
+        async with shop_party(limits) as shop, bank_party(shop.address, limits) as bank:
+            assert await bank.reachable("shop", 5.0)
+            await asyncio.sleep(5.0)
+            assert len(shop.link("bank")._opened) == 1
 
     bounded(talk())
 
