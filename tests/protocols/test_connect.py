@@ -109,11 +109,15 @@ REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
     (
         {"name": "vertical-nat"},
         ProtocolError,
-        "^telco/.*no method 'vertical-nat'.*did you mean 'vertical-net'",
+        "^(telco|shop)/.*no method 'vertical-nat'.*did you mean 'vertical-net'",
     ),
-    ({"parameters": {"depth": 3}}, ProtocolError, "^telco/.*depth: Extra inputs"),
-    ({"parameters": {"epochs": "many"}}, ProtocolError, "^telco/.*epochs: Input should be a valid integer"),
-    ({"schemas": "0" * 64}, ProtocolError, "^telco/.*other schemas at bank"),
+    ({"parameters": {"depth": 3}}, ProtocolError, "^(telco|shop)/.*depth: Extra inputs"),
+    (
+        {"parameters": {"epochs": "many"}},
+        ProtocolError,
+        "^(telco|shop)/.*epochs: Input should be a valid integer",
+    ),
+    ({"schemas": "0" * 64}, ProtocolError, "^(telco|shop)/.*other schemas at bank"),
 ]
 
 
@@ -137,13 +141,20 @@ def test_what_is_not_registered_or_fits_no_schema_is_refused(
         model(epochs=1).fit(bank, **FIT)
 
 
-def test_a_job_that_came_before_is_refused(bank: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protocols.connect.secrets.token_hex", lambda n: "0123456789abcdef")
+@pytest.mark.parametrize(
+    ("job", "epochs", "said"),
+    [
+        ("0123456789abcdef", 1, r"attempt 1 of job 0123456789abcdef came before"),
+        ("fedcba9876543210", 2, r"job fedcba9876543210 is known here as another one"),
+    ],
+)
+def test_a_job_that_came_before_is_refused(
+    bank: Connected, monkeypatch: pytest.MonkeyPatch, job: str, epochs: int, said: str
+) -> None:
+    monkeypatch.setattr("protocols.connect.secrets.token_hex", lambda n: job)
     model(epochs=1).fit(bank, **FIT)
-    with pytest.raises(ProtocolError, match=r"attempt 1 of job 0123456789abcdef came before"):
-        model(epochs=1).fit(bank, **FIT)
-    with pytest.raises(ProtocolError, match=r"known here as another one"):
-        model(epochs=2).fit(bank, **FIT)
+    with pytest.raises(ProtocolError, match=said):
+        model(epochs=epochs).fit(bank, **FIT)
 
 
 def test_a_module_is_refused_before_any_connection(bank: Connected) -> None:
