@@ -13,11 +13,10 @@ import copy
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -28,7 +27,6 @@ from protocols.errors import (
     ConfigError,
     DataError,
     LineError,
-    ProtocolError,
     VflError,
     marked,
     nearest,
@@ -37,35 +35,34 @@ from protocols.federation import Role, Run
 from protocols.jobs import (
     OPEN,
     Action,
-    Answer,
     Cancel,
     Claim,
     Control,
-    Ended,
+    Over,
     Propose,
     Record,
-    Renew,
     Sealed,
     Start,
+    State,
     Store,
-    Word,
     common_step,
     release,
-    renewing,
 )
+from protocols.logs import log
 from protocols.parts import digest, save_part
 from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
-from protocols.serving import error_of, serve_role
+from protocols.serving import serve_role
 from protocols.sources import fingerprint
+from protocols.talk import FAREWELL, Talk
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.ledger import Entry
 from protocols.wire.record import Record as Ledger
-from protocols.wire.remote import Grpc
+from protocols.wire.remote import Change, Grpc
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds to wait for a party that is away, before a job starts and after it was cut off
-GRACE = 2.0  # seconds for our role to fail by itself, once another party said that it did
+TRIES = 5  # attempts in a row that come no step further
 
 
 class Connected(Mapping[str, pd.DataFrame]):
@@ -101,12 +98,6 @@ class Connected(Mapping[str, pd.DataFrame]):
             )
         self.me, self.data, self.patience = me, data, patience
         self._names, self._tables = tuple(book), dict(tables or {})
-        self.store = Store(Path(store) if store is not None else Path(file).parent / f"{me}-store")
-        self._ledger = Ledger.open(self.store.ledger, me)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"vfl-{me}", daemon=True)
-        self._thread.start()
-        self._busy = threading.Lock()
         self._grpc = Grpc(
             me,
             book,
@@ -114,7 +105,15 @@ class Connected(Mapping[str, pd.DataFrame]):
             insecure=insecure,
             limits=limits,
             revoked=parties.revoked,
+            on_change=self._changed,
         )
+        self.store = Store(Path(store) if store is not None else Path(file).parent / f"{me}-store")
+        self._ledger = Ledger.open(self.store.ledger, me)
+        self._talk: Talk | None = None
+        self._busy = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"vfl-{me}", daemon=True)
+        self._thread.start()
         try:
             self._there(self._open())
         except BaseException:
@@ -153,8 +152,9 @@ class Connected(Mapping[str, pd.DataFrame]):
         """As `Federation.execute`; run: the job that trained, for predicting. `Run.job` is this job's own.
 
         An attempt that is cut off, here or at any party, is made again from the last step that all have a
-        checkpoint of. So is a job that an earlier process of this party began and did not end, when it is
-        asked for again with the same tables, parameters and seed.
+        checkpoint of, at most `TRIES` times in a row without getting further. So is a job that an earlier
+        process of this party began and did not end, when it is asked for again with the same tables,
+        parameters and seed.
         """
         if self.me not in parties:
             raise ConfigError(f"{self.me} takes no part: {', '.join(parties)} do; connect as one of them")
@@ -174,34 +174,56 @@ class Connected(Mapping[str, pd.DataFrame]):
         """Say goodbye to the parties. Closing twice does nothing."""
         if self._thread.is_alive():
             with suppress(VflError):
-                self._there(self._grpc.__aexit__(None, None, None))
+                self._there(self._leave())
             self._stop()
         atexit.unregister(self.close)
 
     # A job.
 
     async def _job(self, asked: Asked, on_progress: Report | None) -> Run:
-        record = self._begin(asked)
+        record, tries, before = self._begin(asked), 0, 0
+        if self._ledger.closed:  # the disk had failed it
+            self._ledger = Ledger.open(self.store.ledger, self.me)
         try:
-            while True:
-                try:
-                    return await self._attempt(record, asked, on_progress)
-                except LineError as error:
-                    self._note(record, "failed", "a line was cut")
-                    if asked.action == "fit" and self.store.checkpoints(record.job).steps:
-                        await self._wait_for_all(asked, error)
-                        record = record.model_copy(update={"attempt": record.attempt + 1})
-                        continue
-                    raise
+            with marked(self.me, asked.action):
+                await self._clear()
+                while True:
+                    await self._meet(asked)
+                    try:
+                        return await self._attempt(record, asked, on_progress)
+                    except LineError:
+                        self._note_end(record, "failed", "a line was cut")
+                        done = max(self.store.checkpoints(record.job).steps, default=0)
+                        tries, before = (tries + 1 if done <= before else 1), max(done, before)
+                        if tries == TRIES:
+                            raise
+                        await asyncio.sleep(0.1 * 2**tries)
+                        record = self._next(record)
         except asyncio.CancelledError:
-            self._note(record, "cancelled", "interrupted")
-            raise
-        except LineError:
-            raise
-        except VflError as error:
-            self._note(record, "failed", type(error).__name__)
+            self._note_end(record, "cancelled", "interrupted")
             self.store.checkpoints(record.job).drop()
             raise
+        except LineError:  # it can be asked for again
+            raise
+        except VflError as error:
+            self._note_end(record, "failed", type(error).__name__)
+            self.store.checkpoints(record.job).drop()
+            raise
+
+    def _next(self, record: Record) -> Record:
+        """What follows an attempt that was cut off. Each predict job counts by itself with its parties."""
+        if record.action == "predict":
+            return record.model_copy(update={"job": secrets.token_hex(8)})
+        return record.model_copy(update={"attempt": record.attempt + 1})
+
+    async def _clear(self) -> None:
+        """Tell the others what an earlier process of ours did not come to tell them."""
+        for old in self.store.resumable():
+            if old.state in ("done", "cancelled"):
+                over = Over(job=old.job, attempt=old.attempt)
+                others = [party for party in old.parties if party in self._grpc.peers]
+                await Talk(self._control, {}, others).tell(over)
+                self.store.checkpoints(old.job).drop()
 
     def _begin(self, asked: Asked) -> Record:
         """A new job, or the next attempt at one that an earlier process of ours did not end."""
@@ -223,28 +245,26 @@ class Connected(Mapping[str, pd.DataFrame]):
             created=now,
             updated=now,
         )
-        for old in self.store.all():
+        for old in self.store.resumable():
             same = old.request == new.request and old.table_digest == new.table_digest
-            if same and old.state in (*OPEN, "failed") and self.store.checkpoints(old.job).steps:
+            if same and old.state == "failed":
                 return old.model_copy(update={"attempt": old.attempt + 1})
         return new
 
     async def _attempt(self, record: Record, asked: Asked, on_progress: Report | None) -> Run:
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
-        others = [party for party in asked.parties if party != self.me]
         checkpoints = self.store.checkpoints(record.job)
         record = self._note(record, "proposed")
-        talk = _Talk(self._control, about, others)
+        talk = self._talk = Talk(self._control, about, [p for p in asked.parties if p != self.me])
         name = f"{record.job}.{record.attempt}"
         try:
             async with self._grpc.for_job(name) as post:
                 await self._agree(record, asked, talk)
-                steps = [checkpoints.steps, *[talk.steps[party] for party in others]]
-                done = common_step(steps)
+                done = common_step([checkpoints.steps, *talk.steps.values()])
                 checkpoints.agree(done)
-                await talk.say(partial(Start, **about, done=done))
+                await talk.say(Start(**about, done=done))
                 self._note(record, "running")
-                run = await talk.unless_ended(
+                run = await talk.unless_failed(
                     serve_role(
                         post,
                         asked.role,
@@ -257,19 +277,25 @@ class Connected(Mapping[str, pd.DataFrame]):
                         on_entry=self._entered(record),
                     )
                 )
-                return await self._seal(record, asked, talk, run)
+            try:
+                await self._seal(record, asked, talk, run)
+            except LineError:
+                if asked.action == "fit":  # else we have what we asked for
+                    raise
+            self._note(record, "done")
+            await talk.tell(Over(**about))
+            checkpoints.drop()
+            return replace(run, job=record.job)
         except BaseException as error:
-            if not isinstance(error, LineError):
-                with suppress(VflError, TimeoutError):
-                    async with asyncio.timeout(2.0):
-                        await talk.say(partial(Cancel, **about))
+            over = [] if isinstance(error, LineError) else [Over(**about)]
+            await talk.tell(Cancel(**about), *over)
             raise
         finally:
+            self._talk = None
             await talk.stop()
 
-    async def _agree(self, record: Record, asked: Asked, talk: _Talk) -> None:
+    async def _agree(self, record: Record, asked: Asked, talk: Talk) -> None:
         for party in talk.others:
-            await self._meet(party)
             await self._control.say(party, asked.proposal(record, party))
         talk.listen()
         await talk.answers("ready")
@@ -277,37 +303,47 @@ class Connected(Mapping[str, pd.DataFrame]):
             await self._control.say(party, Claim(**talk.about))
             await talk.answer(party, "agreed")
 
-    async def _seal(self, record: Record, asked: Asked, talk: _Talk, run: Run) -> Run:
-        """Let all keep their parts, then keep ours."""
+    async def _seal(self, record: Record, asked: Asked, talk: Talk, run: Run) -> None:
+        """Keep our part, and let all others keep theirs."""
         digests = await talk.ends()
-        result = run.results[self.me]
-        part = asked.program.keep(asked.parameters, asked.seat, result) if asked.action == "fit" else None
-        if part is not None:
-            digests |= {self.me: digest(part)}
-        await talk.say(partial(Sealed, **talk.about, digests=digests))
-        await talk.ends()
-        if part is not None:
-            others = {party: said for party, said in digests.items() if party != self.me}
+        if asked.action == "fit":
+            part = asked.program.keep(asked.parameters, asked.seat, run.results[self.me])
+            others = {party: digests.get(party, "") for party in talk.others}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
-        self.store.checkpoints(record.job).drop()
-        self._note(record, "done")
-        return replace(run, job=record.job)
+            digests |= {self.me: digest(part)}
+        await talk.say(Sealed(**talk.about, digests=digests))
+        await talk.ends()
 
-    async def _wait_for_all(self, asked: Asked, error: LineError) -> None:
+    async def _meet(self, asked: Asked) -> None:
         for party in asked.parties:
             if party != self.me and not await self._grpc.reachable(party, self.patience):
-                raise error
+                said = self._grpc.peer(party).cause
+                raise LineError(
+                    f"{party} was not reached within {self.patience:g} s: {said}; does `vfl serve` run there?"
+                )
 
-    async def _meet(self, party: str) -> None:
-        if not await self._grpc.reachable(party, self.patience):
-            said = self._grpc.peer(party).cause
-            raise LineError(
-                f"{party} was not reached within {self.patience:g} s: {said}; does `vfl serve` run there?"
-            )
+    def _changed(self, change: Change) -> None:
+        """What a process of a peer that is no more had agreed to, the next one does not know of."""
+        if (
+            self._talk is not None
+            and change.state in ("left", "restarted")
+            and change.peer in self._talk.others
+        ):
+            self._talk.fail(LineError(change.reason).at(change.peer, "jobs"))
 
-    def _note(self, record: Record, state: Any, reason: str = "") -> Record:
-        self._ledger.job(record.job, state, attempt=record.attempt, reason=reason)
-        return self.store.save(record.model_copy(update={"state": state, "reason": reason}))
+    def _note(self, record: Record, state: State, reason: str = "") -> Record:
+        try:
+            self._ledger.job(record.job, state, attempt=record.attempt, reason=reason)
+        finally:
+            saved = self.store.save(record.model_copy(update={"state": state, "reason": reason}))
+        return saved
+
+    def _note_end(self, record: Record, state: State, reason: str) -> None:
+        """The same of what did not end well, where the disk may be the reason."""
+        try:
+            self._note(record, state, reason)
+        except VflError as error:
+            log.error("unexpected error", exc_info=error)
 
     def _entered(self, record: Record) -> Callable[[Entry], None]:
         # The wire names the attempt with the job; the ledger has a row for the beginning of each attempt.
@@ -316,21 +352,41 @@ class Connected(Mapping[str, pd.DataFrame]):
     # The loop of its own.
 
     async def _open(self) -> None:
-        await self._grpc.__aenter__()
         self._control = Control(self._grpc.for_job(CONTROL), self.me)
+        await self._grpc.__aenter__()
+        for record in self.store.all():
+            if record.state in OPEN:
+                self._note(record, "failed", "its process ended meanwhile; it can be asked for again")
+
+    async def _leave(self) -> None:
+        mine = asyncio.current_task()
+        jobs = [task for task in asyncio.all_tasks() if task is not mine]
+        for task in jobs:
+            task.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._grpc.__aexit__(None, None, None)
 
     def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` on our loop, also below a notebook's running one. Ctrl-C gives it up."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run `work` on our loop, also below a notebook's running one. Ctrl-C gives it up, and waits a while
+        until the others are told."""
+        result: Future[T] = Future()
+        tasks: list[asyncio.Task[None]] = []
+
+        async def run() -> None:
+            try:
+                result.set_result(await work)
+            except BaseException as error:
+                result.set_exception(error)
+
+        self._loop.call_soon_threadsafe(lambda: tasks.append(self._loop.create_task(run())))
         try:
-            while True:
-                with suppress(TimeoutError):
-                    return future.result(0.5)
-        except (KeyboardInterrupt, SystemExit):
-            future.cancel()
-            with suppress(FutureCancelledError, TimeoutError, VflError):
-                future.result(5.0)
+            while not result.done():
+                wait([result], 0.5)
+        except BaseException:
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+            wait([result], 2 * FAREWELL)
             raise
+        return result.result()
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -389,105 +445,3 @@ class Asked:
             schemas=self.program.schemas(),
             version=release(),
         )
-
-
-class _Talk:
-    """The conversation about one attempt with all others; each is heard by a task of its own."""
-
-    def __init__(self, control: Control, about: dict[str, Any], others: Sequence[str]) -> None:
-        self.about, self.others = about, tuple(others)
-        self.steps: dict[str, Sequence[int]] = {}
-        self._control = control
-        self._inboxes: dict[str, asyncio.Queue[Word | VflError]] = {
-            party: asyncio.Queue() for party in others
-        }
-        self._tasks: list[asyncio.Task[None]] = []
-        self._failed: asyncio.Future[VflError] = asyncio.get_running_loop().create_future()
-
-    def listen(self) -> None:
-        """From here on the others are heard, and know that we are here."""
-        self._tasks = [asyncio.create_task(self._hear(party)) for party in self.others]
-        self._tasks.append(renewing(self._control, self.others, Renew(**self.about)))
-
-    async def stop(self) -> None:
-        """Hear no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def say(self, word: Callable[[], Word]) -> None:
-        """The same to all."""
-        for party in self.others:
-            await self._control.say(party, word())
-
-    async def answers(self, state: str) -> None:
-        """Until all have answered `state`; whoever refuses first is raised."""
-        tasks = [asyncio.create_task(self.answer(party, state)) for party in self.others]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def answer(self, party: str, state: str) -> None:
-        """Until `party` has answered `state`."""
-        while True:
-            word = await self._next(party, Answer)
-            if word.state == "refused":
-                raise error_of(party, word.scope, word.error, word.reason)
-            if word.state == state:
-                self.steps[party] = word.steps
-                return
-
-    async def ends(self) -> dict[str, str]:
-        """Until each role has ended; the digests of their parts. Raises what one failed with."""
-        digests = {}
-        for party in self.others:
-            word = await self._next(party, Ended)
-            if word.digest:
-                digests[party] = word.digest
-        return digests
-
-    async def unless_ended(self, work: Coroutine[Any, Any, T]) -> T:
-        """`work`'s result, or what one of the others failed with before it could tell our role."""
-        task, failed = asyncio.ensure_future(work), self._failed
-        both: set[asyncio.Future[Any]] = {task, failed}
-        try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():  # our role has most likely heard it too, and in more words
-                await asyncio.wait({task}, timeout=GRACE)
-            if not task.done():
-                raise failed.result()
-            return await task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _next(self, party: str, kind: type[W]) -> W:
-        word = await self._inboxes[party].get()
-        if isinstance(word, VflError):
-            raise word
-        if not isinstance(word, kind):
-            raise ProtocolError(f"expected {kind.kind} from {party} in 'jobs', got {word.kind}")
-        return word
-
-    async def _hear(self, party: str) -> None:
-        while True:
-            word: Word | VflError
-            try:
-                word = await self._control.hear(party)
-                if (word.job, word.attempt) != (self.about["job"], self.about["attempt"]):
-                    continue
-            except VflError as error:
-                word = error.at(party, "jobs")
-            if isinstance(word, Ended) and word.error:
-                word = error_of(word.party or party, word.scope, word.error, word.reason)
-            self._inboxes[party].put_nowait(word)
-            if isinstance(word, VflError):
-                if not self._failed.done():
-                    self._failed.set_result(word)
-                return
-
-
-W = TypeVar("W", Answer, Ended)

@@ -10,11 +10,16 @@ apart from the roles' own messages:
              <-------------------  Answer "agreed"      its turn has come; steps it could go on after
     Start    ------------------->                       the roles run; Renew every few seconds
              <-------------------  Ended                with the digest of its part, or what failed
-    Sealed   ------------------->                       the digests of all parts; the job is done
+    Sealed   ------------------->                       the digests of all parts; each is kept
+             <-------------------  Ended                kept
+    Over     ------------------->                       all have kept theirs: checkpoints are deleted
 
 A caller that falls silent is noticed by its lease, and the job is cancelled everywhere. An attempt that was
 cut off is proposed again under the same job with the next attempt's number, and goes on after the last step
-that all parties have a checkpoint of. An attempt's number never comes twice, so a replay is refused.
+that all parties have a checkpoint of; so each keeps its checkpoints until it hears Over, since another may
+have been killed before it kept its part. An attempt's number never comes twice, so a replay is refused. A
+word about an attempt that is not open at a party is answered with how it ended there, so nobody waits for
+what was lost with a process or a line.
 
 Who learns what: each party that is asked sees method, parameters, the parties, and the name of its own table
 that is wanted; the caller sees who agrees, why not, and from which steps a party could go on. Semi-honest
@@ -28,7 +33,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -41,6 +46,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
+from protocols.logs import log
 from protocols.wire.codec import decode, encode
 from protocols.wire.message import Message
 from protocols.wire.transport import Envelope, Transport
@@ -139,14 +145,21 @@ class Sealed(Message, reveals="the digests of all parties' parts of one run"):
     digests: dict[str, Digest]
 
 
-class Cancel(Message, reveals="that the caller gives up a job"):
-    """From the caller."""
+class Cancel(Message, reveals="that the caller gives up an attempt at a job"):
+    """From the caller, who may propose the job again."""
 
     job: JobId
     attempt: Attempt
 
 
-Word = Propose | Answer | Claim | Start | Renew | Ended | Sealed | Cancel
+class Over(Message, reveals="that the caller of a job will not come back to it"):
+    """From the caller: what you would go on from is not needed any more."""
+
+    job: JobId
+    attempt: Attempt
+
+
+Word = Propose | Answer | Claim | Start | Renew | Ended | Sealed | Cancel | Over
 KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
 
 
@@ -258,9 +271,24 @@ class Store:
             raise DataError(f"the record {path} cannot be read: {type(error).__name__}") from None
 
     def all(self) -> list[Record]:
-        """All records, the oldest first."""
-        found = [self.find(path.stem) for path in sorted((self.folder / "jobs").glob("*.json"))]
-        return sorted((record for record in found if record is not None), key=lambda r: r.created)
+        """All records, the oldest first; without those that are damaged, which are logged."""
+        return self._found(path.stem for path in (self.folder / "jobs").glob("*.json"))
+
+    def resumable(self) -> list[Record]:
+        """The records of the jobs that have checkpoints, the oldest first."""
+        return self._found(path.name for path in (self.folder / "checkpoints").glob("*"))
+
+    def _found(self, jobs: Iterable[str]) -> list[Record]:
+        found = []
+        for job in jobs:
+            try:
+                record = self.find(job)
+            except DataError as error:
+                log.warning("request failed", extra={"job": job}, exc_info=error)
+                continue
+            if record is not None:
+                found.append(record)
+        return sorted(found, key=lambda record: (record.created, record.job))
 
     def expire(self, limit: datetime) -> int:
         """Delete the records of ended jobs that were last updated before `limit`; how many."""
@@ -282,11 +310,12 @@ class Store:
         write_whole(self.folder / what / job, b"")
 
     def said(self, what: Literal["approve", "cancel"], job: str) -> bool:
-        """Whether that word was left; it is taken away."""
-        try:
-            (self.folder / what / job).unlink()
-        except FileNotFoundError:
+        """Whether that word was left; it is taken away, where the disk lets us."""
+        path = self.folder / what / job
+        if not os.path.exists(path):  # asked first: on a read-only disk, unlink fails for what is not there
             return False
+        with suppress(OSError):
+            path.unlink()
         return True
 
     def checkpoints(self, job: str) -> Kept:

@@ -10,6 +10,7 @@ columns, and stay with their owner.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -88,6 +89,8 @@ async def serve_role(
             # A peer's own words come before our loss of it.
             for watcher in done & watchers:
                 watcher.result()
+        if work.cancelled():
+            raise PartyError("CancelledError: the role cancelled itself").at(name, "")
         result = work.result()
     except VflError as error:
         await _tell(aborts, error, me.roster)
@@ -131,6 +134,9 @@ def said_of(error: VflError) -> tuple[str, str, str, str]:
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
     told = isinstance(error, _TOLD) and error.args
     reason = str(error.args[0])[:1000] if told else f"{kind}; the reason is in its own log"
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.errno and not told:
+        reason = f"{kind}: {os.strerror(cause.errno)}; more is in its own log"  # and no path
     return error.party[:63], error.scope[:512], kind, reason
 
 

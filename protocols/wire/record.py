@@ -105,6 +105,11 @@ class Record:
         return record
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, by its owner or since the disk failed it."""
+        return self._handle is None
+
+    @property
     def head(self) -> str:
         """The chain of the last row, in hexadecimal. Who notes it can tell later that nothing up to it was
         rewritten."""
