@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -16,13 +18,16 @@ from protocols.agent import serve_party
 from protocols.config import read_config
 from protocols.trial import new_trial
 
+# Ports of its own for each test and process: that a port is taken shows only once it is served.
+PORTS = itertools.count(10_000 + os.getpid() % 2_000 * 10, 10)
+
 
 def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str = "") -> Path:
     """A trial in `folder`: each party's files, and its table if it has one; the book's path.
 
     policy: what every party's rule says besides, as TOML.
     """
-    trial = new_trial(folder, list(tables), host="127.0.0.1")
+    trial = new_trial(folder, list(tables), host="127.0.0.1", port=next(PORTS))
     for party, table in tables.items():
         config = trial.config(party)
         text = config.read_text()
