@@ -39,7 +39,7 @@ def main(rows: int = 600, tune: bool = True) -> pd.DataFrame:
     for row, claim, verdict in result.report.disagreements():
         print(f"- {row}, {verdict.method}: claimed {claim!r}; {verdict.ruling}: {verdict.text}")
 
-    page = result.report.to_html(Path("comparison.html"))
+    page = result.report.to_html(Path("three_ways.html"))
     print(f"\nThe whole of it, with plots: {page}")
     return frame
 

@@ -1,14 +1,13 @@
 """Scikit-learn's face of FedAvg: clients with rows of the same columns, and a server that averages.
 
 Each client is a party; the server is one more, named "server". What each learns is told in
-`horizontal.rounds` (the server: every update in the clear) and `horizontal.setup` (moments and labels).
+`horizontal.rounds` (the server: every update in the clear) and `horizontal.setup` (columns, moments, labels).
 Predicting is local: every client holds the final model, and no message is sent.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,25 +15,23 @@ from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import JsonValue
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
 from horizontal import storage
-from horizontal.local import LocalRule, fedavg, fedsgd
-from horizontal.rounds import Recipe, Trained, client, predictor, server
-from horizontal.setup import Agreed, Rows
+from horizontal.program import METHODS, FedAvg, local_rule, program
+from horizontal.rounds import Trained, predictor
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, marked
+from protocols.clients import SERVER, check_clients, check_columns, row_clients
+from protocols.errors import ConfigError, NotFittedError, marked
 from protocols.federation import Federation, Role, simulate
-from protocols.models import mlp
+from protocols.programs import Seat
 from protocols.progress import bar
-from protocols.randomness import torch_seeded
-from protocols.tables import Kind, column, features, labels
-from protocols.training import Settings, check_count, check_network, outputs, probabilities
+from protocols.saving import save_parts
+from protocols.tables import Kind, features
+from protocols.training import check_network, probabilities
 
-SERVER = "server"
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
@@ -45,7 +42,7 @@ class _Federated(BaseEstimator):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: nn.Module | str | None = None,
         *,
         hidden: Sequence[int] = (64, 32),
         rounds: int = 20,
@@ -78,48 +75,61 @@ class _Federated(BaseEstimator):
         """Train on the rows of every client in `data`, a mapping of client name to DataFrame or a Federation.
 
         target: the label column, at every client. id: a column that is no feature. All other columns are
-        features, the same set at every client, in any order. ConfigError or DataError before any line
-        opens.
+        features, the same set at every client, in any order; each client takes them sorted by name, whole
+        numbers by size and before text. ConfigError or DataError before any line opens.
         """
-        local = self._local_rule()
         federation = Federation.of(data)
-        names, rows = read_clients(federation, target, id, self._kind)
-        network = self._network(len(names))
-        recipe = Recipe(
-            *(len(names), network, local),
-            rounds=self.rounds,
-            fraction=self.fraction,
-            standardise=self.standardise,
-        )
-        roles: dict[str, Role] = {SERVER: partial(server, recipe=recipe)}
-        roles |= {name: partial(client, server=SERVER, rows=own, recipe=recipe) for name, own in rows.items()}
+        check_clients(federation.here)
+        parameters = self._parameters(target)
+        modules = {"model": self.model} if isinstance(self.model, nn.Module) else {}
+        check_columns({name: federation[name] for name in federation.here}, target, id)
+        parties = (SERVER, *(party for party in federation.parties if party != SERVER))
+
+        def seat(party: str) -> Seat:
+            if party == SERVER:
+                return Seat(party, parties, modules=modules)
+            return Seat(party, parties, federation[party], id, modules=modules)
+
         with bar(type(self).__name__) as report:
-            run = federation.run(roles, seed=self.random_state, on_progress=report)
-        trained: Trained = run.results[SERVER]
+            run = federation.execute(
+                *(program, "fit", parameters, seat, parties),
+                seed=int(self.random_state),
+                on_progress=report,
+            )
         self.target_, self.id_ = target, id
-        self.ledger_ = run.ledger
-        self.history_ = pd.DataFrame([asdict(note) for note in trained.history])
-        self.clients_ = federation.parties
-        module = network(trained.agreed.outputs)
-        trained.weights.load_into(module)
-        self._keep(module, names, trained.agreed)
+        self.ledger_, self.run_ = run.ledger, run.job
+        self.clients_ = row_clients(parties)
+        if SERVER in run.results:
+            notes = [asdict(note) for note in run.results[SERVER].history]
+            self.history_ = pd.DataFrame(notes)
+        # All hold the same model; the server alone is told no column names.
+        held = tuple(run.results)
+        self._keep(held, run.results[next((party for party in held if party != SERVER), SERVER)])
         return self
 
     def save(self, store: Path | str, run: str | None = None) -> str:
         """Write every party's part of this run under `<store>/<party>/<run>/`; the run's name.
 
-        In horizontal learning each party's part is the whole model.
+        In horizontal learning each party's part is the whole model. After a run between processes there is
+        one part here, this party's.
         """
         self._check_fitted()
-        settings: dict[str, JsonValue] = {
-            "parameters": {k: v for k, v in self.get_params(deep=False).items() if k != "model"},
-            "features": list(self.feature_names_in_),
-            "target": self.target_,
-            "id": self.id_,
-            "clients": list(self.clients_),
+        parameters: dict[str, JsonValue] = self.get_params(deep=False)
+        brought = isinstance(parameters["model"], nn.Module)
+        if not isinstance(parameters["model"], str):
+            del parameters["model"]
+        parts = {
+            party: storage.part_of(
+                *(self._method(), party, self._trained),
+                parameters=parameters,
+                target=self.target_,
+                id=self.id_,
+                clients=self.clients_,
+                brought=brought,
+            )
+            for party in self._parties
         }
-        parties = (SERVER, *self.clients_)
-        return storage.save(Path(store), run, parties, self._method(), settings, self.model_, self._agreed)
+        return save_parts(Path(store), run, parts)
 
     @classmethod
     def load(
@@ -129,23 +139,33 @@ class _Federated(BaseEstimator):
 
         A network of the caller's own is stored without its code: pass a module of the same shape as `model`.
         """
-        told, weights, agreed = storage.load(Path(store), run, party, cls._method())
-        made = cls(model, **{**told["parameters"], "hidden": tuple(told["parameters"]["hidden"])})
+        told, trained = storage.load(Path(store), run, party, cls._method())
+        if told["brought"] and model is None:
+            raise ConfigError(
+                f"run {run!r} trained a network of the caller's own; pass one of its shape as model"
+            )
+        settings = {**told["parameters"], "hidden": tuple(told["parameters"]["hidden"])}
+        made = cls(**(settings if model is None else {**settings, "model": model}))
         made.target_, made.id_, made.clients_ = told["target"], told["id"], tuple(told["clients"])
-        module = made._network(len(told["features"]))(agreed.outputs)
-        weights.load_into(module)
-        made._keep(module, told["features"], agreed)
+        made._keep((party,), trained)
         return made
 
     @classmethod
     def _method(cls) -> str:
-        return f"horizontal.{cls.__name__}"
+        return METHODS[cls._kind]
 
-    def _keep(self, module: nn.Module, names: Sequence[str], agreed: Agreed) -> None:
+    def _keep(self, parties: tuple[str, ...], trained: Trained) -> None:
+        """Set what is learnt: at which `parties` here, and what each of them holds."""
+        brought = self.model if isinstance(self.model, nn.Module) else None
+        agreed = trained.agreed
+        network = self._parameters(self.target_).network(brought, int(self.random_state))
+        module = network(agreed.inputs, agreed.outputs)
+        trained.weights.load_into(module)
         self.model_ = module.eval()
-        self.feature_names_in_ = np.array(names, dtype=object)
-        self.n_features_in_ = len(names)
-        self._agreed = agreed
+        self._parties, self._trained = parties, trained
+        self.n_features_in_ = agreed.inputs
+        if trained.columns is not None:
+            self.feature_names_in_ = np.array(trained.columns, dtype=object)
         if agreed.classes:
             self.classes_ = np.array(agreed.classes)
 
@@ -153,33 +173,35 @@ class _Federated(BaseEstimator):
         if not hasattr(self, "model_"):
             raise NotFittedError(f"this {type(self).__name__} has not been fitted; call fit first")
 
-    def _local_rule(self) -> LocalRule:
-        check_network(self.hidden, self.standardise, self.random_state)
-        check_count("rounds", self.rounds)
-        check_count("local_epochs", self.local_epochs)
-        if self.algorithm not in ("fedavg", "fedsgd"):
-            raise ConfigError(f"algorithm={self.algorithm!r} should be 'fedavg' or 'fedsgd'")
-        if self.algorithm == "fedsgd" and self.local_epochs != 1:
+    def _parameters(self, target: str) -> FedAvg:
+        """What all parties are told. ConfigError for settings that cannot be meant."""
+        if not isinstance(self.model, nn.Module | str | None):
             raise ConfigError(
-                f"local_epochs={self.local_epochs}: fedsgd takes one step a round, leave it at 1"
+                "model should be a torch.nn.Module, the name of a registered network, or None, "
+                f"got {type(self.model).__name__}"
             )
-        settings = Settings.of(self, self._kind, self.local_epochs)
-        return fedavg(settings) if self.algorithm == "fedavg" else fedsgd(settings)
-
-    def _network(self, inputs: int) -> Callable[[int], nn.Module]:
-        if self.model is None:
-            return lambda outputs: mlp(inputs, outputs, self.hidden, int(self.random_state))
-        return own_network(self.model, inputs, self._kind, int(self.random_state))
+        check_network(self.hidden, self.standardise, self.random_state)
+        local_rule(self, self._kind)
+        told = {name: getattr(self, name) for name in FedAvg.model_fields if hasattr(self, name)}
+        name = self.model if isinstance(self.model, str) else "mlp"
+        return program.read({**told, "kind": self._kind, "target": target, "model": name})
 
     def _outputs(self, data: pd.DataFrame | Tables) -> tuple[Array, pd.Index]:
         """The network's outputs for every row, and the rows' index; each table's holder computes alone."""
         self._check_fitted()
-        tables = {"client": data} if isinstance(data, pd.DataFrame) else dict(Federation.of(data))
+        if not hasattr(self, "feature_names_in_"):
+            raise ConfigError(
+                "this part is of the server, which was told no column names; predict at a client"
+            )
+        federation = Federation.of({"client": data} if isinstance(data, pd.DataFrame) else data)
+        tables = {name: federation[name] for name in federation.here}
+        if not tables:
+            raise ConfigError("no table is here to predict; predict where the rows are")
         roles: dict[str, Role] = {}
         for name, table in tables.items():
             with marked(name, "predict"):
                 x = features(table, list(self.feature_names_in_))
-            roles[name] = partial(predictor, module=self.model_, scaler=self._agreed.features, x=x)
+            roles[name] = partial(predictor, module=self.model_, scaler=self._trained.agreed.features, x=x)
         run = simulate(roles)
         self.predict_ledger_ = run.ledger
         index = [self._index(table) for table in tables.values()]
@@ -194,16 +216,18 @@ class FedClassifier(ClassifierMixin, _Federated):
     """Horizontal classification by FedAvg or FedSGD.
 
     model: any torch.nn.Module from float32 (n, features) to (n, classes), which is copied and left as it is;
-        None: an MLP with `hidden` widths.
+        the name of a registered network (entry points `vfl.models`); None: an MLP with `hidden` widths.
+        Between processes it needs a name.
     rounds: how often the server averages. local_epochs: passes over its rows that a client makes in a round.
     fraction: share of the clients that is sampled in each round.
     algorithm: "fedavg", or "fedsgd": one full-batch step of plain SGD per client and round, to which
         `batch_size`, `optimizer` and `momentum` do not apply.
     standardise: whether features are standardised, with the moments over all clients' rows.
 
-    Learnt: `model_` (the global module), `classes_`, `feature_names_in_`, `ledger_` (of training),
+    Learnt: `model_` (the global module), `classes_`, `feature_names_in_` (sorted), `ledger_` (of training),
     `history_` (a row per round: round, clients, rows, loss), `predict_ledger_` (of the last predict:
-    computing, no message).
+    computing, no message). Between processes a client has no `history_`, which is the server's, and the
+    server no `feature_names_in_`, so that it cannot predict.
     """
 
     _kind = "classification"
@@ -220,7 +244,7 @@ class FedClassifier(ClassifierMixin, _Federated):
     def predict_proba(self, data: pd.DataFrame | Tables) -> pd.DataFrame:
         """Each row's probabilities, one column per class; indexed as in `predict`."""
         values, index = self._outputs(data)
-        return pd.DataFrame(probabilities(values), index=index, columns=list(self._agreed.classes))
+        return pd.DataFrame(probabilities(values), index=index, columns=list(self._trained.agreed.classes))
 
 
 class FedRegressor(RegressorMixin, _Federated):
@@ -239,64 +263,6 @@ class FedRegressor(RegressorMixin, _Federated):
         table that lacks a feature, or with gaps.
         """
         values, index = self._outputs(data)
-        scaler = self._agreed.target
+        scaler = self._trained.agreed.target
         assert scaler is not None
         return pd.Series(scaler.inverse(values)[:, 0], index=index, name=self.target_)
-
-
-def read_clients(
-    federation: Federation, target: str, id: str | None, kind: Kind
-) -> tuple[list[str], dict[str, Rows]]:
-    """The feature columns, in the first client's order, and every client's checked rows."""
-    if SERVER in federation.parties:
-        raise ConfigError(f"a client is named {SERVER!r}, which is the averaging party; rename the client")
-    rows: dict[str, Rows] = {}
-    names: list[str] = []
-    for name, table in federation.items():
-        with marked(name, "fit"):
-            y = column(table, target, "target")
-            if id is not None:
-                column(table, id, "id")
-            own = [c for c in table.columns if c not in (target, id)]
-            names = names or own
-            _same_columns(own, names)
-            rows[name] = Rows(features(table, names), y)
-            _ = labels(y) if kind == "classification" else features(y.to_frame())
-    return names, rows
-
-
-def _same_columns(own: Sequence[str], expected: Sequence[str]) -> None:
-    """By counts: a name would tell one client about another's table."""
-    if not own:
-        raise DataError("there is no feature column beside the target")
-    lacks, extra = len(set(expected) - set(own)), len(set(own) - set(expected))
-    if lacks or extra:
-        raise DataError(
-            f"the table has {len(own)} feature columns: {lacks} of the first client's are missing, "
-            f"{extra} are not among them; every client needs the same ones"
-        )
-
-
-def own_network(model: nn.Module, inputs: int, kind: Kind, seed: int) -> Callable[[int], nn.Module]:
-    """A function that copies the caller's `model`, once its width is seen to fit.
-
-    ConfigError if it is no module, does not take (n, inputs) float32, or gives no (n, k).
-    """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"model should be a torch.nn.Module or None, got {type(model).__name__}")
-    prototype = copy.deepcopy(model)
-    try:
-        with torch_seeded(seed):  # lazy layers draw their weights here
-            shape = outputs(prototype, torch.zeros(2, inputs)).shape
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ConfigError(f"model does not take float32 rows of {inputs} features: {error}") from error
-    if len(shape) != 2 or shape[0] != 2:
-        raise ConfigError(f"model gives outputs of shape {shape} for 2 rows, expected (2, outputs)")
-
-    def build(wanted: int) -> nn.Module:
-        if shape[1] != wanted:
-            each = "one for each class" if kind == "classification" else "a number"
-            raise ConfigError(f"model gives {shape[1]} outputs for a row, expected {wanted}: {each}")
-        return copy.deepcopy(prototype)
-
-    return build

@@ -5,7 +5,8 @@ Who learns what: see `horizontal.rounds`. The test rows are dealt out too, and p
 
 from __future__ import annotations
 
-from horizontal.estimator import SERVER, FedClassifier, FedRegressor
+from horizontal.estimator import FedClassifier, FedRegressor
+from protocols.clients import SERVER
 from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 
@@ -16,9 +17,10 @@ def fedavg(task: Task) -> list[Method]:
         Method(
             name="fedavg",
             column="federated",
-            architecture="clients train the whole model on their own rows, a server averages",
-            privacy="data minimisation: rows stay, updates leave in the clear and can give rows away",
+            architecture="Clients train the whole model on their own rows, a server averages.",
+            privacy="Data minimisation: rows stay, updates leave in the clear and can give rows away.",
             run=_run,
+            needs="row partitions",
         )
     ]
 

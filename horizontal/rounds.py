@@ -14,22 +14,27 @@ AISTATS 2017, Algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
 from horizontal.local import LocalRule
+from horizontal.networks import Network
 from horizontal.sampling import check_fraction, others, sample
 from horizontal.server import ServerRule, average, is_finite, mean_flops, mean_model
-from horizontal.setup import Agreed, Rows, agree, tensors, unite
+from horizontal.setup import Agreed, agree, tensors, unite
 from protocols.arrays import Array, Arrays
+from protocols.clients import Rows
 from protocols.errors import ConfigError, ProtocolError
 from protocols.party import Coordinator, Party
 from protocols.rows import scaled
+from protocols.saving import prefixed, under
 from protocols.tables import Scaler
 from protocols.training import outputs, outputs_flops
 from protocols.wire.message import Message
@@ -71,8 +76,7 @@ class Round:
 class Recipe:
     """What all parties of a run are told beforehand."""
 
-    inputs: int  # feature columns
-    network: Callable[[int], nn.Module]  # outputs -> a new module; all parties' have one shape
+    network: Network  # all parties' have one shape
     local: LocalRule
     rule: ServerRule[Any] = average
     rounds: int = 20
@@ -87,26 +91,29 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the server holds at the end."""
+    """What a party holds at the end."""
 
     weights: Arrays
     agreed: Agreed
-    history: list[Round]
+    columns: tuple[Any, ...] | None = None  # a client's feature columns, sorted; the server is told no name
+    history: tuple[Round, ...] = ()  # the server's
 
 
-async def client(me: Party, server: str, rows: Rows, recipe: Recipe) -> Arrays:
-    """A client, from set-up to the end; the weights of the final global model."""
+async def client(me: Party, server: str, rows: Rows, recipe: Recipe) -> Trained:
+    """A client, from set-up to the final global model."""
     agreed = await agree(me, server, rows, recipe.local.settings.kind, recipe.standardise)
     x, y = await tensors(me, rows, agreed)
-    return await train_rounds(me, server, recipe.network(agreed.outputs), x, y, recipe.local, recipe.rounds)
+    module = recipe.network(agreed.inputs, agreed.outputs)
+    weights = await train_rounds(me, server, module, x, y, recipe.local, recipe.rounds)
+    return Trained(weights, agreed, rows.columns)
 
 
 async def server(me: Coordinator, recipe: Recipe) -> Trained:
     """The server, from set-up to the end. Its roster are the clients."""
-    agreed = await unite(me, recipe.inputs, recipe.local.settings.kind, recipe.standardise)
-    model = Arrays.from_module(recipe.network(agreed.outputs))
+    agreed = await unite(me, recipe.local.settings.kind, recipe.standardise)
+    model = Arrays.from_module(recipe.network(agreed.inputs, agreed.outputs))
     weights, history = await serve_rounds(me, model, recipe.rule, recipe.rounds, recipe.fraction)
-    return Trained(weights, agreed, history)
+    return Trained(weights, agreed, history=tuple(history))
 
 
 async def train_rounds(
@@ -120,17 +127,19 @@ async def train_rounds(
 ) -> Arrays:
     """A client's rounds on its own rows x (n, ...), y (n, ...); `module` is its to write into."""
     shape = Arrays.from_module(module)
+    me.guard.group(len(x))  # an update of few rows gives them away
+    done, _ = me.resumed()
     async with me.within("fit") as fit:
-        for r in range(rounds):
+        for r in range(done, rounds):
             async with fit.within(r) as at:
                 order = await at.recv(server, (Model, Skip), like=shape)
-                if isinstance(order, Skip):
-                    continue
-                rng, cost = at.rng("batches"), local.flops(module, tuple(x.shape))
-                weights, loss = await at.compute(
-                    local.apply, module, order.weights, x, y, rng, cost=cost, rng=at.rng("layers")
-                )
-                await at.send(server, Update(weights=weights, rows=len(x), loss=loss))
+                if isinstance(order, Model):
+                    rng, cost = at.rng("batches"), local.flops(module, tuple(x.shape))
+                    weights, loss = await at.compute(
+                        local.apply, module, order.weights, x, y, rng, cost=cost, rng=at.rng("layers")
+                    )
+                    await at.send(server, Update(weights=weights, rows=len(x), loss=loss))
+            me.checkpoint(r + 1, Arrays)  # it starts each round from what it is sent
     async with me.within("result") as at:
         return (await at.recv(server, Model, like=shape)).weights
 
@@ -141,8 +150,11 @@ async def serve_rounds(
     """The server's rounds from weights `model`; the final ones, which all clients get, and the history."""
     state = rule.init(model)
     history: list[Round] = []
+    done, held = me.resumed()
+    if held is not None:
+        model, state, history = _unpacked(held, state)
     async with me.within("fit") as fit:
-        for r in range(rounds):
+        for r in range(done, rounds):
             async with fit.within(r) as at:
                 chosen = sample(me.roster, fraction, at.rng("clients"))
                 await at.broadcast(Model(weights=model), to=chosen)
@@ -151,6 +163,7 @@ async def serve_rounds(
                 cost = mean_flops(model, len(updates)) + rule.flops * model.size
                 model, state = await at.compute(step, rule, state, model, updates, cost=cost)
             history.append(_note(r, updates))
+            me.checkpoint(r + 1, partial(_packed, model, state, history))
             me.progress("rounds", r + 1, rounds)
     async with me.within("result") as at:
         await at.broadcast(Model(weights=model))
@@ -175,6 +188,25 @@ def step(
 def _note(r: int, updates: Mapping[str, Update]) -> Round:
     rows = sum(u.rows for u in updates.values())
     return Round(r, len(updates), rows, sum(u.loss * (u.rows / rows) for u in updates.values()))
+
+
+def _packed(model: Arrays, state: Any, history: Sequence[Round]) -> Arrays:
+    """All that the server goes on from. ConfigError for a rule whose state is neither None nor Arrays."""
+    if not isinstance(state, Arrays | None):
+        raise ConfigError(
+            f"a server rule's state should be Arrays or None to be kept, got {type(state).__name__}"
+        )
+    arrays = prefixed("model", model) | prefixed("rule", state or Arrays())
+    arrays["counts"] = np.array([(note.round, note.clients, note.rows) for note in history], np.int64)
+    arrays["losses"] = np.array([note.loss for note in history], np.float64)
+    return Arrays(arrays)
+
+
+def _unpacked(held: Arrays, fresh: Any) -> tuple[Arrays, Any, list[Round]]:
+    """The model, the rule's state where a `fresh` one is Arrays, and the history."""
+    notes = zip(held["counts"].tolist(), held["losses"].tolist(), strict=True)
+    state = under("rule", held) if isinstance(fresh, Arrays) else fresh
+    return under("model", held), state, [Round(r, clients, rows, loss) for (r, clients, rows), loss in notes]
 
 
 async def predictor(me: Party, module: nn.Module, scaler: Scaler | None, x: Array) -> Array:

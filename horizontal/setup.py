@@ -1,7 +1,8 @@
-"""What row-clients agree on before the first round: how to standardise, and which labels there are.
+"""What row-clients agree on before the first round: which columns, how to standardise, and which labels.
 
-K clients and a server, which unites what they tell: see `protocols.rows` for who learns what. In regression
-the target is one column more, so the server learns its mean and variance too.
+K clients and a server, which compares and unites what they tell: see `protocols.clients` and `protocols.rows`
+for who learns what. In regression the target is one column more, so the server learns its mean and variance
+too.
 """
 
 from __future__ import annotations
@@ -13,23 +14,17 @@ import pandas as pd
 import torch
 
 from protocols.arrays import Array
+from protocols.clients import Rows, same_columns, tell_columns
 from protocols.party import Coordinator, Party
 from protocols.rows import Agreement, Label, collect, scaled, tell
 from protocols.tables import Kind, Scaler, encode_labels, features
 
 
 @dataclass(frozen=True)
-class Rows:
-    """One client's training rows, checked: features x (n, d) float64 and the target y (n,)."""
-
-    x: Array
-    y: pd.Series
-
-
-@dataclass(frozen=True)
 class Agreed:
     """What every party knows after set-up."""
 
+    inputs: int  # feature columns
     classes: tuple[Label, ...] = ()  # sorted; none in regression
     features: Scaler | None = None  # none where features are taken as they are
     target: Scaler | None = None  # of regression
@@ -44,16 +39,18 @@ async def agree(me: Party, server: str, rows: Rows, kind: Kind, standardise: boo
     """A client's half."""
     table = _scaled_columns(rows, kind, standardise)
     async with me.within("setup") as at:
+        await tell_columns(at, server, rows)
         told = await tell(at, server, table, rows.y if kind == "classification" else None)
-    return _agreed(kind, standardise, told)
+    return _agreed(rows.x.shape[1], kind, standardise, told)
 
 
-async def unite(me: Coordinator, inputs: int, kind: Kind, standardise: bool) -> Agreed:
-    """The server's half; `inputs` is the number of feature columns."""
-    width = inputs * standardise + (kind == "regression")
+async def unite(me: Coordinator, kind: Kind, standardise: bool) -> Agreed:
+    """The server's half."""
     async with me.within("setup") as at:
+        inputs = await same_columns(at, me.roster)
+        width = inputs * standardise + (kind == "regression")
         told = await collect(at, me.roster, width, labelled=kind == "classification")
-    return _agreed(kind, standardise, told)
+    return _agreed(inputs, kind, standardise, told)
 
 
 async def tensors(me: Party, rows: Rows, agreed: Agreed) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,9 +73,9 @@ def _scaled_columns(rows: Rows, kind: Kind, standardise: bool) -> Array:
     return np.column_stack([x, _numbers(rows.y)]) if kind == "regression" else x
 
 
-def _agreed(kind: Kind, standardise: bool, told: Agreement) -> Agreed:
+def _agreed(inputs: int, kind: Kind, standardise: bool, told: Agreement) -> Agreed:
     scaler, classes = told
     if kind == "classification" or scaler is None:
-        return Agreed(classes, features=scaler)
+        return Agreed(inputs, classes, features=scaler)
     x = Scaler(scaler.mean[:-1], scaler.scale[:-1]) if standardise else None
-    return Agreed(features=x, target=Scaler(scaler.mean[-1:], scaler.scale[-1:]))
+    return Agreed(inputs, features=x, target=Scaler(scaler.mean[-1:], scaler.scale[-1:]))

@@ -254,6 +254,7 @@ def _alone(party: str, hypothetical: bool) -> Method:
         "Nothing leaves." + (" Hypothetical: this organisation holds no label." if hypothetical else ""),
         run,
         hypothetical,
+        needs="own table",
     )
 
 

@@ -134,22 +134,37 @@ def _write(
     folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, replace: bool
 ) -> Path:
     """The certificate's path. A file appears whole or not at all; the key is never readable by others."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.pem"
+    path = Path(folder) / f"{name}.pem"
     secret = path.with_suffix(".key")
     for file in (path, secret):
         if file.exists() and not replace:
             raise ConfigError(f"{file} exists; pass replace=True to make a new one in its place")
-    _put(secret, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-    _put(path, certificate.public_bytes(Encoding.PEM), 0o644)
+    put(secret, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    put(path, certificate.public_bytes(Encoding.PEM), 0o644)
     return path
 
 
-def _put(path: Path, content: bytes, mode: int) -> None:
+def put(path: Path, content: bytes, mode: int) -> None:
+    """Write a file whole or not at all, with these permissions from its first byte on. ConfigError for what
+    the disk refuses."""
     new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def fingerprint(certificate: Path) -> str:
+    """SHA-256 of a certificate in hexadecimal, as the book revokes one. ConfigError if there is none."""
+    try:
+        found = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{certificate}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigError(f"{certificate} is no PEM certificate") from None
+    return found.fingerprint(SHA256()).hex()

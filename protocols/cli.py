@@ -1,28 +1,28 @@
-"""The command `vfl`. No line is involved: it reads options, runs the comparison, writes what was measured.
+"""The command `vfl`: the comparison, and the commands of `protocols.commands` and of other packages.
 
-Exit codes: 0 done; 1 a run failed, and the message names party and scope; 2 bad input; 130 Ctrl-C.
-torch and pandas are imported where they are needed, so that `vfl --help` answers at once.
+No line is involved: it reads options, runs, writes what was measured. Exit codes are those of
+`protocols.commands.terminal`. torch and pandas are imported where they are needed, so that `vfl --help`
+answers at once.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from typer.main import get_command
+
+from protocols.commands import certs, ledger, serve
+from protocols.commands.terminal import console, errors, say
 
 GROUP = "vfl.commands"
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
     from protocols.compare import Comparison, OnOutcome
     from protocols.task import Method, Outcome, Task
 
@@ -33,8 +33,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Horizontal, vertical and split learning, side by side on one table.",
 )
-ledger_app = typer.Typer(no_args_is_help=True, help="Read a record of messages.")
-app.add_typer(ledger_app, name="ledger")
+app.add_typer(certs.app)
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(serve.app)
+app.add_typer(serve.parts_app, name="parts")
 
 
 def main() -> None:
@@ -43,14 +45,13 @@ def main() -> None:
         _add_commands()
         app()
     except KeyboardInterrupt:
-        _say("stopped")
+        say("stopped")
         sys.exit(130)
 
 
 def _add_commands() -> None:
     """The sub-commands of other packages; a broken one, or one of a name that is taken, gives a warning."""
-    taken = {str(command.name) for command in app.registered_commands}
-    taken |= {str(group.name) for group in app.registered_groups}
+    taken = {*get_command(app).commands}  # type: ignore[attr-defined]
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             if entry.name in taken:
@@ -60,7 +61,7 @@ def _add_commands() -> None:
                 raise TypeError(f"{type(found).__name__} is not a typer.Typer")
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            _say(f"warning: command {entry.name!r} of {entry.value} is skipped: {said}")
+            say(f"warning: command {entry.name!r} of {entry.value} is skipped: {said}")
             continue
         taken.add(entry.name)
         app.add_typer(found, name=entry.name)
@@ -100,9 +101,19 @@ def compare(
     ledger: Annotated[
         Path | None, typer.Option(help="Write every record of messages to this directory.")
     ] = None,
+    book: Annotated[
+        Path | None,
+        typer.Option(help="parties.toml: compare over the network what its parties' layout admits."),
+    ] = None,
+    me: Annotated[
+        str | None, typer.Option(help="With --book: which party this is; --data is its table.")
+    ] = None,
 ) -> None:
     """Train one task in every way, and show what each gives, costs and gives away."""
-    with _errors():
+    with errors(stopped="stopped; no report was written"):
+        if book is not None or me is not None:
+            _over_network(book, me, data, id, target, kind, methods, seeds, quick, json)
+            return
         _writable([html, None if json in (None, "-") else Path(str(json))], ledger)
         from protocols import data as tables
 
@@ -123,7 +134,7 @@ def compare(
 @app.command("methods")
 def list_methods() -> None:
     """List the registered methods."""
-    with _errors():
+    with errors():
         from rich.table import Table
 
         from protocols.compare import load, registered
@@ -134,51 +145,7 @@ def list_methods() -> None:
             if offer is not None:
                 said = (offer.__doc__ or "").strip().partition("\n")[0]
                 table.add_row(name, said, entry.module)
-        _console().print(table)
-
-
-@ledger_app.command("show")
-def show_ledger(
-    file: Annotated[Path, typer.Argument(help="A .parquet file that `vfl compare --ledger` wrote.")],
-    by: Annotated[
-        str, typer.Option(help="Sum by: sender, receiver, kind, scope, round, party, direction.")
-    ] = "sender,receiver,kind",
-    json: Annotated[bool, typer.Option("--json", help="Records instead of a table.")] = False,
-) -> None:
-    """Who told whom what: messages and bytes of a record."""
-    with _errors():
-        from protocols.errors import DataError
-        from protocols.wire.ledger import COLUMNS, summarise
-
-        sums = summarise(_read_ledger(file, COLUMNS, DataError), [name.strip() for name in by.split(",")])
-        sums = sums.reset_index()
-        if json:
-            sys.stdout.write(sums.to_json(orient="records", indent=1) + "\n")
-            return
-        from rich.table import Table
-
-        table = Table(*map(str, sums.columns), title=file.name, title_justify="left")
-        for row in sums.itertuples(index=False):
-            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-        _console().print(table)
-
-
-def _read_ledger(file: Path, columns: list[str], wrong: type[Exception]) -> pd.DataFrame:
-    import pandas as pd
-
-    if file.is_dir():
-        records = sorted(one.name for one in file.glob("*.parquet"))
-        hint = f"name one of its files, as in {file / records[0]}" if records else "it holds no record"
-        raise wrong(f"{file}: a folder of {len(records)} records; {hint}")
-    try:
-        frame = pd.read_parquet(file)
-    except FileNotFoundError:
-        raise wrong(f"{file}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise wrong(f"{file}: no Parquet file ({type(error).__name__})") from None
-    if list(frame.columns) != columns:
-        raise wrong(f"{file}: not a record of messages; write one with vfl compare --ledger DIR")
-    return frame
+        console().print(table)
 
 
 def _compare(
@@ -194,6 +161,53 @@ def _compare(
         return run(
             task, names, seeds=seeds, quick=quick, on_progress=on_progress, on_outcome=_exporter(ledger)
         )
+
+
+def _over_network(
+    book: Path | None,
+    me: str | None,
+    data: str,
+    id: str | None,
+    target: str | None,
+    kind: Literal["classification", "regression"] | None,
+    methods: str | None,
+    seeds: int | None,
+    quick: bool,
+    json: str | None,
+) -> None:
+    import torch
+
+    from protocols.compare_parties import compare_parties
+    from protocols.data import kind_of, read
+    from protocols.errors import ConfigError
+    from protocols.federation import Federation
+    from protocols.progress import bar
+    from protocols.report import write_whole
+    from protocols.tables import column
+    from protocols.training import Settings
+
+    if book is None or me is None or id is None or target is None:
+        raise ConfigError("over the network, --book, --me, --data, --id and --target are all needed")
+    torch.set_num_threads(1)
+    names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
+    table, wanted = read(data), target.removeprefix(f"{me}.")
+    settings = Settings(kind or kind_of(column(table, wanted, "target")), epochs=5 if quick else 10)
+    with Federation.connect(book, me, table) as parties, bar("compare") as on_progress:
+        found = compare_parties(
+            parties,
+            *(wanted, id),
+            settings=settings,
+            methods=names,
+            seeds=seeds or 2,
+            on_progress=on_progress,
+        )
+    if json is not None:
+        text = found.frame.to_json(orient="records", indent=1) + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+            return
+        write_whole(json, text)
+    console().print(found.renderable())
 
 
 def _exporter(directory: Path | None) -> OnOutcome | None:
@@ -221,25 +235,12 @@ def _show(result: Comparison, json: str | None, html: Path | None) -> None:
     if json == "-":
         sys.stdout.write(report.to_json())
     else:
-        _console().print(report.renderable())
+        console().print(report.renderable())
     if json not in (None, "-"):
         write_whole(str(json), report.to_json())
     if html is not None:
         report.to_html(html)
-        _say(f"wrote {html}")
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    from protocols.report import WIDTH
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
+        say(f"wrote {html}")
 
 
 def _writable(files: Sequence[Path | None], directory: Path | None) -> None:
@@ -258,27 +259,6 @@ def _writable(files: Sequence[Path | None], directory: Path | None) -> None:
             raise ConfigError(f"cannot write {place}: there is no directory {within}")
         if not os.access(within, os.W_OK | os.X_OK):
             raise ConfigError(f"cannot write {place}: no permission to write in {within}")
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Errors and warnings as single lines on standard error; exit codes as the module says."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
-        try:
-            yield
-        except KeyboardInterrupt:
-            _say("stopped; no report was written")
-            raise typer.Exit(130) from None
-        except Exception as error:
-            from protocols.errors import VflError
-
-            if not isinstance(error, VflError):
-                raise
-            notes = getattr(error, "__notes__", [])
-            _say("error: " + " ".join(f"{error}".split()) + "".join(f" ({note})" for note in notes))
-            raise typer.Exit(1 if notes else 2) from None
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def load(
         kind = kind or (None if target else "classification")
         target, parties, name = target or known_target, parties or known_parties, data
     else:
-        table, name = _read(data), Path(data).stem
+        table, name = read(data), Path(data).stem
     if not target or not parties:
         missing = "--target" if not target else "--parties"
         raise ConfigError(
@@ -104,7 +104,7 @@ def from_frame(
     if isinstance(table[target].dtype, pd.CategoricalDtype):
         table = table.assign(**{target: table[target].cat.remove_unused_categories()})
     if kind is None:
-        kind = _kind(table[target])
+        kind = kind_of(table[target])
         notes += _doubt(table[target], kind)
     _check_target(table[target], kind, clients)
     ordered = [id, target, *(n for names in columns.values() for n in names)]
@@ -126,7 +126,7 @@ def _breast_cancer() -> tuple[pd.DataFrame, str, Columns]:
     from sklearn.datasets import load_breast_cancer
 
     table = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "benign"})
-    return table, "benign", {"error": "* error", "mean": "mean *", "worst": "worst *"}
+    return table, "benign", {"clinic": "* error", "lab": "mean *", "registry": "worst *"}
 
 
 def _digits() -> tuple[pd.DataFrame, str, Columns]:
@@ -148,7 +148,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
-def _read(data: str) -> pd.DataFrame:
+def read(data: str) -> pd.DataFrame:
     path = Path(data)
     reader = READERS.get(path.suffix.lower())
     known = ", ".join(BUILT_IN)
@@ -173,7 +173,9 @@ def _target(table: pd.DataFrame, target: str) -> tuple[str, str | None]:
     party, _, column = target.partition(".")
     if target not in table.columns and column in table.columns:
         return column, party
-    tables.column(table, target, "target")
+    if target not in table.columns:
+        close = nearest(target, table.columns) or nearest(column, table.columns)
+        raise DataError(f"no target column {target!r} in a table of {table.shape[1]} columns{close}")
     return target, None
 
 
@@ -204,7 +206,7 @@ def _check_ids(ids: pd.Series) -> None:
         raise DataError(f"id column {ids.name!r}: {error}") from None
 
 
-def _kind(target: pd.Series) -> Kind:
+def kind_of(target: pd.Series) -> Kind:
     few_whole = target.nunique() <= MOST_CLASSES and _whole(target)
     return "classification" if few_whole or not _numeric(target) else "regression"
 

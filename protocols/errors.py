@@ -5,9 +5,11 @@
     ├── DataError (ValueError)       a table that cannot be used as it is
     │   └── AlignmentError           the parties' ids cannot be brought together
     ├── NotFittedError               predict before fit (also scikit-learn's NotFittedError)
+    ├── PolicyError                  a party's policy does not grant what was asked of it
     ├── ProtocolError                a peer said something its role may not say here
     ├── StallError                   every role waits for another, so none can go on
     ├── LineError                    a line between two parties is cut
+    ├── CancelledJobError            a job was given up, by its caller or a person, or since its lease ended
     └── PartyError                   a role failed with an error not ours; the cause is chained
 
 An error that leaves a role is marked with its party and scope and prints them first. Messages say
@@ -57,6 +59,16 @@ class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # skle
     """`predict` was called before `fit`."""
 
 
+class PolicyError(VflError):
+    """A party's policy does not grant it. `clause` is the key of the policy that decided.
+
+    Its words begin with the clause and may be told to the peer: no id, no count of rows, no column's name
+    that the policy does not show.
+    """
+
+    clause: str = ""
+
+
 class ProtocolError(VflError):
     """A peer said something its role may not say here."""
 
@@ -67,6 +79,10 @@ class StallError(VflError):
 
 class LineError(VflError):
     """A line between two parties is cut."""
+
+
+class CancelledJobError(VflError):
+    """A job was given up: by its caller, by a person, or since the caller fell silent."""
 
 
 class PartyError(VflError):
@@ -84,7 +100,23 @@ def marked(party: str, scope: str) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, whatever the case, or nothing where no known name is close."""
+    """`"; did you mean 'x'?"`, whatever the case, or nothing where no known name is close.
+
+    Close is one that differs in a few letters; failing that, one that holds the name, or that the name holds.
+    """
+    asked = name.casefold()
     folded = {word.casefold(): word for word in known}
-    close = get_close_matches(name.casefold(), folded, n=1)
+    close = get_close_matches(asked, folded, n=1)
+    if not close:
+        close = sorted(
+            (word for word in folded if _is_part(asked, word)), key=lambda w: abs(len(w) - len(asked))
+        )
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def _is_part(a: str, b: str) -> bool:
+    """Whether one begins or ends with the other, or holds it inside, where it is four letters or more."""
+    short, long = sorted((a, b), key=len)
+    if len(short) < 2:
+        return False
+    return long.startswith(short) or long.endswith(short) or (len(short) > 3 and short in long)

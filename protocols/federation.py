@@ -6,13 +6,14 @@ run says about disclosure is what those lines carried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pandas as pd
 
-from protocols.errors import ConfigError, DataError
+from protocols.errors import ConfigError, DataError, marked
 from protocols.party import Coordinator, Desk, run
 from protocols.progress import Report
 from protocols.wire.clock import run_virtual
@@ -20,6 +21,11 @@ from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Local, Network
 
+if TYPE_CHECKING:
+    from protocols.connect import Connected
+    from protocols.programs import Parameters, Program, Seat
+
+P = TypeVar("P", bound="Parameters")
 Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
 
 
@@ -30,6 +36,7 @@ class Run:
     results: dict[str, Any]
     ledger: Ledger
     seconds: float
+    job: str = ""  # over a network: which one it was
 
 
 def simulate(
@@ -89,14 +96,74 @@ class Federation(Mapping[str, pd.DataFrame]):
         self.network, self.faults = network, faults
 
     @classmethod
-    def of(cls, data: Mapping[str, pd.DataFrame] | Federation) -> Federation:
+    def of(cls, data: Mapping[str, pd.DataFrame]) -> Federation | Connected:
         """`data` itself if it is a federation, else one of the tables in `data`."""
-        return data if isinstance(data, Federation) else cls(data)
+        from protocols.connect import Connected
+
+        return data if isinstance(data, Federation | Connected) else cls(data)
+
+    @classmethod
+    def local(cls, data: Mapping[str, pd.DataFrame]) -> Federation:
+        """As `of`, where all tables have to be in this process; ConfigError for a connected one."""
+        found = cls.of(data)
+        if isinstance(found, Federation):
+            return found
+        raise ConfigError(f"this needs the tables of all parties here, and {found!r} holds one")
+
+    @staticmethod
+    def connect(
+        file: str | Path,
+        me: str,
+        data: pd.DataFrame | None = None,
+        *,
+        store: str | Path | None = None,
+        tables: Mapping[str, str] | None = None,
+        insecure: bool = False,
+        patience: float = 60.0,
+    ) -> Connected:
+        """The parties in the book `file` (parties.toml), over the network; this process is the party `me`.
+
+        data: this party's own table, None for one that has none. The others run `vfl serve`. store: where
+        this party's parts, checkpoints and ledger are; by default `<me>-store` beside the book. tables: which
+        of its tables a party is to use, where it serves more than one. insecure: no TLS, on loopback only.
+        patience: seconds to wait for a party that is away. Use as a context, or call `close`.
+        """
+        from protocols.connect import Connected
+
+        return Connected(file, me, data, store=store, tables=tables, insecure=insecure, patience=patience)
 
     @property
     def parties(self) -> tuple[str, ...]:
         """Party names, in the order given."""
         return tuple(self._tables)
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The parties whose tables are in this process: all, or over a network this one, if it has any."""
+        return tuple(self)
+
+    def execute(
+        self,
+        program: Program[P],
+        action: Literal["fit", "predict"],
+        parameters: P,
+        seat: Callable[[str], Seat],
+        parties: Sequence[str],
+        *,
+        seed: int = 0,
+        on_progress: Report | None = None,
+        run: str = "",
+    ) -> Run:
+        """Run one action of a registered program among `parties`, in roster order; `seat` gives each its own.
+
+        Every seat is checked before any line opens; an error says whose it is. Over a network, this party's
+        seat alone is asked for, and `Run.results` holds its result alone; `run` is the job that trained.
+        """
+        roles: dict[str, Role] = {}
+        for party in parties:
+            with marked(party, action):
+                roles[party] = program.role(action, parameters, seat(party))
+        return self.run(roles, seed=seed, on_progress=on_progress)
 
     def run(self, roles: Mapping[str, Role], *, seed: int = 0, on_progress: Report | None = None) -> Run:
         """Run these roles over this federation's lines."""

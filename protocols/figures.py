@@ -18,7 +18,9 @@ from protocols.compare import Spread
 from protocols.task import Method
 from protocols.wire.message import message_class
 
+DIRECTIONS = ("up", "down", "peer", "servers")
 NONE = Spread(0.0, 0.0, 0.0)
+UNVARIED = 0.01  # of its mean: a cost that varies less either way is written without a spread
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,15 @@ def nbytes(value: float) -> str:
     return amount(value, "B")
 
 
+def percent(share: float) -> str:
+    """0.318 -> "31.8%"; what is neither nothing nor everything never reads as if it were."""
+    if share in (0.0, 1.0):
+        return f"{share:.0%}"
+    if share < 0.001 or share > 0.999:
+        return "less than 0.1%" if share < 0.5 else "more than 99.9%"
+    return f"{share:.1%}"
+
+
 def seconds(value: float) -> str:
     """4500 -> "1 h 15 min"; 0.012 -> "12 ms"."""
     if value >= 5400:
@@ -145,7 +156,13 @@ def seconds(value: float) -> str:
 
 def spread(s: Spread, places: int = 3, sign: bool = False) -> str:
     """ ".981 ± .004", or the range "(.97 to .99)" where the ends are not symmetric."""
-    mean = (f"{s.mean:+.{places}f}" if sign else f"{s.mean:.{places}f}").replace("-", "−")
+    at_zero = abs(round(s.mean, places)) == 0  # and so neither above nor below it
+    mean = (
+        f"{s.mean:+.{places}f}"
+        if sign and not at_zero
+        else f"{abs(s.mean) if at_zero else s.mean:.{places}f}"
+    )
+    mean = mean.replace("-", "−")
     if math.isnan(s.low):
         return mean
     if abs((s.high - s.mean) - (s.mean - s.low)) < 1e-12:
@@ -154,11 +171,12 @@ def spread(s: Spread, places: int = 3, sign: bool = False) -> str:
 
 
 def varied(s: Spread, write: Callable[[float], str] = amount) -> str:
-    """A cost, with its half width where seeds differ by more than a hundredth; a dash for none."""
+    """A cost, with half its spread where that is above UNVARIED of the mean; a dash for none."""
     text = write(s.mean) if s.mean else "–"
-    if math.isnan(s.low) or s.high - s.low <= 0.02 * abs(s.mean):
+    half = (s.high - s.low) / 2
+    if math.isnan(half) or half <= UNVARIED * abs(s.mean):
         return text
-    return f"{text} ± {100 * (s.high - s.low) / 2 / abs(s.mean):.0f} %"
+    return f"{text} ± {100 * half / abs(s.mean):.0f} %"
 
 
 def _digits(value: float) -> str:

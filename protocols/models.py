@@ -49,14 +49,26 @@ def model(name: str, /, arguments: Mapping[str, object]) -> nn.Module:
     or if what it builds is no torch module.
     """
     factory = _factory(name)
-    try:
-        bound = inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"model {name!r}: {error}; it takes {name}{inspect.signature(factory)}") from None
+    bound = _bound(name, factory, arguments)
     built = factory(*bound.args, **bound.kwargs)
     if not isinstance(built, nn.Module):
         raise ConfigError(f"model {name!r} should build a torch.nn.Module, got {type(built).__name__}")
     return built
+
+
+def network(name: str, inputs: int, outputs: int, hidden: Sequence[int], seed: int) -> nn.Module:
+    """The registered network `name` for rows of `inputs` numbers, the same weights wherever it is built.
+
+    Its factory is told `inputs` and `outputs`, and those of `hidden` and `seed` that it takes; all that torch
+    draws in it comes from `seed`. Raises ConfigError as `model` does.
+    """
+    with torch_seeded(seed):
+        return model(name, _told(name, inputs, outputs, hidden, seed))
+
+
+def check_model(name: str) -> None:
+    """ConfigError unless `name` is registered, and takes what `network` tells its factory."""
+    _bound(name, _factory(name), _told(name, 1, 1, (), 0))
 
 
 def count_parameters(*modules: nn.Module) -> int:
@@ -73,6 +85,22 @@ def dry_run(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
         before = torch.get_rng_state()
         result: torch.Tensor = copy.deepcopy(module).train()(x)
         return result, not torch.equal(before, torch.get_rng_state())
+
+
+def _told(name: str, inputs: int, outputs: int, hidden: Sequence[int], seed: int) -> dict[str, object]:
+    takes = inspect.signature(_factory(name)).parameters
+    asked = {word: value for word, value in (("hidden", hidden), ("seed", seed)) if word in takes}
+    return {"inputs": inputs, "outputs": outputs, **asked}
+
+
+def _bound(
+    name: str, factory: Callable[..., object], arguments: Mapping[str, object]
+) -> inspect.BoundArguments:
+    takes = inspect.signature(factory)
+    try:
+        return takes.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r}: {error}; it takes {name}{takes}") from None
 
 
 def _factory(name: str) -> Callable[..., object]:

@@ -23,6 +23,10 @@ import pandas as pd
 
 from protocols.errors import ConfigError, DataError, nearest
 
+QUOTED = r'"(?:[^"]|"")*"'
+ITEM = rf'{QUOTED}|[^\s",]+'  # a column's name or a pattern
+# Possessive: else blanks before a misplaced quote would match as an empty word.
+WORD = re.compile(rf'\s*+(?:(?P<party>[^\s="]*)=)?(?P<items>(?:{ITEM})?(?:,(?:{ITEM})?)*)(?=\s|$)')
 REDRAWS = 1000
 """Draws that `dirichlet` tries before it says that the request is out of reach."""
 
@@ -106,9 +110,10 @@ def columns(
     """Who holds which columns.
 
     names: the table's columns, in order. spec: `"bank=LIMIT_BAL,SEX,PAY_* telco=*"`, or a mapping from
-    party to one pattern or several, which also serves column names with commas or spaces. Patterns are
-    case-sensitive shell patterns; a column's exact name comes before its reading as a pattern; `*`
-    alone takes every column not named otherwise. exclude: the id and the target, which belong to no list.
+    party to one pattern or several. In text, a name or pattern with blanks or commas stands in double quotes,
+    and a quote within it is written twice: `clinic="mean radius" lab=*`. Patterns are case-sensitive shell
+    patterns; a column's exact name comes before its reading as a pattern; `*` alone takes every column
+    not named otherwise. exclude: the id and the target, which belong to no list.
 
     Returns {party: columns in the table's order}. Every column but those excluded is at exactly one party.
     Raises ConfigError for a spec that does not read so.
@@ -172,17 +177,36 @@ def _draw_cuts(
 
 def _parse(spec: str) -> dict[str, list[str]]:
     wanted: dict[str, list[str]] = {}
-    party = None
-    for word in spec.split():
-        if "=" in word:
-            party, word = word.split("=", 1)
+    party, at, end = None, 0, len(spec.rstrip())
+    while at < end:
+        word = WORD.match(spec, at)
+        if word is None:
+            raise _misquoted(spec[at:].strip())
+        at = word.end()
+        if word["party"] is not None:
+            party = word["party"]
             if party in wanted:
                 raise ConfigError(f"parties: {party!r} is given twice; write all its columns after one '='")
             wanted[party] = []
         if party is None:
-            raise ConfigError(f"parties: {word!r} stands before any party; write party=COLUMN,COLUMN")
-        wanted[party] += [pattern for pattern in word.split(",") if pattern]
+            raise ConfigError(
+                f"parties: {word[0].strip()!r} stands before any party; write party=COLUMN,COLUMN"
+            )
+        items = re.findall(ITEM, word["items"])
+        wanted[party] += [item[1:-1].replace('""', '"') if item[0] == '"' else item for item in items]
     return _checked(wanted)
+
+
+def _misquoted(rest: str) -> ConfigError:
+    if rest.count('"') % 2:
+        return ConfigError(
+            f"parties: a quote is not closed in {rest!r}; write for example "
+            'clinic="mean radius","mean texture", and "" for a quote within a name'
+        )
+    return ConfigError(
+        f"parties: a quoted name touches other text in {rest!r}; put the whole name in quotes, and a comma "
+        "or blank after it"
+    )
 
 
 def _as_lists(spec: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
@@ -220,8 +244,8 @@ def _claim(
     matched = [name for name in matched if name not in exclude]
     if not matched:
         hint = nearest(pattern, [name for name in names if name not in exclude])
-        if any(re.search(r"[\s,]", name) for name in names):
-            hint += "; write ? for a blank or comma in a name"
+        if any(re.search(r'[\s,"]', name) for name in names):
+            hint += "; put a name with a blank or comma in double quotes"
         raise ConfigError(f"parties: {party}'s {pattern!r} matches no column{hint}")
     for name in matched:
         if name in owner:

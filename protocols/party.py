@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Protocol, Self, TypeVar, overload
 
 import numpy as np
 from torch import nn
@@ -38,6 +38,39 @@ T = TypeVar("T")
 _SMALL = 1 << 18  # bytes
 
 
+class Guard(Protocol):
+    """What a party's own policy says while its role runs; each raises PolicyError to refuse."""
+
+    def rows(self, ids: Iterable[bytes]) -> None:
+        """Call with the canonical ids of the rows that a run uses, as soon as they are known."""
+
+    def intersection(self, rows: int) -> None:
+        """Call with the number of matched rows where their ids are not at hand."""
+
+    def group(self, rows: int) -> None:
+        """Call before a statistic leaves, with the number of rows behind it."""
+
+
+class Unguarded:
+    """The guard of a party without a policy: nothing is refused, and nothing looked at."""
+
+    def rows(self, ids: Iterable[bytes]) -> None: ...
+
+    def intersection(self, rows: int) -> None: ...
+
+    def group(self, rows: int) -> None: ...
+
+
+class Checkpoints(Protocol):
+    """Where a party keeps what it would go on from after a crash."""
+
+    def latest(self) -> tuple[int, Arrays | None]:
+        """Steps done, as all agreed, and this party's state after them; (0, None) at the beginning."""
+
+    def save(self, done: int, state: Arrays) -> None:
+        """Keep `state` after `done` steps, whole or not at all."""
+
+
 @dataclass(slots=True)
 class Desk:
     """What a party has only one of, in whatever scope it speaks."""
@@ -52,6 +85,8 @@ class Desk:
     depth: int = 0  # longest chain of dependent messages received so far
     busy_until: float = 0.0  # virtual seconds
     on_progress: Callable[[str, int, int], None] | None = None
+    checkpoints: Checkpoints | None = None  # set where a run outlives its processes
+    guard: Guard = field(default_factory=Unguarded)
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +102,11 @@ class Party:
     def name(self) -> str:
         """Which party this is."""
         return self.desk.name
+
+    @property
+    def guard(self) -> Guard:
+        """To be asked before what a policy may refuse."""
+        return self.desk.guard
 
     async def send(self, to: str, message: Message) -> None:
         """Send `message` to party `to`, in this scope."""
@@ -171,6 +211,15 @@ class Party:
             desk.busy_until = max(loop.time(), desk.busy_until) + desk.network.seconds(self.name, work)
             await asyncio.sleep(desk.busy_until - loop.time())
         return result
+
+    def resumed(self) -> tuple[int, Arrays | None]:
+        """Steps (epochs, rounds) that were done before this process, and the state to go on from."""
+        return (0, None) if self.desk.checkpoints is None else self.desk.checkpoints.latest()
+
+    def checkpoint(self, done: int, state: Callable[[], Arrays]) -> None:
+        """Keep `state()`, with which this party could go on after `done` steps; only where runs are kept."""
+        if self.desk.checkpoints is not None:
+            self.desk.checkpoints.save(done, state())
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Tell whoever watches how far this party is."""

@@ -6,38 +6,30 @@ No line is involved; nothing here measures. The page opens without a network and
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from protocols import charts, claims, compare, figures, select
+from protocols import claims, compare, figures, page, select, verdicts
+from protocols.claims import LEAKAGE
 from protocols.compare import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED, Comparison
 from protocols.costs import SECONDS_PER_OPERATION
 from protocols.errors import ConfigError, DataError
-from protocols.figures import Figures, amount, grouped, nbytes, seconds, spread, varied
+from protocols.figures import DIRECTIONS, Figures, nbytes, seconds, spread, varied
 
 SCHEMA = 1
 WIDTH = 118  # of the text where no terminal says how wide it is
-WAYS = ("up", "down", "peer", "servers")
-LEAKAGE = (
-    "How much the messages leak under attack is not yet measured here. That raw rows stay at home is not a "
-    "guarantee: gradients and activations at a cut, embeddings and model updates are known to leak labels "
-    "and inputs to whoever receives them."
-)
 
 
 @dataclass(frozen=True)
@@ -54,29 +46,43 @@ class Report:
         return [Figures(m, groups[m.name], c.seeds, c.quick) for m in c.methods]
 
     @cached_property
-    def rows(self) -> list[claims.Row]:
+    def rows(self) -> list[verdicts.Row]:
         """The ten rows: what is claimed beside what was measured."""
-        return claims.rows(self.figures)
+        return verdicts.rows(self.figures)
 
     @property
     def spread_name(self) -> str:
-        """What the ± of this report means."""
+        """What the spread of this report is, in a few words."""
         c = self.comparison
         if len(c.seeds) < 2:
             return "one seed, so no spread"
         kind = "range" if c.quick else f"{compare.CONFIDENCE:.0%} t-interval"
         return f"{kind} over {len(c.seeds)} paired seeds"
 
+    @property
+    def spread_said(self) -> str:
+        """A reader's sentence on the ± of this report, also on where there is none."""
+        c = self.comparison
+        if len(c.seeds) < 2:
+            return "One seed, so no spread."
+        if not c.quick:
+            meaning = f"± is the {self.spread_name}."
+        elif len(c.seeds) == 2:
+            meaning = f"± is the {self.spread_name}: half the distance between the two."
+        else:
+            meaning = f"In brackets is the {self.spread_name}, ± is half of it."
+        return f"{meaning} Costs without ± vary by {figures.UNVARIED:.0%} or less."
+
     def constants(self) -> dict[str, str]:
         """Every constant behind the numbers, in words."""
         task, choice = self.comparison.task, self.comparison.choice
         s = task.settings
-        owners = ", ".join(f"{party} ({len(names)})" for party, names in task.columns.items())
+        owners = "; ".join(f"{party}: {_some(names)}" for party, names in task.columns.items())
         prices = ", ".join(f"{name} {1e6 * price:g} µs" for name, price in SECONDS_PER_OPERATION.items())
         held = f"{task.test_size:.0%} for the test" + (", stratified" if s.kind == "classification" else "")
         shape = " – ".join(map(str, (len(task.features), *task.hidden, task.outputs)))
         return {
-            "table": f"{task.name}: {len(task.table)} rows, {len(task.features)} features",
+            "table": f"{task.name}: {len(task.table):,} rows, {len(task.features)} features",
             "target": f"{task.target}, at {task.label_party}; {s.kind}, scored by {task.metric}",
             "columns held by": owners,
             "rows held out": held + "; the same rows for every method on a seed",
@@ -93,7 +99,7 @@ class Report:
             .replace(")", "")
             .replace("e+", "e"),
             "price of cryptography": f"{prices} each, at the reference speed",
-            "words for compute": ", ".join(f"{word} up to {end:.1%}" for end, word in claims.LEVELS)
+            "words for compute": ", ".join(f"{word} up to {100 * end:g}%" for end, word in claims.LEVELS)
             + " of all training FLOPs",
         }
 
@@ -109,7 +115,7 @@ class Report:
             "and edge; the others might do better with settings of their own."
         )
 
-    def disagreements(self) -> list[tuple[str, str, claims.Verdict]]:
+    def disagreements(self) -> list[tuple[str, str, verdicts.Verdict]]:
         """(row, claim, verdict) wherever the numbers contradict a claim or show what it leaves out."""
         return [
             (row.title, cell.claim, verdict)
@@ -137,6 +143,7 @@ class Report:
                 table.add_column(name, overflow="fold")
             for row, claim, verdict in found:
                 table.add_row(row, verdict.method, claim, verdict.ruling, verdict.text)
+            table.caption, table.caption_justify = claims.SOURCE, "left"
             parts.append(table)
         parts += [Text(f"{name}: {said}") for name, said in self.constants().items()]
         parts += [Text(f"Note: {note}") for note in self.notes()]
@@ -149,7 +156,7 @@ class Report:
         for name in (f"test {task.metric}", "vs centralised", "up", "down", "peer", "to predict"):
             table.add_column(name, justify="right")
         for f in self.figures:
-            moved = (f.get("bytes", phase="train", direction=way) for way in WAYS[:3])
+            moved = (f.get("bytes", phase="train", direction=way) for way in DIRECTIONS[:3])
             table.add_row(
                 f.name,
                 spread(f.score),
@@ -157,7 +164,7 @@ class Report:
                 *(varied(size, nbytes) for size in moved),
                 varied(f.get("bytes", phase="predict"), nbytes),
             )
-        table.caption = f"± is the {self.spread_name}. Bytes: training up, down and between owners of data."
+        table.caption = f"{self.spread_said} Bytes: training up, down and between owners of data."
         table.caption_justify = "left"
         return table
 
@@ -219,80 +226,16 @@ class Report:
 
     def html(self) -> str:
         """One self-contained page."""
-        source = files("protocols").joinpath("report.html").read_text("utf-8")
-        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        environment.undefined = jinja2.StrictUndefined
-        return environment.from_string(source).render(self._page()) + "\n"
-
-    def _page(self) -> dict[str, Any]:
-        task = self.comparison.task
-        ceiling = math.inf if task.metric not in ("auc", "accuracy", "r2") else 1.0
-        charted = {
-            "scores": charts.scores(self.figures, ceiling),
-            "traffic": charts.traffic(self.figures),
-            "times": charts.times(self.figures),
-            "work": charts.work(self.figures),
-        }
-        return {
-            "report": self,
-            "task": task,
-            "charts": charted,
-            "cards": self._cards(),
-            "ways": claims.TITLES,
-            "rtts": ROUND_TRIPS,
-            "directions": WAYS,
-            "leakage": LEAKAGE,
-            "made": f"{datetime.now(UTC):%Y-%m-%d}",
-            "version": _version(),
-            "f": figures,
-            "grouped": grouped,
-            "role_rows": _role_rows,
-        }
-
-    def _cards(self) -> list[tuple[str, str, str]]:
-        """(heading, big number, sentence) of what a reader looks for first."""
-        task = self.comparison.task
-        cards = []
-        metric = task.metric.upper() if task.metric == "auc" else task.metric
-        central = next((f for f in self.figures if f.name == "centralised"), None)
-        if central is not None:
-            cards.append(
-                (
-                    f"Centralised {metric}",
-                    spread(central.score),
-                    "All rows at one server: the reference.",
-                )
-            )
-        private = [f for f in self.figures if f.method.column in ("federated", "split", "vertical")]
-        if private:
-            best = max(private, key=lambda f: f.score.mean)
-            cards.append(
-                (f"Best {metric} without pooling", spread(best.score), f"{best.name}. {_against(best)}")
-            )
-            least = min(private, key=lambda f: f.get("bytes", phase="train").mean)
-            moved = nbytes(least.get("bytes", phase="train").mean)
-            cards.append(("Least data moved to train", moved, f"{least.name}, without pooling raw rows."))
-            fast = min(private, key=lambda f: f.get("time", rtt_ms=ROUND_TRIPS[1]).mean)
-            took = seconds(fast.get("time", rtt_ms=ROUND_TRIPS[1]).mean)
-            cards.append(
-                (f"Fastest at {ROUND_TRIPS[1]} ms round trip", took, f"{fast.name}, simulated training time.")
-            )
-        return cards
+        return page.render(self, _version())
 
     def to_html(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
         return write_whole(path, self.html())
 
 
-def _against(f: Figures) -> str:
-    d = f.difference
-    if d is None:
-        return "Centralised training was not run."
-    if math.isnan(d.low):
-        return f"{spread(d, sign=True)} against centralised, one seed."
-    if d.low <= 0 <= d.high:
-        return f"{spread(d, sign=True)} against centralised: no clear difference."
-    return f"{spread(d, sign=True)} against centralised."
+def _some(names: Sequence[str]) -> str:
+    """A few columns by name, so that a reader knows whose they are, and how many there are."""
+    return f"{names[0]} … {names[-1]} ({len(names)})" if len(names) > 2 else ", ".join(names)
 
 
 def _candidate(candidate: select.Candidate) -> dict[str, Any]:
@@ -303,28 +246,6 @@ def _candidate(candidate: select.Candidate) -> dict[str, Any]:
 
 def _revealed(f: Figures) -> dict[str, str]:
     return {t.kind: t.reveals for t in f.traffic}
-
-
-def _role_rows(f: Figures) -> list[dict[str, str]]:
-    """Compute and parameters by role; numbered roles together, each with its mean."""
-    lines = []
-    for heading, members in grouped(f.roles).items():
-
-        def each(measure: str, write: Any, members: list[str] = members, **where: str) -> str:
-            total = sum(f.get(measure, role=role, **where).mean for role in members)
-            return str(write(total / len(members))) if total else "–"
-
-        lines.append(
-            {
-                "role": heading,
-                "flops": each("flops", amount, phase="train"),
-                "seconds": each("seconds", seconds, phase="train"),
-                "cryptography": each("cryptography", amount, phase="train"),
-                "predict": each("flops", amount, phase="predict"),
-                "parameters": each("parameters", amount),
-            }
-        )
-    return lines
 
 
 def read_measures(text: str) -> pd.DataFrame:

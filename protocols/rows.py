@@ -18,7 +18,15 @@ import pandas as pd
 from protocols.arrays import Array
 from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
-from protocols.tables import Classes, Moments, Scaler, Scaling, check_classes, labels, moments
+from protocols.tables import (
+    Classes,
+    Moments,
+    Scaler,
+    Scaling,
+    check_classes,
+    labels,
+    moments,
+)
 
 Label = bool | int | str
 Agreement = tuple[Scaler | None, tuple[Label, ...]]  # no scaler for no columns; no labels for none told
@@ -36,6 +44,7 @@ async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreem
         )
     scaler: Scaler | None = None
     classes: list[Label] = []
+    at.guard.group(len(x))
     if x.shape[1]:
         await at.send(uniting, await at.compute(moments, x, cost=4.0 * x.size))
     if y is not None:

@@ -10,7 +10,8 @@ columns, and stay with their owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import Annotated, Any
@@ -18,15 +19,28 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from protocols import errors
-from protocols.errors import AlignmentError, LineError, PartyError, ProtocolError, StallError, VflError
+from protocols.errors import (
+    AlignmentError,
+    CancelledJobError,
+    LineError,
+    PartyError,
+    PolicyError,
+    ProtocolError,
+    StallError,
+    VflError,
+)
 from protocols.federation import Role, Run
-from protocols.party import Coordinator, Desk, mark
+from protocols.party import Checkpoints, Coordinator, Desk, Guard, mark
 from protocols.progress import Report
-from protocols.wire.ledger import Ledger
+from protocols.wire.ledger import Entry, Ledger
 from protocols.wire.message import Message
-from protocols.wire.remote import ABORT, Grpc
+from protocols.wire.remote import ABORT
+from protocols.wire.transport import Transport
 
-_TOLD: tuple[type[VflError], ...] = (AlignmentError, ProtocolError, LineError, StallError)
+_TOLD: tuple[type[VflError], ...] = (
+    *(AlignmentError, ProtocolError, PolicyError),
+    *(LineError, StallError, CancelledJobError),
+)
 _KINDS: dict[str, type[VflError]] = {
     kind.__name__: kind
     for kind in vars(errors).values()
@@ -42,26 +56,32 @@ class Abort(Message, reveals="that its role failed, where, and the kind of error
 
 
 async def serve_role(
-    transport: Grpc,
+    transport: Transport,
     role: Role,
     *,
+    name: str,
+    parties: Sequence[str],
     seed: int = 0,
     job: str = "local",
     on_progress: Report | None = None,
+    checkpoints: Checkpoints | None = None,
+    guard: Guard | None = None,
+    on_entry: Callable[[Entry], None] | None = None,
 ) -> Run:
-    """Run this party's `role` over `transport`, which is entered already, to its end.
+    """Run `role` of party `name` over `transport`, which is entered already, to its end.
 
-    The roster is all other parties in the book, in its order. `Run.results` holds this party's result, its
-    ledger both ends of its own lines, its seconds are those of the clock. An error of any party is raised
-    here, marked with that party and scope.
+    parties: all that take part, in roster order. `Run.results` holds its result, its ledger both ends
+    of its own lines, its seconds are those of the clock. An error of any party is raised here, marked with
+    that party and scope.
     """
-    ledger = Ledger(transport)
-    desk = Desk(transport.name, ledger, seed, job, transport.peers, threaded=True, on_progress=on_progress)
+    ledger = Ledger(transport, on_entry)
+    desk = Desk(name, ledger, seed, job, tuple(parties), threaded=True, on_progress=on_progress)
+    desk.checkpoints, desk.guard = checkpoints, guard or desk.guard
     me = Coordinator(desk)
     aborts = me.within(ABORT)
     start = perf_counter()
     work = asyncio.create_task(_marked(me, role))
-    watchers = {asyncio.create_task(_watch(aborts, peer)) for peer in transport.peers}
+    watchers = {asyncio.create_task(_watch(aborts, peer)) for peer in me.roster}
     waiting = {work, *watchers}
     try:
         while not work.done():
@@ -69,9 +89,11 @@ async def serve_role(
             # A peer's own words come before our loss of it.
             for watcher in done & watchers:
                 watcher.result()
+        if work.cancelled():
+            raise PartyError("CancelledError: the role cancelled itself").at(name, "")
         result = work.result()
     except VflError as error:
-        await _tell(aborts, error, transport.peers)
+        await _tell(aborts, error, me.roster)
         raise
     finally:
         for task in (work, *watchers):
@@ -94,16 +116,30 @@ async def _watch(aborts: Coordinator, peer: str) -> None:
         said = await aborts.recv(peer, Abort)
     except LineError:
         return  # whether that matters is for the role, which may have nothing to do with this peer
-    raise _KINDS.get(said.error, PartyError)(said.reason).at(said.party, said.scope)
+    raise error_of(said.party, said.scope, said.error, said.reason)
 
 
 async def _tell(aborts: Coordinator, error: VflError, peers: Iterable[str]) -> None:
     """Tell the peers, as far as they can be reached at once."""
-    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
-    told = isinstance(error, _TOLD) and error.args
-    reason = str(error.args[0])[:1000] if told else f"{kind}; the reason is in its own log"
-    abort = Abort(party=error.party[:63], scope=error.scope[:512], error=kind, reason=reason)
+    party, scope, kind, reason = said_of(error)
+    abort = Abort(party=party, scope=scope, error=kind, reason=reason)
     for peer in peers:
         with suppress(VflError, TimeoutError):
             async with asyncio.timeout(1.0):
                 await aborts.send(peer, abort)
+
+
+def said_of(error: VflError) -> tuple[str, str, str, str]:
+    """What may cross of an error: party, scope, kind, and a reason without cells and columns' names."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
+    told = isinstance(error, _TOLD) and error.args
+    reason = str(error.args[0])[:1000] if told else f"{kind}; the reason is in its own log"
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.errno and not told:
+        reason = f"{kind}: {os.strerror(cause.errno)}; more is in its own log"  # and no path
+    return error.party[:63], error.scope[:512], kind, reason
+
+
+def error_of(party: str, scope: str, kind: str, reason: str) -> VflError:
+    """The error that a peer told of."""
+    return _KINDS.get(kind, PartyError)(reason).at(party, scope)

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from protocols.clients import in_order
 from protocols.errors import ConfigError
 from protocols.models import mlp
 from protocols.partition import iid
 from protocols.training import Settings
 from protocols.wire.ledger import Ledger
 
+if TYPE_CHECKING:
+    from protocols.connect import Connected
+
 Metric = Literal["auc", "accuracy", "r2"]
+Needs = Literal["pooled data", "row partitions", "column partitions", "own table"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Task:
 
     @property
     def features(self) -> list[str]:
-        """All feature columns, organisation by organisation."""
-        return [name for names in self.columns.values() for name in names]
+        """All feature columns, in the order that row-clients take them: one network, one order of inputs."""
+        return in_order(name for names in self.columns.values() for name in names)
 
     @property
     def outputs(self) -> int:
@@ -101,6 +106,10 @@ class Method:
     privacy: str  # stated: the primary privacy mechanism, and what it does not cover
     run: Callable[[Task, int], Outcome] = field(repr=False)
     hypothetical: bool = False  # it assumes data where none is
+    needs: Needs = "pooled data"  # of connected parties, who are never simulated
+    connected: Callable[[Connected, Task, int], Outcome] | None = field(
+        default=None, repr=False
+    )  # None: `run`
 
 
 def score(task: Task, truth: pd.Series, predicted: pd.DataFrame | pd.Series) -> float:

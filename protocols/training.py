@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from protocols.arrays import Array
-from protocols.errors import ConfigError
+from protocols.arrays import Array, Arrays, to_torch
+from protocols.errors import ConfigError, DataError
 from protocols.flops import forward_flops, training_flops
 from protocols.tables import Kind
 
@@ -159,6 +159,46 @@ def outputs_flops(module: nn.Module, shape: tuple[int, ...], batch_size: int = 4
     full, last = divmod(shape[0], batch_size)
     total = full * forward_flops(module, (batch_size, *shape[1:])) if full else 0.0
     return total + (forward_flops(module, (last, *shape[1:])) if last else 0.0)
+
+
+def optimizer_arrays(optimizer: torch.optim.Optimizer) -> Arrays:
+    """A copy of an optimizer's state: "<parameter's position>.<name>" -> array."""
+    return Arrays(
+        (f"{position}.{name}", value.detach().numpy().copy())
+        for position, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, arrays: Arrays) -> None:
+    """Write what `optimizer_arrays` made into `optimizer`. DataError if it fits no parameter there."""
+    shapes = {str(i): tuple(p.shape) for i, p in enumerate(optimizer.param_groups[0]["params"])}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, array in arrays.items():
+        position, _, key = name.partition(".")
+        if position not in shapes or array.shape not in ((), shapes[position]):
+            raise DataError(f"optimizer state {name!r} fits no layer held here; same optimizer and model?")
+        state.setdefault(int(position), {})[key] = to_torch(array)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def snapshot(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Arrays:
+    """All that training goes on from: weights, buffers and the optimizer's state, copied."""
+    arrays = {f"weights.{name}": array for name, array in Arrays.from_module(module).items()}
+    held = {} if optimizer is None else dict(optimizer_arrays(optimizer).items())
+    return Arrays(arrays | {f"optimizer.{name}": array for name, array in held.items()})
+
+
+def restore(state: Arrays, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Write a `snapshot` into the same kind of module and optimizer. DataError if it does not fit."""
+    below = {
+        part: Arrays((name.removeprefix(part), a) for name, a in state.items() if name.startswith(part))
+        for part in ("weights.", "optimizer.")
+    }
+    below["weights."].load_into(module)
+    if optimizer is not None:
+        load_optimizer(optimizer, below["optimizer."])
 
 
 def probabilities(logits: Array) -> Array:

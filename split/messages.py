@@ -8,20 +8,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from protocols.arrays import Array, Arrays, to_torch
-from protocols.errors import ProtocolError
+from protocols.arrays import Array, Arrays
+from protocols.errors import DataError, ProtocolError
+from protocols.training import load_optimizer, optimizer_arrays
 from protocols.wire.message import Message, Spec
 
-SERVER = "server"  # the party that holds layers and no data
 
-
-class TableShape(Message, reveals="how many rows and columns one client's table has"):
+class RowCount(Message, reveals="how many rows one client trains on, or asks about"):
     """What the server needs to know how many batches will come."""
 
-    rows: int
-    columns: int
+    rows: Annotated[int, Field(ge=1)]
 
 
 class HandOver(
@@ -43,12 +42,8 @@ class Outputs(Message, reveals="the trained model's output for each row that one
 
 def hand_over(layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> HandOver:
     """The state of `layers`, and of `optimizer` where there is one, copied."""
-    moments: dict[str, Array] = {}
-    for position, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor):
-                moments[f"{position}.{name}"] = value.detach().numpy().copy()
-    return HandOver(weights=Arrays.from_module(layers), optimizer=Arrays(moments))
+    moments = Arrays() if optimizer is None else optimizer_arrays(optimizer)
+    return HandOver(weights=Arrays.from_module(layers), optimizer=moments)
 
 
 def take_over(given: HandOver, layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
@@ -58,11 +53,7 @@ def take_over(given: HandOver, layers: nn.Module, optimizer: torch.optim.Optimiz
     given.weights.load_into(layers)
     if optimizer is None:
         return
-    shapes = {str(i): tuple(p.shape) for i, p in enumerate(optimizer.param_groups[0]["params"])}
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, array in given.optimizer.items():
-        position, _, key = name.partition(".")
-        if position not in shapes or array.shape not in ((), shapes[position]):
-            raise ProtocolError(f"optimizer state {name!r} fits no layer held here; same optimizer and cut?")
-        state.setdefault(int(position), {})[key] = to_torch(array)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    try:
+        load_optimizer(optimizer, given.optimizer)
+    except DataError as error:
+        raise ProtocolError(str(error)) from None

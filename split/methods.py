@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from protocols.clients import SERVER
 from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 from split.estimator import SplitClassifier, SplitRegressor
-from split.messages import SERVER
 
 
 def split(task: Task) -> list[Method]:
@@ -18,17 +18,19 @@ def split(task: Task) -> list[Method]:
     vanilla = Method(
         name="split: vanilla",
         column="split",
-        architecture="row-clients hold the first layers and train in turn, a server holds the rest",
-        privacy="rows stay; smashed data leaves, from which rows can be reconstructed, and so do labels",
+        architecture="Row-clients hold the first layers and train in turn, a server holds the rest.",
+        privacy="Rows stay; smashed data leaves, from which rows can be reconstructed, and so do labels.",
         run=partial(_run, cut=2),
+        needs="row partitions",
     )
     u_shaped = Method(
         name="split: U-shaped",
         column="split",
-        architecture="row-clients hold the first and last layers and train in turn, a server the middle",
-        privacy="rows and labels stay; smashed data leaves, from which rows can be reconstructed, and "
-        "cut gradients, which can tell labels apart",
+        architecture="Row-clients hold the first and last layers and train in turn, a server the middle.",
+        privacy="Rows and labels stay; smashed data leaves, from which rows can be reconstructed, and "
+        "cut gradients, which can tell labels apart.",
         run=partial(_run, cut=(min(2, last - 1), last)),
+        needs="row partitions",
     )
     return [vanilla, u_shaped]
 

@@ -10,22 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from protocols.arrays import Array
+from protocols.clients import SERVER, canonical_ids
 from protocols.cut import Smashed, from_wire
 from protocols.party import Party
 from protocols.training import outputs, outputs_flops
-from split.layers import Layers
-from split.messages import SERVER, Outputs, TableShape
-from split.setup import ClientPart, standardised
+from split.messages import Outputs, RowCount
+from split.setup import ClientPart, ServerPart, standardised
 
 ROWS = 4096  # of a batch
 
 
-async def ask(me: Party, part: ClientPart, x: Array) -> Array:
-    """The client: the network's outputs for features x (n, d) float64, float32 (n, outputs)."""
+async def ask(me: Party, part: ClientPart, x: Array, ids: pd.Series | None = None) -> Array:
+    """The client: the network's outputs for features x (n, d) float64, float32 (n, outputs).
+
+    ids: of the rows (n,), where they have any, for the client's policy.
+    """
+    if ids is not None:
+        me.guard.rows(canonical_ids(ids))
     async with me.within("predict") as at:
-        await at.send(SERVER, TableShape(rows=x.shape[0], columns=x.shape[1]))
+        await at.send(SERVER, RowCount(rows=len(x)))
         results = []
         for rows in (await standardised(at, part.features, x)).split(ROWS):  # type: ignore[no-untyped-call]
             bottom = part.bottom.module
@@ -41,15 +47,16 @@ async def ask(me: Party, part: ClientPart, x: Array) -> Array:
         return np.concatenate(results)
 
 
-async def answer(me: Party, own: Layers, *, clients: Sequence[str], u_shaped: bool) -> None:
+async def answer(me: Party, part: ServerPart, *, clients: Sequence[str]) -> None:
     """The server: sends each batch of each client through its layers."""
+    own = part.layers
     async with me.within("predict") as at:
-        rows = {name: (await at.recv(name, TableShape)).rows for name in clients}
+        rows = {name: (await at.recv(name, RowCount)).rows for name in clients}
         done = 0
         for name in clients:
             for _ in range(0, rows[name], ROWS):
                 h = from_wire((await at.recv(name, Smashed)).h, own.inputs)
                 z = await at.compute(outputs, own.module, h, cost=outputs_flops(own.module, tuple(h.shape)))
-                await at.send(name, Smashed(h=z.reshape(len(z), -1)) if u_shaped else Outputs(z=z))
+                await at.send(name, Smashed(h=z.reshape(len(z), -1)) if part.u_shaped else Outputs(z=z))
                 done += len(h)
                 me.progress("rows", done, sum(rows.values()))

@@ -1,7 +1,8 @@
 """What is united before training, in the scope "setup": classes, standardising, the target's scale.
 
-Every client tells the server its table's shape, which labels it has, and each column's mean and variance;
-the server answers with what holds for all (see `protocols.rows`). A regression target's mean and variance go
+Every client tells the server its number of rows and of columns, a digest of their names (see
+`protocols.clients`), which labels it has, and each column's mean and variance; the server answers with what
+holds for all (see `protocols.rows`). A regression target's mean and variance go
 to the first client instead, which answers the others: the server learns no statistics of labels that it need
 not see.
 """
@@ -11,25 +12,26 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.errors import DataError
+from protocols.clients import SERVER, Rows, same_columns, tell_columns
 from protocols.party import Coordinator, Party
 from protocols.rows import Label, collect, scaled, tell
 from protocols.tables import Scaler, encode_labels, moments, numbers
 from split.layers import Layers, Plan
-from split.messages import SERVER, TableShape
+from split.messages import RowCount
 
 
 @dataclass(frozen=True)
 class ClientPart:
-    """What a client keeps: its layers, how it standardises, and what the outputs mean."""
+    """What a client keeps: its columns, its layers, how it standardises, and what the outputs mean."""
 
+    columns: tuple[Any, ...]  # names, sorted
     bottom: Layers
     head: Layers | None  # of the U shape
     features: Scaler | None
@@ -47,17 +49,29 @@ class ClientPart:
         return joined(self.layers)
 
 
+@dataclass(frozen=True)
+class ServerPart:
+    """What the server keeps: its layers, and what it takes to build them again."""
+
+    layers: Layers
+    columns: int
+    outputs: int
+    u_shaped: bool
+
+
 def joined(held: Sequence[Layers]) -> nn.Sequential:
     """The layers of one party as one module, whose parameters are theirs; in the U shape no network."""
     return nn.Sequential(OrderedDict(item for layers in held for item in layers.module.named_children()))
 
 
 async def join(
-    at: Coordinator, plan: Plan, x: Array, y: pd.Series, clients: Sequence[str]
+    at: Coordinator, plan: Plan, rows: Rows, clients: Sequence[str]
 ) -> tuple[ClientPart, torch.Tensor, torch.Tensor]:
     """A client's side. Returns its part with initial layers, features (n, d) float32, and targets (n,): class
     positions int64, or standardised numbers float32."""
-    await at.send(SERVER, TableShape(rows=x.shape[0], columns=x.shape[1]))
+    x, y = rows.x, rows.y
+    await tell_columns(at, SERVER, rows)
+    await at.send(SERVER, RowCount(rows=len(x)))
     labelled = plan.settings.kind == "classification"
     features, classes = await tell(at, SERVER, x if plan.standardise else x[:, :0], y if labelled else None)
     target: Scaler | None = None
@@ -68,20 +82,19 @@ async def join(
         target = await _unite_target(at, raw, clients)
         targets = (await at.compute(target, raw, cost=2.0 * raw.size))[:, 0]
     bottom, _, *head = plan.parts(x.shape[1], len(classes) or 1)
-    part = ClientPart(bottom, head[0] if head else None, features, classes, target)
+    part = ClientPart(rows.columns, bottom, head[0] if head else None, features, classes, target)
     return part, await standardised(at, features, x), torch.from_numpy(targets)
 
 
-async def unite(at: Coordinator, plan: Plan, clients: Sequence[str]) -> tuple[Layers, Mapping[str, int]]:
-    """The server's side. Returns its initial layers, and each client's row count."""
-    shapes = await at.gather(TableShape, of=clients)
-    found = {shape.columns for shape in shapes.values()}
-    if len(found) > 1:
-        raise DataError(f"the clients' tables have {sorted(found)} columns; all should have the same")
-    columns = found.pop()
+async def unite(at: Coordinator, plan: Plan, clients: Sequence[str]) -> tuple[ServerPart, Mapping[str, int]]:
+    """The server's side. Returns its part with initial layers, and each client's row count."""
+    columns = await same_columns(at, clients)
+    counts = await at.gather(RowCount, of=clients)
     labelled = plan.settings.kind == "classification"
     _, classes = await collect(at, clients, columns * plan.standardise, labelled=labelled)
-    return plan.parts(columns, len(classes) or 1)[1], {name: shape.rows for name, shape in shapes.items()}
+    outputs = len(classes) or 1
+    part = ServerPart(plan.parts(columns, outputs)[1], columns, outputs, plan.u_shaped)
+    return part, {name: count.rows for name, count in counts.items()}
 
 
 async def standardised(at: Party, scaler: Scaler | None, x: Array) -> torch.Tensor:

@@ -1,76 +1,65 @@
 """What each party of split learning keeps on disk: its layers, and clients also how to read rows and outputs.
 
-Nothing leaves a party. Every client keeps the same part; each part names the digests of the others, so
-that layers of different runs are not put together.
+Nothing leaves a party. Every client keeps the same layers; each part says enough to be loaded alone, and
+names the digests of those that were saved with it, so that layers of different runs are not put together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import JsonValue
 
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
 from protocols.parts import Part
-from protocols.saving import prefixed, save_parts, scaler_arrays, scaler_in, under
+from protocols.saving import prefixed, scaler_arrays, scaler_in, under
 from split.layers import Layers, Plan
-from split.messages import SERVER
-from split.setup import ClientPart
+from split.setup import ClientPart, ServerPart, joined
+
+Own = ClientPart | ServerPart
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What training leaves at all parties."""
-
-    client: ClientPart
-    server: Layers
-    clients: tuple[str, ...]
-    columns: list[Any]  # names, as in the first client's table
-    target: str
-    id: str | None
-
-
-def save(store: Path, run: str | None, method: str, fitted: Fitted, settings: Mapping[str, Any]) -> str:
-    """Write every party's part as `<store>/<party>/<run>/`; the run's id, drawn if none is given."""
-    own = fitted.client
-    about: dict[str, Any] = {
-        "classes": own.classes,
-        "columns": fitted.columns,
-        "target": fitted.target,
-        "id": fitted.id,
-    }
-    arrays = prefixed("layers", Arrays.from_module(own.model))
-    arrays |= scaler_arrays("features", own.features) | scaler_arrays("target", own.target)
-    weights = Arrays(arrays)
-    parts = {name: Part(method, name, about, weights) for name in fitted.clients}
-    told: dict[str, Any] = {"settings": dict(settings), "clients": fitted.clients}
-    tail = prefixed("layers", Arrays.from_module(fitted.server.module))
-    parts[SERVER] = Part(method, SERVER, told, Arrays(tail))
-    return save_parts(store, run, parts)
+def part_of(
+    method: str,
+    party: str,
+    own: Own,
+    *,
+    settings: Mapping[str, JsonValue],
+    target: str,
+    id: str | None,
+    clients: Sequence[str],
+) -> Part:
+    """One party's part. settings: of the estimator."""
+    about: dict[str, Any] = {"settings": dict(settings), "target": target, "clients": list(clients)}
+    arrays = prefixed("layers", Arrays.from_module(joined(_layers(own))))
+    if isinstance(own, ClientPart):
+        about |= {"classes": list(own.classes), "columns": list(own.columns), "id": id}
+        arrays |= scaler_arrays("features", own.features) | scaler_arrays("target", own.target)
+    else:
+        about |= {"inputs": own.columns, "outputs": own.outputs}
+    return Part(method, party, about, Arrays(arrays))
 
 
-def settings_in(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The estimator's settings, from all parties' parts."""
-    settings: Any = parts[SERVER].settings["settings"]
-    return dict(settings)
+def own_in(part: Part, plan: Plan) -> Own:
+    """What a party kept, in `plan`'s layers. ConfigError where the part does not fit these."""
+    about: Mapping[str, Any] = part.settings
+    own: Own
+    if "inputs" in about:
+        inputs, outputs = about["inputs"], about["outputs"]
+        own = ServerPart(plan.parts(inputs, outputs)[1], inputs, outputs, plan.u_shaped)
+    else:
+        classes, columns = tuple(about["classes"]), tuple(about["columns"])
+        bottom, _, *head = plan.parts(len(columns), len(classes) or 1)
+        features, target = (scaler_in(name, part.weights) for name in ("features", "target"))
+        own = ClientPart(columns, bottom, head[0] if head else None, features, classes, target)
+    try:
+        under("layers", part.weights).load_into(joined(_layers(own)))
+    except DataError as error:
+        raise ConfigError(f"the run does not fit the model: {error}; bring the saved one") from None
+    return own
 
 
-def fitted_in(parts: Mapping[str, Part], plan: Plan) -> Fitted:
-    """All parties' parts, in `plan`'s layers. ConfigError where they do not fit these."""
-    own = parts[SERVER]
-    told: Mapping[str, Any] = own.settings
-    clients = tuple(told["clients"])
-    first = parts[clients[0]]
-    about: Mapping[str, Any] = first.settings
-    classes, columns = tuple(about["classes"]), list(about["columns"])
-    bottom, middle, *head = plan.parts(len(columns), len(classes) or 1)
-    features, target = (scaler_in(name, first.weights) for name in ("features", "target"))
-    client = ClientPart(bottom, head[0] if head else None, features, classes, target)
-    for weights, module in ((own.weights, middle.module), (first.weights, client.model)):
-        try:
-            under("layers", weights).load_into(module)
-        except DataError as error:
-            raise ConfigError(f"the run does not fit the model: {error}; bring the saved one") from None
-    return Fitted(client, middle, clients, columns, about["target"], about["id"])
+def _layers(own: Own) -> Sequence[Layers]:
+    return own.layers if isinstance(own, ClientPart) else (own.layers,)

@@ -16,53 +16,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import pandas as pd
 import torch
 
-from protocols.arrays import Array, to_torch
+from protocols.arrays import Array, Arrays, to_torch
+from protocols.clients import SERVER, Rows
 from protocols.cut import CutGradient, LabelledSmashed, Smashed, from_wire, to_wire
 from protocols.flops import backward_flops, forward_flops, training_flops
 from protocols.party import Coordinator, Party
-from protocols.training import Settings
+from protocols.training import Settings, restore, snapshot
 from split.layers import Layers, Plan
-from split.messages import SERVER, HandOver, hand_over, take_over
-from split.setup import ClientPart, join, joined, unite
+from split.messages import HandOver, hand_over, take_over
+from split.setup import ClientPart, ServerPart, join, joined, unite
 
 
-async def client(
-    me: Coordinator, plan: Plan, x: Array, y: pd.Series, *, clients: Sequence[str]
-) -> ClientPart:
-    """One row-client. x: features (n, d) float64. y: labels or numbers (n,).
-    `clients`: all, in turn order."""
+async def client(me: Coordinator, plan: Plan, rows: Rows, *, clients: Sequence[str]) -> ClientPart:
+    """One row-client, with its training rows. `clients`: all, in turn order."""
     async with me.within("setup") as at:
-        part, rows, targets = await join(at, plan, x, y, clients)
+        part, x, targets = await join(at, plan, rows, clients)
     trainer = Trainer(plan.settings, part.layers)
     turn = u_client_turn if plan.u_shaped else client_turn
     epochs, place = plan.settings.epochs, clients.index(me.name)
     async with me.within("fit") as fit:
-        for epoch in range(epochs):
+        for epoch in range(trainer.resume(me), epochs):
             async with fit.within(epoch) as at:
                 if place > 0:
                     trainer.take_over(await at.recv(clients[place - 1], HandOver))
-                await turn(at, part, trainer, rows, targets)
+                await turn(at, part, trainer, x, targets)
                 await _pass_on(at, trainer, clients, place, final=epoch == epochs - 1)
+            # Between epochs the first client holds the last one's layers; the others are given theirs again.
+            me.checkpoint(epoch + 1, trainer.snapshot)
     return part
 
 
-async def server(me: Coordinator, plan: Plan, *, clients: Sequence[str]) -> Layers:
-    """The server, which returns its trained tail or middle. `clients`: all, in turn order."""
+async def server(me: Coordinator, plan: Plan, *, clients: Sequence[str]) -> ServerPart:
+    """The server, with its trained tail or middle. `clients`: all, in turn order."""
     async with me.within("setup") as at:
-        own, rows = await unite(at, plan, clients)
+        part, rows = await unite(at, plan, clients)
+    own = part.layers
     trainer = Trainer(plan.settings, (own,))
     turn = u_server_turn if plan.u_shaped else server_turn
     epochs = plan.settings.epochs
     async with me.within("fit") as fit:
-        for epoch in range(epochs):
+        for epoch in range(trainer.resume(me), epochs):
             async with fit.within(epoch) as at:
                 for name in clients:
                     await turn(at, name, own, trainer, -(-rows[name] // plan.settings.batch_size))
+            me.checkpoint(epoch + 1, trainer.snapshot)
             me.progress("epochs", epoch + 1, epochs)
-    return own
+    return part
 
 
 class Trainer:
@@ -96,6 +97,17 @@ class Trainer:
     def take_over(self, given: HandOver) -> None:
         """Go on from what another client hands over."""
         take_over(given, self.layers, self.optimizer)
+
+    def snapshot(self) -> Arrays:
+        """Layers and optimizer, to go on from."""
+        return snapshot(self.layers, self.optimizer)
+
+    def resume(self, me: Party) -> int:
+        """Epochs that are done already; the state after them is taken up."""
+        done, state = me.resumed()
+        if state is not None:
+            restore(state, self.layers, self.optimizer)
+        return done
 
 
 async def client_turn(

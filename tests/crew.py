@@ -131,7 +131,7 @@ async def _play(
     try:
         async with Grpc(party, book, files, limits=LIMITS) as transport:
             line.send(transport.address)
-            run = await serve_role(transport, roles[party], seed=seed)
+            run = await serve_role(transport, roles[party], name=party, parties=tuple(book), seed=seed)
     except VflError as error:
         return Played("", {}, {}, str(error), type(error).__name__)
     return played(run.results[party], run.ledger, party)

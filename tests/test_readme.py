@@ -21,7 +21,8 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 def test_the_readme_example_and_the_tutorial_run_in_a_notebook() -> None:
-    (example,) = blocks("python")
+    example, network = blocks("python")  # the second needs other processes: examples/over_the_network.py
+    assert "Federation.connect" in network
     assert len(example.strip().splitlines()) <= 12
     lines = [example, *blocks("python", TUTORIAL)]
     assert len(lines) >= 7
@@ -42,3 +43,17 @@ def test_its_make_targets_and_commands_exist() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for command in re.findall(r"`vfl (\w+)|vfl (\w+) -", README):
         assert "".join(command) in commands
+    for file in re.findall(r"`(docs/[\w./-]+)`", README):
+        assert (ROOT / file).exists()
+
+
+def test_it_explains_each_row_of_the_table_that_it_shows() -> None:
+    (tables,) = blocks("text")
+    explained = " ".join(re.findall(r"^\| (.*?) \|", README, flags=re.MULTILINE)[1:])
+    shown = re.findall(r"^│ (\w.*?) +│", tables, flags=re.MULTILINE)
+    methods = [re.split(r"[:,] ?", name)[0] for name in shown if name != "method"]
+    assert (
+        {"centralised", "fedavg", "split", "vertical", "alone"}
+        <= {*methods}
+        <= {*re.findall(r"\w+", explained)}
+    )

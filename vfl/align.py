@@ -97,6 +97,7 @@ async def align_label(
     for peer, mask in zip(features, masks, strict=True):
         await me.send(peer, Common(mask=mask))
     rows: Rows = found[features[0]][masks[0]]
+    me.guard.rows(ids.at(rows))
     return Aligned(rows, len(ids) + ids.repeats, ids.repeats, shared)
 
 
@@ -109,6 +110,7 @@ async def align_feature(me: Party, label_party: str, ids: CanonicalIds) -> Align
             f"{Common.kind} from {label_party} in {me.scope!r}: expected one mark for each of {len(rows)} "
             f"shared ids, got {len(mask)}"
         )
+    me.guard.rows(ids.at(rows[mask]))
     return Aligned(rows[mask], len(ids) + ids.repeats, ids.repeats, {label_party: len(rows)})
 
 
@@ -127,7 +129,7 @@ def align(
     Raises ConfigError for names that fit no party, DataError for an id column that is missing or cannot be
     used, AlignmentError for ids of different types and where no id is at every party.
     """
-    federation = Federation.of(data)
+    federation = Federation.local(data)
     features = feature_parties(federation.parties, label_party)
     names = id_columns(id, federation.parties)
     ids = {party: read_ids(federation, party, names[party], duplicates, "align") for party in federation}

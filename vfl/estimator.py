@@ -7,10 +7,9 @@ reveals. Semi-honest parties; no defence against what gradients and embeddings g
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,29 +17,20 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
-from protocols.federation import Federation, Role
+from protocols.errors import ConfigError, NotFittedError, nearest
+from protocols.federation import Federation
+from protocols.programs import Seat
 from protocols.progress import bar
-from protocols.tables import Kind, check_classes, check_rows, column, features, labels, split_target
+from protocols.tables import Kind, split_target
 from protocols.training import Settings, check_network, probabilities
 from vfl import saving
-from vfl.align import AlignmentReport, Duplicates, feature_parties, id_columns, read_ids, report
-from vfl.layout import embedding_width
-from vfl.neural import Plan, Table, Top, feature_party, label_party, predict_feature, predict_label
+from vfl.align import AlignmentReport, Duplicates, feature_parties, id_columns, report
+from vfl.neural import Plan, Top
+from vfl.program import VerticalNet, owned, program
 from vfl.saving import Own
 
 Data = Mapping[str, pd.DataFrame] | Federation
 F = TypeVar("F", pd.DataFrame, pd.Series)
-
-
-class _Checked(NamedTuple):
-    """The parties' tables, found fit for use before any line opens."""
-
-    names: dict[str, str]  # party -> its id column
-    columns: dict[str, list[str]]  # party -> its feature columns
-    tables: dict[str, Table]
-    y: pd.Series  # the label party's target
-    bottoms: dict[str, nn.Module]  # copies of the brought ones
 
 
 class _VerticalNet(BaseEstimator):
@@ -108,29 +98,34 @@ class _VerticalNet(BaseEstimator):
         do not meet; each says at which party.
         """
         federation = Federation.of(data)
-        owner, target_column = split_target(target, federation.parties)
-        peers = feature_parties(federation.parties, owner)
-        plan = self._plan(federation.parties)
-        names, columns, tables, y, bottoms = self._checked(federation, owner, target_column, id)
-        top = copy.deepcopy(self.top)
+        parties = federation.parties
+        owner, target_column = split_target(target, parties)
+        if owner not in federation:
+            raise ConfigError(
+                f"the target is at {owner}, whose table is not here; connect as {owner}, with data"
+            )
+        feature_parties(parties, owner)
+        parameters = self._parameters(owner, parties)
+        names = id_columns(id, parties)
 
-        def role(party: str) -> Role:
-            table, bottom = tables[party], bottoms.get(party)
-            if party == owner:
-                return lambda me: label_party(me, peers, table, y, bottom, top, plan)
-            return lambda me: feature_party(me, owner, table, bottom, plan)
+        def seat(party: str) -> Seat:
+            brought = {"bottom": (self.bottoms or {}).get(party), "top": self.top if party == owner else None}
+            modules = {part: module for part, module in brought.items() if module is not None}
+            wanted = target_column if party == owner else None
+            return Seat(party, parties, federation[party], names[party], wanted, modules=modules)
 
-        roles = {party: role(party) for party in federation}
         with bar(type(self).__name__) as on_progress:
-            run = federation.run(roles, seed=self.random_state, on_progress=on_progress)
-        bottom, learnt, _ = run.results[owner]
-        self.parts_ = {party: Own(names[party], columns[party], run.results[party][0]) for party in peers}
-        self.parts_[owner] = Own(names[owner], columns[owner], bottom, target_column, learnt)
-        self.label_party_ = owner
+            run = federation.execute(
+                program, "fit", parameters, seat, parties, seed=self.random_state, on_progress=on_progress
+            )
+        self.parts_ = {party: owned(parameters, seat(party), held) for party, held in run.results.items()}
+        self.parties_, self.label_party_, self.run_ = parties, owner, run.job
         self.alignment_: AlignmentReport = report(
             owner, {party: result[-1] for party, result in run.results.items()}
         )
         self.ledger_ = run.ledger
+        learnt = self.parts_[owner].top
+        assert learnt is not None
         self._set_learnt(learnt)
         return self
 
@@ -162,46 +157,36 @@ class _VerticalNet(BaseEstimator):
         """
         settings, parts = saving.load(Path(store), run, cls.__name__, bottoms or {}, top)
         loaded = cls(bottoms=bottoms, top=top, **settings)
-        loaded.parts_ = parts
+        loaded.parts_, loaded.parties_, loaded.run_ = parts, tuple(parts), run
         loaded.label_party_, learnt = next((party, own.top) for party, own in parts.items() if own.top)
         loaded._set_learnt(learnt)
         return loaded
 
-    def _outputs(self, data: Data) -> tuple[Federation, Array, Array]:
+    def _outputs(self, data: Data) -> tuple[Data, Array, Array]:
         """(federation, the top model's outputs (k, outputs), the label party's rows (k,) they are for)."""
         parts, owner = self._fitted(), self.label_party_
         if self.unmatched not in ("drop", "nan"):
             raise ConfigError(f'unmatched={self.unmatched!r} should be "drop" or "nan"')
         federation = Federation.of(data)
-        missing = [party for party in parts if party not in federation]
-        if missing:
-            raise ConfigError(
-                f"predicting needs every party of the training: no table of {', '.join(missing)}"
-            )
-        for party in federation:
-            if party not in parts:
-                raise ConfigError(f"{party} took no part in the training{nearest(party, parts)}")
-        tables = {party: self._table(federation, party, parts[party], "predict") for party in parts}
+        _check_parties(federation.parties, self.parties_)
+        parameters = self._parameters(owner, federation.parties, may_be_empty=self.unmatched == "nan")
 
-        def role(party: str) -> Role:
-            table, own = tables[party], parts[party]
-            if own.top is not None:
-                top, may_be_empty = own.top, self.unmatched == "nan"
-                return lambda me: predict_label(me, table, own.bottom, top, may_be_empty=may_be_empty)
-            bottom = own.bottom
-            assert bottom is not None  # only a label party may be without features
-            return lambda me: predict_feature(me, owner, table, bottom)
+        def seat(party: str) -> Seat:
+            return Seat(party, self.parties_, federation[party], kept=parts[party])
 
         with bar(type(self).__name__) as on_progress:
-            run = federation.run(
-                {p: role(p) for p in federation}, seed=self.random_state, on_progress=on_progress
+            run = federation.execute(
+                *(program, "predict", parameters, seat, self.parties_),
+                seed=self.random_state,
+                on_progress=on_progress,
+                run=self.run_,
             )
         outputs, aligned = run.results[owner]
         self.predict_ledger_ = run.ledger
         self.predict_alignment_ = report(owner, run.results | {owner: aligned})
         return federation, outputs, aligned.rows
 
-    def _placed(self, federation: Federation, rows: Array, predicted: F) -> F:
+    def _placed(self, federation: Data, rows: Array, predicted: F) -> F:
         """`predicted`, of the label party's `rows`, in that party's order and indexed by its ids."""
         name = self.parts_[self.label_party_].id
         ids = federation[self.label_party_][name]
@@ -218,7 +203,7 @@ class _VerticalNet(BaseEstimator):
     def _set_learnt(self, top: Top) -> None:
         """Attributes that a kind of estimator has of its own."""
 
-    def _plan(self, parties: Sequence[str]) -> Plan:
+    def _parameters(self, owner: str, parties: Sequence[str], *, may_be_empty: bool = False) -> VerticalNet:
         alien = [party for party in self.bottoms or {} if party not in parties]
         if alien:
             known = ", ".join(parties)
@@ -229,39 +214,35 @@ class _VerticalNet(BaseEstimator):
             if module is not None and not isinstance(module, nn.Module):
                 raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
         check_network(self.hidden, self.standardise, self.random_state)
-        return Plan(Settings.of(self, self._kind, self.epochs), tuple(self.hidden), self.standardise)
+        settings = Settings.of(self, self._kind, self.epochs)
+        plan = Plan(settings, tuple(self.hidden), bool(self.standardise))
+        return program.read(
+            {
+                **plan.settings.parameters(),
+                "label_party": owner,
+                "kind": self._kind,
+                "epochs": plan.settings.epochs,
+                "hidden": plan.hidden,
+                "standardise": plan.standardise,
+                "duplicates": self.duplicates,
+                "may_be_empty": may_be_empty,
+            }
+        )
 
-    def _checked(
-        self, federation: Federation, owner: str, target: str, id: str | Mapping[str, str]
-    ) -> _Checked:
-        names = id_columns(id, federation.parties)
-        if names[owner] == target:
-            raise ConfigError(f"column {target!r} is both id and target; choose another id column")
-        with marked(owner, "fit"):
-            y = column(federation[owner], target, "target")
-            check_rows(federation[owner])
-            if self._kind == "classification":
-                check_classes(labels(y))
-            else:
-                features(y.to_frame())
-        bottoms = copy.deepcopy(dict(self.bottoms or {}))
-        columns, tables = {}, {}
-        for party, table in federation.items():
-            with marked(party, "fit"):
-                left_out = {names[party], *([target] if party == owner else [])}
-                columns[party] = [name for name in table.columns if name not in left_out]
-                if not columns[party] and party != owner:
-                    raise DataError("no column is left beside the id; a feature party needs at least one")
-                own = Own(names[party], columns[party], None)
-                tables[party] = self._table(federation, party, own, "fit")
-                if party in bottoms:
-                    embedding_width(bottoms[party], len(columns[party]))
-        return _Checked(names, columns, tables, y, bottoms)
 
-    def _table(self, federation: Federation, party: str, own: Own, step: str) -> Table:
-        with marked(party, step):
-            ids = read_ids(federation, party, own.id, self.duplicates, step)
-            return Table(ids, features(federation[party], own.columns))
+def _check_parties(given: Sequence[str], trained: Collection[str]) -> None:
+    """ConfigError unless those given are those of the training: who is missing, and who is unknown."""
+    missing = [party for party in trained if party not in given]
+    wrong = [f"no table of {', '.join(missing)}"] if missing else []
+    wrong += [
+        f"{party} took no part in the training{nearest(party, missing or trained)}"
+        for party in given
+        if party not in trained
+    ]
+    if wrong:
+        raise ConfigError(
+            f"predicting needs exactly the parties of the training, {', '.join(trained)}: {'; '.join(wrong)}"
+        )
 
 
 class VerticalNetClassifier(ClassifierMixin, _VerticalNet):

@@ -6,6 +6,9 @@ so that alignment has its work to do; the test rows are aligned anew to be predi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +16,9 @@ from protocols.models import count_parameters
 from protocols.task import Method, Outcome, Task, score
 from vfl.estimator import VerticalNetClassifier, VerticalNetRegressor
 from vfl.saving import Own
+
+if TYPE_CHECKING:
+    from protocols.connect import Connected
 
 
 def vertical(task: Task) -> list[Method]:
@@ -23,17 +29,36 @@ def vertical(task: Task) -> list[Method]:
         Method(
             name="vertical",
             column="vertical",
-            architecture="every organisation trains a bottom model on its own columns, the one with the "
-            "label the top model too; all are data owners, there is no server",
-            privacy="columns and labels stay; private set intersection shows which ids are common, "
+            architecture="Every organisation trains a bottom model on its own columns, the one with the "
+            "label the top model too; all are data owners, there is no server.",
+            privacy="Columns and labels stay; private set intersection shows which ids are common, "
             "embeddings leave, from which features can be reconstructed, and cut gradients, which can tell "
-            "labels apart",
+            "labels apart.",
             run=_run,
+            needs="column partitions",
+            connected=_run_connected,
         )
     ]
 
 
 def _run(task: Task, seed: int) -> Outcome:
+    train, test = task.split(seed)
+    trained = _shuffled(task.organisations(train), seed)
+    return _outcome(task, seed, trained, _shuffled(task.organisations(test), seed), test)
+
+
+def _run_connected(parties: Connected, task: Task, seed: int) -> Outcome:
+    train, test = task.split(seed)
+    return _outcome(task, seed, parties.holding(train), parties.holding(test.drop(columns=task.target)), test)
+
+
+def _outcome(
+    task: Task,
+    seed: int,
+    train: Mapping[str, pd.DataFrame],
+    asked: Mapping[str, pd.DataFrame],
+    test: pd.DataFrame,
+) -> Outcome:
     settings = task.settings
     estimator = VerticalNetClassifier if settings.kind == "classification" else VerticalNetRegressor
     model = estimator(
@@ -42,11 +67,9 @@ def _run(task: Task, seed: int) -> Outcome:
         random_state=seed,
         **settings.parameters(),
     )
-    train, test = task.split(seed)
-    model.fit(_shuffled(task.organisations(train), seed), f"{task.label_party}.{task.target}", task.id)
-    tables = _shuffled(task.organisations(test), seed)
+    model.fit(train, f"{task.label_party}.{task.target}", task.id)
     predicted = (
-        model.predict_proba(tables) if isinstance(model, VerticalNetClassifier) else model.predict(tables)
+        model.predict_proba(asked) if isinstance(model, VerticalNetClassifier) else model.predict(asked)
     )
     return Outcome(
         score=score(task, test.set_index(task.id)[task.target].loc[predicted.index], predicted),

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -39,7 +40,7 @@ from protocols.models import dry_run, mlp
 from protocols.party import Coordinator, Party
 from protocols.psi.ids import CanonicalIds
 from protocols.tables import Scaler, check_classes, encode_labels, features, labels
-from protocols.training import Settings, outputs, outputs_flops
+from protocols.training import Settings, outputs, outputs_flops, restore, snapshot
 from protocols.wire.message import Message, Spec
 from vfl.align import Aligned, align_feature, align_label
 from vfl.layout import ask_width, check_top, lay_out, seed_of
@@ -113,8 +114,11 @@ async def feature_party(
     optimizer = plan.settings.new_optimizer(bottom.parameters())
     bottom.train()
     draws = _draws(bottom, x.shape[1])
+    done, state = me.resumed()
+    if state is not None:
+        restore(state, bottom, optimizer)
     async with me.within("fit") as fit:
-        for epoch in range(plan.settings.epochs):
+        for epoch in range(done, plan.settings.epochs):
             async with fit.within(epoch) as at:
                 order = (await at.recv(label_party, Order)).rows.astype(np.int64)
                 if not np.array_equal(np.sort(order), np.arange(len(x))):
@@ -129,6 +133,7 @@ async def feature_party(
                     await at.send(label_party, Smashed(h=to_wire(h)))
                     g = from_wire((await at.recv(label_party, CutGradient)).g, h.shape[1:], len(h))
                     await at.compute(_descend, h, g, optimizer, cost=backward_flops(bottom, batch))
+            me.checkpoint(epoch + 1, partial(snapshot, bottom, optimizer))
     return Bottom(scaler, bottom), aligned
 
 
@@ -155,8 +160,11 @@ async def label_party(
         check_top(top, total, count)
     step = _Step(bottom, top, settings)
     draws = _draws(top, total) or (bottom is not None and _draws(bottom, x.shape[1]))
+    done, state = me.resumed()
+    if state is not None:
+        restore(state, step.models, step.optimizer)
     async with me.within("fit") as fit:
-        for epoch in range(settings.epochs):
+        for epoch in range(done, settings.epochs):
             async with fit.within(epoch) as at:
                 order = at.rng("batches").permutation(len(x))
                 await at.broadcast(Order(rows=order.astype(np.uint32)), to=peers)
@@ -168,6 +176,7 @@ async def label_party(
                     gradients = await at.compute(step, batch, y[rows], h, cost=cost, rng=rng)
                     for peer, g in zip(peers, gradients, strict=True):
                         await at.send(peer, CutGradient(g=g))
+            me.checkpoint(epoch + 1, partial(snapshot, step.models, step.optimizer))
             me.progress("epochs", epoch + 1, settings.epochs)
     fitted = None if bottom is None else Bottom(scaler, bottom)
     return fitted, Top(top, {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
@@ -209,8 +218,8 @@ class _Step:
 
     def __init__(self, bottom: nn.Module | None, top: nn.Module, settings: Settings) -> None:
         self.bottom, self.top, self.loss = bottom, top, settings.loss
-        parts = nn.ModuleList([top] if bottom is None else [bottom, top]).train()
-        self.optimizer = settings.new_optimizer(parts.parameters())
+        self.models = nn.ModuleList([top] if bottom is None else [bottom, top]).train()
+        self.optimizer = settings.new_optimizer(self.models.parameters())
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, embeddings: list[torch.Tensor]) -> list[Array]:
         leaves = [h.requires_grad_() for h in embeddings]

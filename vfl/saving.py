@@ -47,7 +47,7 @@ def save(
 
     brought: the parties whose bottom model, and "top" if the top model, is not the default one.
     """
-    parts = {party: _part(method, party, own, settings, brought) for party, own in owns.items()}
+    parts = {party: part_of(method, party, own, settings, brought) for party, own in owns.items()}
     return save_parts(store, run, parts)
 
 
@@ -66,11 +66,12 @@ def load(
     owns = {}
     for party, part in parts.items():
         with marked(party, "load"):
-            owns[party] = _own(party, part, bottoms.get(party), top, hidden)
+            owns[party] = own_of(party, part, bottoms.get(party), top, hidden)
     return {**told[0], "hidden": hidden}, owns
 
 
-def _part(method: str, party: str, own: Own, settings: Mapping[str, Any], brought: set[str]) -> Part:
+def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any], brought: set[str]) -> Part:
+    """One party's own, for its store; the rest as in `save`. `settings` go with the label party's."""
     about: dict[str, Any] = {"id": own.id, "columns": own.columns, "brought": party in brought}
     arrays: dict[str, Array] = {}
     if own.bottom is not None:
@@ -84,9 +85,10 @@ def _part(method: str, party: str, own: Own, settings: Mapping[str, Any], brough
     return Part(method, party, about, Arrays(arrays))
 
 
-def _own(
+def own_of(
     party: str, part: Part, bottom: nn.Module | None, top: nn.Module | None, hidden: tuple[int, ...]
 ) -> Own:
+    """What one party kept in `part`; the rest as in `load`. `hidden`: as the label party's settings say."""
     about: Mapping[str, Any] = part.settings
     weights = part.weights
     columns = list(about["columns"])

@@ -9,6 +9,7 @@ to say.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +33,11 @@ class CanonicalIds:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def at(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        """The canonical ids of these rows of the table, one after another; each row has one here."""
+        for place in np.searchsorted(self.rows, rows):
+            yield self.values[int(place)].as_py()
 
 
 def canonical(ids: pd.Series | pd.Index, *, duplicates: Literal["error", "first"] = "error") -> CanonicalIds:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,10 +50,15 @@ class Compute:
 
 
 class Ledger:
-    """Wraps a transport. `frame()` is the full record, `summary()` the sums people read."""
+    """Wraps a transport. `frame()` is the full record, `summary()` the sums people read.
 
-    def __init__(self, inner: Transport | None = None) -> None:
-        self._inner = inner
+    on_entry: called with each entry as it is recorded, before what it records is sent.
+    """
+
+    def __init__(
+        self, inner: Transport | None = None, on_entry: Callable[[Entry], None] | None = None
+    ) -> None:
+        self._inner, self._on_entry = inner, on_entry
         # Plain tuples, as of `Entry`: the garbage collector forgets them, and would look at each Entry again.
         self._rows: list[tuple[Any, ...]] = []
         self.reveals: dict[
@@ -67,7 +72,7 @@ class Ledger:
         self._one_sided = False  # something was received whose sending is in its sender's ledger
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_inner": None}
+        return {**self.__dict__, "_inner": None, "_on_entry": None}
 
     async def deliver(self, envelope: Envelope) -> None:
         index = self._record(envelope)
@@ -113,9 +118,10 @@ class Ledger:
         if e.kind not in self.reveals:
             known = Message.kinds.get(e.kind)
             self.reveals[e.kind] = known.reveals if known else ""
-        self._rows.append(
-            (e.job, e.scope, e.sequence, e.sender, e.receiver, e.kind, len(e.body), e.depth, e.digest)
-        )
+        row = (e.job, e.scope, e.sequence, e.sender, e.receiver, e.kind, len(e.body), e.depth, e.digest)
+        self._rows.append(row)
+        if self._on_entry is not None:
+            self._on_entry(Entry._make(row))
         return len(self._rows) - 1
 
     @property

@@ -78,7 +78,7 @@ def _words(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if inner:
-        return f"{origin.__name__} of {', '.join(map(_words, inner))}"
+        return f"{origin.__name__} of {', '.join(_words(word) for word in inner if word is not ...)}"
     names = {Arrays: "named arrays", type(None): "none", Any: "any JSON value"}
     return names.get(annotation) or str(annotation.__name__)
 

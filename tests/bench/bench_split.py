@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from protocols.clients import Rows
 from protocols.federation import simulate
 from protocols.models import mlp
 from protocols.training import Settings
@@ -24,7 +25,7 @@ def _rows(settings: Settings, shape: str, clients: int) -> Row:
     y = rng.integers(0, 2, ROWS)
     cut = (2,) if shape == "vanilla" else (1, 2)
     plan = Plan(lambda d, k: mlp(d, k, (64,)), cut, settings, standardise=False)
-    names = [f"client{i}" for i in range(clients)]
+    columns, names = tuple(range(COLUMNS)), [f"client{i}" for i in range(clients)]
     parts = np.array_split(np.arange(ROWS), clients)
 
     def unsplit() -> None:
@@ -41,7 +42,7 @@ def _rows(settings: Settings, shape: str, clients: int) -> Row:
 
     def divided() -> None:
         roles = {
-            name: partial(client, plan=plan, x=x[i], y=pd.Series(y[i]), clients=names)
+            name: partial(client, plan=plan, rows=Rows(columns, x[i], pd.Series(y[i])), clients=names)
             for name, i in zip(names, parts, strict=True)
         }
         simulate({**roles, "server": partial(server, plan=plan, clients=names)})

@@ -82,7 +82,7 @@ def test_one_row_is_not_told_as_its_mean(standardise: bool) -> None:
 
 
 def test_a_client_named_server() -> None:
-    with pytest.raises(ConfigError, match="a client is named 'server'"):
+    with pytest.raises(ConfigError, match="no client can be named 'server'"):
         FedClassifier().fit({"server": rows({"a": 12})["a"]}, target="y")
 
 
@@ -107,7 +107,8 @@ def test_a_client_named_server() -> None:
         ({"random_state": -1}, "random_state=-1 should be a whole number"),
         ({"rounds": "x"}, "rounds='x' should be a whole number above 0"),
         ({"local_epochs": None}, "local_epochs=None should be a whole number above 0"),
-        ({"model": "mlp"}, "model should be a torch.nn.Module or None, got str"),
+        ({"model": "mpl"}, "model 'mpl' is not among those registered, mlp; did you mean 'mlp'"),
+        ({"model": 3}, "should be a torch.nn.Module, the name of a registered network, or None, got int"),
         ({"model": nn.Linear(4, 3)}, "model gives 3 outputs for a row, expected 2: one for each class"),
         ({"model": nn.Linear(5, 2)}, "model does not take float32 rows of 4 features"),
         ({"model": nn.Sequential(nn.Linear(4, 2), nn.Unflatten(1, (2, 1)))}, "outputs of shape"),

@@ -72,10 +72,14 @@ def test_predicting_costs_standardising_and_the_network(standardise: bool) -> No
     assert spent == {n: outputs_flops(model.model_, (k, 4)) + scaling * k for n, k in (("a", 12), ("b", 15))}
 
 
-def test_the_first_clients_column_order_holds() -> None:
+def test_columns_are_taken_in_sorted_order_whatever_order_they_came_in() -> None:
     tables = rows({"a": 12, "b": 15})
-    turned = {"a": tables["a"], "b": tables["b"][["y", "x2", "x0", "x3", "x1"]]}
+    turned = {
+        "a": tables["a"][["x3", "x1", "y", "x2", "x0"]],
+        "b": tables["b"][["y", "x2", "x0", "x3", "x1"]],
+    }
     first, second = (FedClassifier(hidden=(4,), rounds=2).fit(t, target="y") for t in (tables, turned))
+    assert second.feature_names_in_.tolist() == ["x0", "x1", "x2", "x3"]
     assert Arrays.from_module(first.model_) == Arrays.from_module(second.model_)
 
 

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
+from horizontal.local import fedavg
+from horizontal.rounds import train_rounds
 from protocols.arrays import Arrays, weighted_mean
-from protocols.errors import PartyError, ProtocolError
-from protocols.federation import Federation
+from protocols.errors import PartyError, ProtocolError, VflError
+from protocols.federation import Federation, simulate
 from protocols.models import mlp
-from protocols.party import Desk, Party
+from protocols.party import Coordinator, Desk, Party, Unguarded
 from protocols.tables import Scaler, features
 from protocols.training import Settings, train
 from protocols.wire.faults import Plan
@@ -171,6 +173,20 @@ def test_buffers_travel_and_counters_stay_whole() -> None:
     # Two batches a round at a, five at b; the mean by rows, rounded every round: 4.14 -> 4, 8.14 -> 8.
     assert after["1.num_batches_tracked"] == 8
     assert np.abs(after["1.running_mean"]).max() > 0
+
+
+def test_a_policy_is_asked_about_the_group_before_an_update_leaves() -> None:
+    class Least(Unguarded):
+        def group(self, rows: int) -> None:
+            raise VflError(f"{rows} rows are too few")
+
+    async def few(me: Coordinator) -> Arrays:
+        me.desk.guard = Least()
+        x, y = torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64)
+        return await train_rounds(me, "server", mlp(4, 2), x, y, fedavg(SGD), 1)
+
+    with pytest.raises(VflError, match="^a: 5 rows are too few"):
+        simulate({"a": few})
 
 
 def test_divergence_names_the_clients() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 import stat
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from protocols.certs import new_authority, new_party
+from protocols.certs import fingerprint, new_authority, new_party
 from protocols.errors import ConfigError
 from protocols.wire.tls import Credentials, check_address, is_loopback, names, network_name
 
@@ -128,6 +132,38 @@ def test_an_expired_certificate_names_the_clock(tmp_path: Path, bank: Credential
     over = new_party(tmp_path / "over", tmp_path / "ca", "bank", days=1e-9)
     with pytest.raises(ConfigError, match=r"is valid from .* this machine's clock says"):
         over.read("bank")
+
+
+def test_the_commands_of_the_guide_make_a_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to run the guide's commands with")
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "certificates.md").read_text("utf-8")
+    authority = new_authority(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    request, sign, show = (
+        subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=30)
+        for line in re.findall(r"^openssl .*", guide, flags=re.MULTILINE)
+    )
+    assert request.returncode == 0, request.stderr
+    if "copy_extensions" in sign.stderr:
+        pytest.skip("this openssl is older than 3.0")
+    assert sign.returncode == 0, sign.stderr
+    files = Credentials(authority, tmp_path / "telco.pem", tmp_path / "telco.key")
+    found = certificate(files.certificate)
+    assert files.read("telco") and names(found) == ["telco"]
+    purposes = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(purposes) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+    shown = show.stdout.partition("=")[2].strip().replace(":", "").lower()
+    assert shown == fingerprint(files.certificate)
+
+
+def test_a_fingerprint_is_of_a_certificate(tmp_path: Path, bank: Credentials) -> None:
+    with pytest.raises(ConfigError, match=r"bank\.key is no PEM certificate"):
+        fingerprint(bank.key)
+    with pytest.raises(ConfigError, match=r"none: No such file"):
+        fingerprint(tmp_path / "none")
 
 
 def test_what_was_read_does_not_show_itself(bank: Credentials) -> None:

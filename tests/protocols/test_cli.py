@@ -128,7 +128,7 @@ def test_each_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path)
         (compare(bad(place, frame.assign(a="text"))), "bank: column 'a' is"),
         (compare(bad(place, frame.assign(default=1))), "1 class"),
         (compare(bad(place, frame.iloc[:0])), "0 rows"),
-        (vfl("ledger", "show", table), "no Parquet file"),
+        (vfl("ledger", "show", table), "no ledger; expected the file that a party keeps"),
         (vfl("ledger", "show", tmp_path / "absent.parquet"), "no such file"),
         (vfl("ledger", "show", tmp_path), "a folder of 0 records"),
     ]

@@ -43,7 +43,7 @@ def classes() -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("name", "owners", "label", "metric", "classes"),
     [
-        ("breast_cancer", {"error": 10, "mean": 10, "worst": 10}, "error", "auc", 2),
+        ("breast_cancer", {"clinic": 10, "lab": 10, "registry": 10}, "clinic", "auc", 2),
         ("digits", {"left": 32, "right": 32}, "left", "accuracy", 10),
     ],
 )
@@ -55,6 +55,12 @@ def test_the_built_in_tables(
     assert (got.label_party, got.metric, got.outputs) == (label, metric, classes)
     assert set(got.table.columns) == {got.id, got.target, *got.features}
     assert "row number is the id" in got.notes[0]
+
+
+def test_each_organisation_of_the_demo_holds_one_statistic_of_the_measurements() -> None:
+    held = {"clinic": "{} error", "lab": "mean {}", "registry": "worst {}"}
+    quantities = [name.removeprefix("mean ") for name in load().columns["lab"]]
+    assert load().columns == {p: [form.format(q) for q in quantities] for p, form in held.items()}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -72,6 +78,22 @@ def test_the_label_is_at_the_first_party_unless_said() -> None:
     assert task(classes()).label_party == "bank"
     assert task(classes(), label_party="telco").label_party == "telco"
     assert task(classes(), target="telco.default").label_party == "telco"
+
+
+def test_a_targets_own_dots_are_kept_and_a_part_of_its_name_finds_it() -> None:
+    frame = classes().rename(columns={"default": "default.payment.next.month"})
+    for said in ("default.payment.next.month", "bank.default.payment.next.month"):
+        got = task(frame, target=said)
+        assert (got.target, got.label_party) == ("default.payment.next.month", "bank")
+    for said in (
+        "default",
+        "bank.default",
+        "next.month",
+        "bank.payment.next",
+        "bank.Default.payment.next.moth",
+    ):
+        with pytest.raises(DataError, match="^no target column .* did you mean 'default.payment.next.month'"):
+            task(frame, target=said)
 
 
 @pytest.mark.parametrize(
@@ -203,12 +225,13 @@ def test_every_client_gets_a_test_row() -> None:
             assert len(fewest.row_clients(rows, seed)) == 5
 
 
-def test_a_blank_or_comma_in_a_column_name_is_written_as_a_question_mark() -> None:
+def test_a_column_name_with_a_blank_or_comma_is_quoted_or_matched_by_a_pattern() -> None:
     frame = classes().rename(columns={"a": "mean a", "b": "b, each"})
     for parties in ("bank=mean a,c telco=*", "bank=b, each telco=*"):
-        with pytest.raises(ConfigError, match=r"write \? for a blank or comma in a name"):
+        with pytest.raises(ConfigError, match="put a name with a blank or comma in double quotes"):
             task(frame, parties=parties)
-    assert task(frame, parties="bank=mean?a,b??each,c telco=*").columns["bank"] == ["mean a", "b, each", "c"]
+    for parties in ('bank="mean a","b, each",c telco=*', "bank=mean?a,b??each,c telco=*"):
+        assert task(frame, parties=parties).columns["bank"] == ["mean a", "b, each", "c"]
     with pytest.raises(ConfigError, match="matches no column$"):
         task(classes(), parties="bank=zzz telco=*")
 

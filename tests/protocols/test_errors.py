@@ -57,6 +57,20 @@ def test_every_error_is_drawn_in_the_tree() -> None:
         ("LIMIT", ["limit"], "; did you mean 'limit'?"),
         ("zzz", ["client", "server"], ""),
         ("a", [], ""),
+        (
+            "default",
+            ["LIMIT_BAL", "default.payment.next.month"],
+            "; did you mean 'default.payment.next.month'?",
+        ),
+        (
+            "Payment",
+            ["LIMIT_BAL", "default.payment.next.month"],
+            "; did you mean 'default.payment.next.month'?",
+        ),
+        ("id", ["residence", "customer_id"], "; did you mean 'customer_id'?"),
+        ("amount_in_euros_of_the_loan", ["amount", "amount_in"], "; did you mean 'amount_in'?"),
+        ("a", ["amount"], ""),
+        ("", ["amount"], ""),
     ],
 )
 def test_the_nearest_known_name_is_offered(name: str, known: list[str], said: str) -> None:

@@ -30,7 +30,7 @@ async def greets(me: Coordinator) -> str:
 def test_a_federation_is_its_tables() -> None:
     federation = Federation.of(TABLES)
     assert dict(federation).keys() == TABLES.keys() and federation["bank"] is TABLES["bank"]
-    assert federation.parties == ("bank", "shop") and len(federation) == 2
+    assert federation.parties == federation.here == ("bank", "shop") and len(federation) == 2
     assert Federation.of(federation) is federation
     assert repr(federation) == "Federation(bank: 2 x 2, shop: 1 x 1)"
 

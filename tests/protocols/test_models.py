@@ -10,11 +10,15 @@ from torch import nn
 
 from protocols import models
 from protocols.errors import ConfigError
-from protocols.models import count_parameters, dry_run, mlp, model
+from protocols.models import check_model, count_parameters, dry_run, mlp, model, network
 
 
 def tower(width: int = 3) -> nn.Module:
     return nn.Linear(width, 1)
+
+
+def wide(inputs: int, outputs: int, depth: int = 1) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(inputs, inputs) for _ in range(depth)), nn.Linear(inputs, outputs))
 
 
 def no_module() -> str:
@@ -23,7 +27,7 @@ def no_module() -> str:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in ("tower", "no_module")]
+    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in ("tower", "wide", "no_module")]
     shadow = EntryPoint("mlp", f"{__name__}:tower", models.GROUP)
     monkeypatch.setattr(
         models, "entry_points", lambda group: [*here, shadow] if group == models.GROUP else []
@@ -95,13 +99,33 @@ def test_lookup_by_name() -> None:
 @pytest.mark.usefixtures("registry")
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(
-        ConfigError, match=r"'towr' is not among .* mlp, no_module, tower; did you mean 'tower'"
+        ConfigError, match=r"'towr' is not among .* mlp, no_module, tower, wide; did you mean 'tower'"
     ):
         model("towr", {})
-    with pytest.raises(ConfigError, match="registered, mlp, no_module, tower$"):
+    with pytest.raises(ConfigError, match="registered, mlp, no_module, tower, wide$"):
         model("zzz", {})
     with pytest.raises(ConfigError, match=r"should build a torch.nn.Module, got str"):
         model("no_module", {})
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_network_is_told_what_its_factory_takes_and_drawn_from_the_seed() -> None:
+    built, again, other = (network("wide", 5, 2, (3,), seed) for seed in (1, 1, 2))
+    assert built(torch.zeros(4, 5)).shape == (4, 2)
+    first, second, third = (nn.utils.parameters_to_vector(m.parameters()) for m in (built, again, other))
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    plain = nn.utils.parameters_to_vector(mlp(5, 2, (3,), 1).parameters())
+    assert torch.equal(nn.utils.parameters_to_vector(network("mlp", 5, 2, (3,), 1).parameters()), plain)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_network_that_cannot_be_told_is_found_before_it_is_built() -> None:
+    check_model("wide")
+    check_model("mlp")
+    with pytest.raises(ConfigError, match="model 'tower': got an unexpected keyword argument 'inputs'"):
+        check_model("tower")
+    with pytest.raises(ConfigError, match="model 'wode' is not among those registered"):
+        check_model("wode")
 
 
 class Noise(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,9 +181,49 @@ def test_every_column_is_at_one_party(owners: list[str], rest: str) -> None:
     assert columns(names, text, ()) == held
 
 
+def test_a_name_in_quotes_may_hold_blanks_commas_and_quotes() -> None:
+    odd = ["mean radius", "mean texture", 'size, 3" pipe', "a=b", "n"]
+    held = {"clinic": ["mean radius", 'size, 3" pipe'], "lab": ["mean texture", "a=b", "n"]}
+    assert columns(odd, 'clinic="mean radius","size, 3"" pipe" lab=*', ()) == held
+    assert columns(odd, 'lab="a=b", "mean t*",n  clinic=*', ()) == held
+
+
+@given(
+    names=st.lists(st.text(max_size=6).filter(lambda name: name != "*"), min_size=1, max_size=8, unique=True),
+    dealt=st.lists(st.sampled_from(["ann", "bob", "cy"]), min_size=8, max_size=8),
+    gap=st.sampled_from([" ", "\n", "  "]),
+)
+def test_any_names_survive_being_quoted(names: list[str], dealt: list[str], gap: str) -> None:
+    held: dict[str, list[str]] = {}
+    for name, owner in zip(names, dealt, strict=False):
+        held.setdefault(owner, []).append(name)
+    quoted = {party: ['"' + name.replace('"', '""') + '"' for name in own] for party, own in held.items()}
+    text = gap.join(f"{party}={','.join(own)}" for party, own in quoted.items())
+    assert columns(names, text, ()) == held
+
+
+@given(st.text(alphabet='ab"=,* ', max_size=20))
+def test_any_spec_is_read_or_refused(spec: str) -> None:
+    with suppress(ConfigError):
+        held = columns(["a", "b", "a b", 'a"'], spec, ())
+        assert sorted(name for own in held.values() for name in own) == ["a", "a b", 'a"', "b"]
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        (
+            'bank="SEX telco=*',
+            """a quote is not closed in 'bank="SEX telco=\\*'; write .* clinic="mean radius",""",
+        ),
+        ('bank=SEX,"AGE",PAY"_* telco=*', "a quote is not closed"),
+        (
+            'bank="SEX"AGE telco=*',
+            "touches other text in .*; put the whole name in quotes, and a comma or blank",
+        ),
+        ('bank=my"SEX" telco=*', "touches other text"),
+        ('telco=* bank="SEX""', """a quote is not closed in 'bank="SEX""'"""),
+        ('bank="" telco=*', "bank's '' matches no column"),
         ("bank=SEX telco=SEX,*", "'SEX' is named twice, by bank's 'SEX' and by telco's 'SEX'"),
         ("bank=PAY_1,PAY_* telco=*", "'PAY_1' is named twice, by bank's 'PAY_1' and by bank's 'PAY_\\*'"),
         ("bank=SEX,AGE telco=PAY_*", "no party holds 'LIMIT_BAL'; add party=\\* for the rest, or drop"),

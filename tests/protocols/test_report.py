@@ -7,18 +7,20 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from protocols import claims
-from protocols.claims import CLAIMS, WAYS, Cell, level
+from protocols.claims import CLAIMS, LEAKAGE, WAYS, level
 from protocols.compare import Comparison, Spread
 from protocols.cut import LabelledSmashed
 from protocols.errors import ConfigError, DataError
-from protocols.figures import Figures, amount, grouped, seconds, spread, varied
-from protocols.report import LEAKAGE, Report, read_measures, write_whole
+from protocols.figures import Figures, amount, grouped, percent, seconds, spread, varied
+from protocols.report import Report, read_measures, write_whole
+from protocols.verdicts import Cell
 from protocols.wire.message import Message
 from tests.protocols import tiny
 
@@ -67,6 +69,12 @@ def test_what_cannot_be_measured_yet_says_so_and_nothing_else(result: Comparison
             statuses = [line.status for line in cell(result.report, title, way).lines]
             assert "not yet measured" in statuses
     assert LEAKAGE in result.report.html() and "not yet measured" in LEAKAGE
+
+
+def test_whose_claims_they_are_is_said_wherever_they_are_shown(result: Comparison) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "comparison.md"
+    for text in (result.report.html(), result.report.text(), guide.read_text("utf-8")):
+        assert claims.SOURCE in " ".join(text.split())
 
 
 def test_a_way_that_was_not_run_says_so(result: Comparison) -> None:
@@ -165,6 +173,7 @@ def test_every_number_of_the_text_has_its_method_and_every_constant_is_printed(r
     for said in ("range over 2 paired seeds", "1, 50, 200 ms", "100 Mbit/s", "1e10 FLOP/s", "IID", "20%"):
         assert said in text
     assert all(name in text for name in result.report.constants())
+    assert "columns held by: bank: a … c (3); telco: d … f (3)" in text
     assert "the same for every method, but the optimizer of fedavg starts afresh each round" in text
     assert "fedavg: every client starts a fresh optimizer" in text
 
@@ -189,20 +198,30 @@ def test_names_are_escaped(result: Comparison) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here to open the page in")
-@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_opens_it_without_a_complaint_and_without_scrolling_sideways(
     result: Comparison, tmp_path: Path, width: int
 ) -> None:
-    page = result.report.html()
-    probe = "<script>document.title = 'wide ' + document.documentElement.scrollWidth</script></body>"
-    (tmp_path / "page.html").write_text(page.replace("</body>", probe), "utf-8")
+    probe = "<script>top.document.title = 'wide ' + document.documentElement.scrollWidth</script></body>"
+    page = escape(result.report.html().replace("</body>", probe))  # in a frame: no window is below 500 wide
+    frame = f'<iframe srcdoc="{page}" style="width: {width}px; border: 0"></iframe>'
+    (tmp_path / "page.html").write_text(f"<!doctype html><body>{frame}</body>", "utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     home = f"--user-data-dir={tmp_path / 'profile'}"
-    command = ["chromium", *options, home, f"--window-size={width},900", f"file://{tmp_path / 'page.html'}"]
+    command = ["chromium", *options, home, "--window-size=1300,900", f"file://{tmp_path / 'page.html'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "CONSOLE" not in done.stderr
     title = re.search(r"<title>wide (\d+)</title>", done.stdout)
     assert title and int(title[1]) <= width
+
+
+def test_the_page_tells_nothing_from_next_to_nothing(result: Comparison) -> None:
+    page = re.sub(r"<[^>]*>", " ", result.report.html())  # not the positions of the plots
+    assert not re.findall(r"[+−]0\.000|\b0\.0+%|\b100\.0+%", page)
+    for way, said in {"centralised": "none at an owner of data", "federated": "up to "}.items():
+        assert said in " ".join(line.text for line in cell(result.report, "core architecture", way).lines)
+    (work,) = cell(result.report, "client compute", "centralised").lines
+    assert work.text == "Training: nothing to compute. Predicting the test rows: nothing to compute."
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,12 +247,39 @@ def test_numbers_for_people() -> None:
     assert spread(Spread(0.5, 0.4, 0.6)) == "0.500 ± 0.100"
     assert spread(Spread(-0.5, -0.9, 0.0), 1, sign=True) == "−0.5 (−0.9 to 0.0)"
     assert spread(Spread(0.5, float("nan"), float("nan"))) == "0.500"
+    assert spread(Spread(-0.0004, -0.0005, -0.0003), sign=True) == spread(Spread(0.0, 0.0, 0.0), sign=True)
+    assert spread(Spread(-0.0006, -0.0006, -0.0006), sign=True) == "−0.001 ± 0.000"
+    assert [percent(v) for v in (0, 1e-5, 0.001, 0.318, 0.999, 0.99999, 1)] == [
+        *("0%", "less than 0.1%", "0.1%", "31.8%", "99.9%", "more than 99.9%", "100%")
+    ]
     assert varied(Spread(100, 90, 110)) == "100 ± 10 %"
     assert varied(Spread(100, 99.9, 100.1)) == "100"
     assert grouped(["client0", "client1", "server"]) == {
         "2 × client": ["client0", "client1"],
         "server": ["server"],
     }
+
+
+def test_the_spread_is_explained_as_it_is_written(result: Comparison) -> None:
+    name, a, b = result.methods[0].name, *result.frame.query("measure == 'score'")["value"].iloc[:2]
+    said = "± is the range over 2 paired seeds: half the distance between the two. Costs without ± vary by 1%"
+    assert said in " ".join(result.report.text(width=300).split()) and said in result.report.html()
+    assert f"{name} " in result.report.text() and f"± {abs(a - b) / 2:.3f}" in result.report.text()
+    cases = {
+        (False, (0, 1, 2)): "± is the 95% t-interval over 3 paired seeds. Costs",
+        (True, (0, 1, 2)): "In brackets is the range over 3 paired seeds, ± is half of it. Costs",
+        (True, (0,)): "One seed, so no spread.",
+    }
+    for (quick, seeds), begins in cases.items():
+        assert Report(replace(result, quick=quick, seeds=seeds)).spread_said.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("half", "said"), [(0.0, "200"), (2.0, "200"), (2.1, "200 ± 1 %"), (50.0, "200 ± 25 %")]
+)
+def test_only_a_cost_that_varies_has_a_spread_and_a_score_always(half: float, said: str) -> None:
+    assert varied(Spread(200, 200 - half, 200 + half)) == said
+    assert spread(Spread(200, 200 - half, 200 + half), 0) == f"200 ± {half:.0f}"
 
 
 def test_a_measure_without_rows_is_zero(result: Comparison) -> None:

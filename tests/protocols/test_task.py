@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from protocols.arrays import Arrays
+from protocols.clients import read_client
 from protocols.errors import ConfigError
 from protocols.task import Task, score
 from protocols.training import Settings
@@ -57,6 +58,12 @@ def test_organisations_hold_their_columns_the_id_and_one_the_target() -> None:
         "shop": ["id", "b", "c"],
     }
     assert TASK.features == ["a", "b", "c"]
+
+
+def test_one_network_over_all_columns_takes_them_in_the_order_that_row_clients_do() -> None:
+    mixed = replace(TASK, columns={"bank": ["c", "b"], "shop": ["a"]})
+    for rows in mixed.row_clients(TABLE[["c", "y", "b", "id", "a"]], seed=1).values():
+        assert list(read_client(rows, "y", None, "classification").columns) == mixed.features
 
 
 def test_the_network_has_one_output_per_class_or_one() -> None:

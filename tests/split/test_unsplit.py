@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from protocols.clients import read_client
 from protocols.federation import simulate
 from protocols.flops import training_flops
 from protocols.tables import Scaler, encode_labels, features, moments, numbers
@@ -95,7 +96,10 @@ def test_every_client_ends_with_the_same_layers(cut: tuple[int, ...]) -> None:
     names = list(data)
     roles: dict[str, Any] = {
         name: partial(
-            client, plan=agreed, x=features(t[["x0", "x1", "x2", "x3", "x4"]]), y=t["y"], clients=names
+            client,
+            plan=agreed,
+            rows=read_client(t.drop(columns="z"), "y", None, "classification"),
+            clients=names,
         )
         for name, t in data.items()
     }

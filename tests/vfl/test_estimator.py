@@ -97,6 +97,12 @@ def test_a_party_missing_from_the_new_tables_is_named(data: Data, fitted: Vertic
         fitted.predict({"bank": data["bank"]})
     with pytest.raises(ConfigError, match="shops took no part in the training; did you mean 'shop'"):
         fitted.predict({**data, "shops": data["shop"]})
+    misspelt = {"bank": data["bank"], "Shop": data["shop"], "telcom": data["telco"]}
+    said = (
+        "training, bank, shop, telco: no table of shop, telco; Shop took .* 'shop'.; telcom took .* 'telco'"
+    )
+    with pytest.raises(ConfigError, match=said):
+        fitted.predict(misspelt)
     with pytest.raises(DataError, match=r"telco/predict: 1 of 2 columns of the fitted table are missing"):
         fitted.predict({**data, "telco": data["telco"].drop(columns="x5")})
     with pytest.raises(NotFittedError, match="not fitted; call fit first"):
@@ -279,7 +285,7 @@ def test_bad_tables_are_clear_errors(
         ({"hidden": (2,)}, {}, r"hidden\[0\] = 2 units cannot be divided among 3 parties"),
         ({"epochs": 0}, {}, "epochs=0 should be"),
         ({"optimizer": "lbfgs"}, {}, "should be 'adam' or 'sgd'"),
-        ({"duplicates": "last"}, {}, 'bank/fit: duplicates should be "error" or "first"'),
+        ({"duplicates": "last"}, {}, "duplicates: Input should be 'error' or 'first'"),
         ({"random_state": None}, {}, "random_state=None should be a whole number"),
         ({"learning_rate": "x"}, {}, "learning_rate='x' should be a number above 0"),
         ({"weight_decay": None}, {}, "weight_decay=None should be a number, at least 0"),

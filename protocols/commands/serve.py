@@ -1,0 +1,225 @@
+"""`vfl serve` and what an operator asks or tells a party that serves: jobs, approve, cancel, parts, status.
+
+All but `serve` work on the party's store alone, so they also work while it is down.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protocols.commands.terminal import console, errors, plain, say
+
+if TYPE_CHECKING:
+    from protocols.jobs import Store
+
+app = typer.Typer()
+parts_app = typer.Typer(no_args_is_help=True, help="The parts of models that a party keeps.")
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="The party's own file, as in telco.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+CONFIG = Path("party.toml")
+
+
+@app.command("serve")
+def serve(config: Annotated[Path, typer.Argument(help="The party's own file, as in telco.toml.")]) -> None:
+    """Serve one party's tables: take part in the jobs that its policy, or a person, lets through."""
+    with errors("stopped"):
+        import asyncio
+
+        import torch
+
+        from protocols.agent import serve_party
+        from protocols.config import read_config
+        from protocols.logs import structured
+
+        found, book = read_config(config)
+        torch.set_num_threads(1)  # the same bits at every party, and the machine is shared
+        with structured(found.log):
+            asyncio.run(serve_party(found, book))
+
+
+@app.command("jobs")
+def jobs(config: Config = CONFIG, json: Json = False) -> None:
+    """The jobs that a party took part in, or was asked to."""
+    with errors():
+        records = _store(config).all()
+        if json:
+            _json([record.model_dump(mode="json", exclude={"table_digest"}) for record in records])
+            return
+        from rich.table import Column, Table
+
+        table = Table(
+            Column("job", no_wrap=True),
+            "attempt",
+            "state",
+            "caller",
+            "method",
+            "action",
+            "table",
+            "granted by",
+            "updated",
+            "reason",
+        )
+        for r in records:
+            when = f"{r.updated.astimezone():%Y-%m-%d %H:%M:%S}"
+            said = (
+                r.job,
+                str(r.attempt),
+                r.state,
+                r.caller,
+                r.program,
+                r.action,
+                r.table,
+                r.granted,
+                when,
+                r.reason,
+            )
+            table.add_row(*(plain(cell) for cell in said))
+        console().print(table)
+
+
+@app.command("approve")
+def approve(
+    job: Annotated[str, typer.Argument(help="The job, as `vfl jobs` lists it.")],
+    config: Config = CONFIG,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Consent to a job that waits for it, after showing what will leave."""
+    with errors():
+        from protocols.agent import reveals
+        from protocols.errors import ConfigError
+        from protocols.programs import program
+
+        store = _store(config)
+        record = store.find(job)
+        if record is None:
+            raise ConfigError(f"no job {job!r} in {store.folder}; `vfl jobs` lists them")
+        typer.echo(
+            f"{record.caller} asks to {record.action} {record.program} on table {record.table or 'main'} "
+            f"with {', '.join(record.parties)}; parameters:"
+        )
+        for name, value in record.parameters.items():
+            typer.echo(plain(f"  {name} = {value}"))
+        typer.echo("\nWhat its messages reveal, each to the party that receives it:")
+        for line in reveals(program(record.program)):
+            typer.echo(f"  - {line}")
+        if not yes and not typer.confirm("\nLet it run?"):
+            raise typer.Exit(1)
+        store.say("approve", job)
+        say(f"approved {job}")
+
+
+@app.command("cancel")
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job, as `vfl jobs` lists it.")], config: Config = CONFIG
+) -> None:
+    """Give up a job at this party; its caller is told."""
+    with errors():
+        _store(config).say("cancel", job)
+        say(f"cancelling {job}")
+
+
+@app.command("status")
+def status(config: Config = CONFIG, json: Json = False) -> None:
+    """Whether the party runs, and how it is with its peers. Exit code 1 where it does not run."""
+    with errors():
+        from protocols.agent import read_status
+
+        found = read_status(_store(config))
+        if json:
+            _json(found)
+        else:
+            _print_status(found)
+        if not found["running"]:
+            raise typer.Exit(1)
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    state = "running" if found["running"] else "not running"
+    typer.echo(f"{found['party']}: {state}, version {found['version']}, last seen {found['seen']}")
+    if not found["running"]:
+        return
+    table = Table("peer", "connected", "version", "latency, ms", "last heard, s", "why not")
+    for name, peer in found["peers"].items():
+        cells = (peer["latency_ms"], peer["heard_s"])
+        shown = ["" if cell is None else f"{cell:.1f}" for cell in cells]
+        table.add_row(
+            name, "yes" if peer["connected"] else "no", peer["version"], *shown, plain(peer["cause"])
+        )
+    console().print(table)
+
+
+@parts_app.command("list")
+def list_command(config: Config = CONFIG, json: Json = False) -> None:
+    """The parts that the party keeps: run, method, when, and the size in bytes."""
+    with errors():
+        from protocols.parts import list_parts, load_part
+
+        store, rows = _store(config), []
+        for run in list_parts(store.parts):
+            part = load_part(store.parts, run)
+            size = sum(file.stat().st_size for file in (store.parts / run).iterdir())
+            rows.append(
+                {"run": run, "method": part.method, "created": part.created.isoformat(), "bytes": size}
+            )
+        if json:
+            _json(rows)
+            return
+        from rich.table import Table
+
+        table = Table("run", "method", "created", "bytes")
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row.values()))
+        console().print(table)
+
+
+@parts_app.command("delete")
+def delete(
+    run: Annotated[str | None, typer.Argument(help="The run, as `vfl parts list` names it.")] = None,
+    expired: Annotated[
+        bool, typer.Option("--expired", help="All that are older than retention_days.")
+    ] = False,
+    config: Config = CONFIG,
+) -> None:
+    """Delete a part, or all that are expired with the records of their jobs. Predicting with it ends."""
+    with errors():
+        from protocols.config import read_config
+        from protocols.errors import ConfigError
+        from protocols.parts import delete_part, list_parts, load_part
+
+        if (run is None) != expired:
+            raise ConfigError("name a run, or say --expired")
+        store = _store(config)
+        if run is not None:
+            delete_part(store.parts, run)
+            say(f"deleted {run}")
+            return
+        days = read_config(config)[0].retention_days
+        if days is None:
+            raise ConfigError(f"{config} sets no retention_days, so nothing expires")
+        limit = datetime.now(UTC) - timedelta(days=days)
+        old = [name for name in list_parts(store.parts) if load_part(store.parts, name).created < limit]
+        for name in old:
+            delete_part(store.parts, name)
+        gone = store.expire(limit)
+        say(f"deleted {len(old)} parts and the records of {gone} jobs older than {days} days")
+
+
+def _store(config: Path) -> Store:
+    from protocols.config import read_config
+    from protocols.jobs import Store
+
+    return Store(read_config(config)[0].store)
+
+
+def _json(value: Any) -> None:
+    import json
+
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")

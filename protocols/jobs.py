@@ -1,0 +1,408 @@
+"""Jobs: what one party proposes, all agree to, and each keeps a record of.
+
+Takes part: the caller, who proposes, and every other party of the job. They talk in the job "", scope "jobs",
+apart from the roles' own messages:
+
+    caller                         every other party
+    Propose  ------------------->                       its policy, or a person, decides
+             <-------------------  Answer "ready"       (or "waiting" for a person, or "refused")
+    Claim    ------------------->                       in the order of names: no two callers block each other
+             <-------------------  Answer "agreed"      its turn has come; steps it could go on after
+    Start    ------------------->                       the roles run; Renew every few seconds
+             <-------------------  Ended                with the digest of its part, or what failed
+    Sealed   ------------------->                       the digests of all parts; each is kept
+             <-------------------  Ended                kept
+    Over     ------------------->                       all have kept theirs: checkpoints are deleted
+
+A caller that falls silent is noticed by its lease, and the job is cancelled everywhere. An attempt that was
+cut off is proposed again under the same job with the next attempt's number, and goes on after the last step
+that all parties have a checkpoint of; so each keeps its checkpoints until it hears Over, since another may
+have been killed before it kept its part. An attempt's number never comes twice, so a replay is refused. A
+word about an attempt that is not open at a party is answered with how it ended there, so nobody waits for
+what was lost with a process or a line.
+
+Who learns what: each party that is asked sees method, parameters, the parties, and the name of its own table
+that is wanted; the caller sees who agrees, why not, and from which steps a party could go on. Semi-honest
+parties; a caller can ask again and again, which the policy of each party bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import safetensors
+import safetensors.numpy
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from protocols.arrays import Arrays
+from protocols.errors import ConfigError, DataError, ProtocolError
+from protocols.logs import log
+from protocols.wire.codec import decode, encode
+from protocols.wire.message import Message
+from protocols.wire.transport import Envelope, Transport
+
+SCOPE = "jobs"
+LEASE = 30.0  # seconds without a word from the caller, until its job is cancelled
+RENEW = 5.0  # seconds between two words
+Action = Literal["fit", "predict"]
+State = Literal["proposed", "agreed", "running", "done", "failed", "cancelled"]
+OPEN: tuple[State, ...] = ("proposed", "agreed", "running")
+
+JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Attempt = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+Name = Annotated[str, Field(max_length=63)]
+Reason = Annotated[str, Field(max_length=2000)]
+Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class Propose(
+    Message,
+    reveals="which registered method the sender wants to run, with which parameters, among whom, and on "
+    "which table of the receiver's; its software's version",
+):
+    """From the caller: shall we?"""
+
+    job: JobId
+    attempt: Attempt
+    program: Name
+    action: Action
+    parameters: dict[str, JsonValue]
+    parties: Annotated[list[Name], Field(min_length=2, max_length=1000)]  # in roster order
+    table: Name  # "": the only one
+    run: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # for predicting: the job that trained
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+    schemas: Digest
+    version: Annotated[str, Field(max_length=64)]  # of the sender's vfl-toolkit
+
+
+class Answer(
+    Message,
+    reveals="whether a party takes part in a job, and why it does not; after which steps it could go on",
+):
+    """To the caller."""
+
+    job: JobId
+    attempt: Attempt
+    state: Literal["ready", "waiting", "agreed", "refused"]
+    error: Name = ""  # the kind of the refusal
+    scope: Annotated[str, Field(max_length=512)] = ""
+    reason: Reason = ""
+    steps: Annotated[tuple[int, ...], Field(max_length=64)] = ()
+
+
+class Claim(Message, reveals="that the sender's turn to claim a party for its job has come"):
+    """From the caller: keep your next turn for this job."""
+
+    job: JobId
+    attempt: Attempt
+
+
+class Start(Message, reveals="that all parties agreed to a job, and after how many steps it goes on"):
+    """From the caller: run."""
+
+    job: JobId
+    attempt: Attempt
+    done: Annotated[int, Field(ge=0, strict=True)]
+
+
+class Renew(Message, reveals="that the caller of a job is still there"):
+    """Renews the caller's lease."""
+
+    job: JobId
+    attempt: Attempt
+
+
+class Ended(
+    Message,
+    reveals="how one party's role ended: the digest of the part that it keeps, or where and how it failed",
+):
+    """To the caller."""
+
+    job: JobId
+    attempt: Attempt
+    digest: Digest = ""
+    party: Name = ""
+    scope: Annotated[str, Field(max_length=512)] = ""
+    error: Name = ""
+    reason: Reason = ""
+
+
+class Sealed(Message, reveals="the digests of all parties' parts of one run"):
+    """From the caller: done."""
+
+    job: JobId
+    attempt: Attempt
+    digests: dict[str, Digest]
+
+
+class Cancel(Message, reveals="that the caller gives up an attempt at a job"):
+    """From the caller, who may propose the job again."""
+
+    job: JobId
+    attempt: Attempt
+
+
+class Over(Message, reveals="that the caller of a job will not come back to it"):
+    """From the caller: what you would go on from is not needed any more."""
+
+    job: JobId
+    attempt: Attempt
+
+
+Word = Propose | Answer | Claim | Start | Renew | Ended | Sealed | Cancel | Over
+KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
+
+
+class Control:
+    """The conversation about jobs, over one party's transport for the job ""."""
+
+    def __init__(self, transport: Transport, me: str) -> None:
+        self._transport, self._me = transport, me
+        self._sent: dict[str, int] = {}
+
+    async def say(self, to: str, message: Word) -> None:
+        """Send `message`; LineError where `to` is not there."""
+        body = encode(message)
+        number = self._sent[to] = self._sent.get(to, -1) + 1
+        digest = hashlib.sha256(body).digest()
+        await self._transport.deliver(
+            Envelope("", self._me, to, SCOPE, number, message.kind, 1, digest, body)
+        )
+
+    async def hear(self, sender: str) -> Word:
+        """The next word from `sender`; ProtocolError for one that is none."""
+        e = await self._transport.collect(self._me, sender, SCOPE)
+        if e.kind not in KINDS:
+            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
+        return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
+
+
+class Record(BaseModel):
+    """What one party keeps on disk about a job. Holds no data, but parameters and names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job: JobId
+    attempt: Attempt
+    caller: str
+    program: str
+    action: str
+    parameters: dict[str, JsonValue]
+    parties: tuple[str, ...]
+    table: str
+    run: str
+    seed: int
+    state: State
+    reason: str = ""
+    granted: Literal["", "policy", "person"] = ""  # by whom
+    table_digest: str = Field(default="", repr=False)
+    created: AwareDatetime
+    updated: AwareDatetime
+
+    @property
+    def request(self) -> str:
+        """A hash over all that was asked for: equal for the same job asked for again; 64 hex digits."""
+        said = self.model_dump(mode="json", include=REQUEST)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def of(cls, proposal: Propose, caller: str, state: State = "proposed") -> Record:
+        """A new record of what `caller` proposes."""
+        now = datetime.now(UTC)
+        said = {name: getattr(proposal, name) for name in REQUEST if name != "caller"}
+        return cls(
+            job=proposal.job,
+            attempt=proposal.attempt,
+            caller=caller,
+            state=state,
+            created=now,
+            updated=now,
+            **said,
+        )
+
+
+REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run", "seed"}
+
+
+class Store:
+    """One party's folder: jobs, approvals, cancellations, checkpoints and parts; all for its owner only.
+
+    What a person says (`vfl approve`, `vfl cancel`) is a file here too, which the running party looks for: so
+    it works while the party is down, and whoever may write here may say it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def parts(self) -> Path:
+        """Where parts are kept, by the job that trained them."""
+        return self.folder / "parts"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger file."""
+        return self.folder / "ledger.jsonl"
+
+    def save(self, record: Record) -> Record:
+        """Write `record`, whole or not at all; returns it with the time of now."""
+        record = record.model_copy(update={"updated": datetime.now(UTC)})
+        write_whole(self.folder / "jobs" / f"{record.job}.json", record.model_dump_json(indent=1).encode())
+        return record
+
+    def find(self, job: str) -> Record | None:
+        """The record of `job`, if there is one. DataError if it is damaged."""
+        path = self.folder / "jobs" / f"{job}.json"
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise DataError(f"the record {path} cannot be read: {type(error).__name__}") from None
+
+    def all(self) -> list[Record]:
+        """All records, the oldest first; without those that are damaged, which are logged."""
+        return self._found(path.stem for path in (self.folder / "jobs").glob("*.json"))
+
+    def resumable(self) -> list[Record]:
+        """The records of the jobs that have checkpoints, the oldest first."""
+        return self._found(path.name for path in (self.folder / "checkpoints").glob("*"))
+
+    def _found(self, jobs: Iterable[str]) -> list[Record]:
+        found = []
+        for job in jobs:
+            try:
+                record = self.find(job)
+            except DataError as error:
+                log.warning("request failed", extra={"job": job}, exc_info=error)
+                continue
+            if record is not None:
+                found.append(record)
+        return sorted(found, key=lambda record: (record.created, record.job))
+
+    def expire(self, limit: datetime) -> int:
+        """Delete the records of ended jobs that were last updated before `limit`; how many."""
+        old = [record for record in self.all() if record.state not in OPEN and record.updated < limit]
+        for record in old:
+            self.checkpoints(record.job).drop()
+            (self.folder / "jobs" / f"{record.job}.json").unlink(missing_ok=True)
+        return len(old)
+
+    def say(self, what: Literal["approve", "cancel"], job: str) -> None:
+        """Leave word about `job` for the running party. ConfigError for a job that is not open here."""
+        record = self.find(job)
+        if record is None:
+            raise ConfigError(f"no job {job!r} in {self.folder}; `vfl jobs` lists them")
+        if what == "approve" and record.state != "proposed":
+            raise ConfigError(f"job {job} is {record.state}; only a proposed job can be approved")
+        if record.state not in OPEN:
+            raise ConfigError(f"job {job} is {record.state} already")
+        write_whole(self.folder / what / job, b"")
+
+    def said(self, what: Literal["approve", "cancel"], job: str) -> bool:
+        """Whether that word was left; it is taken away, where the disk lets us."""
+        path = self.folder / what / job
+        if not os.path.exists(path):  # asked first: on a read-only disk, unlink fails for what is not there
+            return False
+        with suppress(OSError):
+            path.unlink()
+        return True
+
+    def checkpoints(self, job: str) -> Kept:
+        """The checkpoints of `job`."""
+        return Kept(self.folder / "checkpoints" / job)
+
+
+class Kept:
+    """A job's checkpoints on disk: the last two steps, since parties may be one apart."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._done = folder, 0
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps after which a state is kept, ascending."""
+        return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
+
+    def agree(self, done: int) -> None:
+        """Go on after `done` steps. ProtocolError if there is no such checkpoint."""
+        if done and done not in self.steps:
+            raise ProtocolError(f"asked to go on after step {done}, kept are {self.steps or 'none'}")
+        self._done = done
+
+    def latest(self) -> tuple[int, Arrays | None]:
+        """Steps that were done, as agreed, and the state after them."""
+        if not self._done:
+            return 0, None
+        path = self._folder / f"{self._done}.safetensors"
+        try:
+            return self._done, Arrays(safetensors.numpy.load(path.read_bytes()))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
+
+    def save(self, done: int, state: Arrays) -> None:
+        """Keep `state` after `done` steps. DataError for what the disk refuses."""
+        write_whole(self._folder / f"{done}.safetensors", safetensors.numpy.save(dict(state)), durable=False)
+        for step in self.steps:
+            if step < done - 1:
+                (self._folder / f"{step}.safetensors").unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """Forget all."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def common_step(answers: Sequence[Sequence[int]]) -> int:
+    """The last step that all have a checkpoint of; 0 if there is none."""
+    return max(set.intersection(*map(set, answers)), default=0) if answers else 0
+
+
+def release() -> str:
+    """The version of vfl-toolkit that runs here."""
+    try:
+        return version("vfl-toolkit")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Task[None]:
+    """A task that renews the lease at `peers` until it is cancelled."""
+
+    async def renew() -> None:
+        while True:
+            for peer in peers:
+                with suppress(Exception):  # whoever is not there is noticed by what waits for it
+                    await control.say(peer, word)
+            await asyncio.sleep(RENEW)
+
+    return asyncio.create_task(renew())
+
+
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Whole or not at all, readable by the owner only."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = path.with_name(f".{path.name}.new")
+        try:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}; is there space, and may we write there?"
+        ) from None

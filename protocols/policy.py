@@ -1,0 +1,213 @@
+"""What a party lets others do with its tables: the decision on a job, and the checks while it runs.
+
+Takes part: one party, about its own tables, on behalf of the people in them. `judge` decides on a job before
+anything of it begins; `Guard` is handed to the party's role and stops it when rows turn out too few, too many
+or too like earlier ones. Both are functions of values; the one thing that must outlive a job is the `History`
+that a guard hands to `record` before it lets the role go on.
+
+The peer learns whether it is granted, and of a refusal the clause and its limit: no id, no count of rows, no
+column's name unless the rule shows them, and not whether a table exists. A refusal by a guard does tell that
+a limit was crossed. What each clause stops, and what it does not, is in docs/guides/policy.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from protocols.errors import PolicyError, nearest
+from protocols.history import History
+from protocols.rules import ANY, Action, Rule, has
+
+Verdict = Literal["granted", "ask", "refused"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job that a peer proposes, as far as one party's table is concerned."""
+
+    peer: str
+    job: str
+    action: Action
+    method: str  # as registered
+    parameters: Mapping[str, Any] = field(repr=False)  # all of the method's, defaults filled in; JSON values
+    table: str
+    columns: tuple[str, ...] | None  # of this table that the peer names, a target too; None: what is granted
+    plain: bool  # sends embeddings, gradients or updates in the clear
+    when: datetime  # aware, by this party's own clock
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the policy says to a request. `clause` and `reason` may be told to the peer."""
+
+    verdict: Verdict
+    clause: str
+    reason: str
+    rule: Rule | None = field(default=None, repr=False)  # that decided; None: no rule covers the job
+    columns: tuple[str, ...] | None = field(default=None, repr=False)  # that the job may use; None: all
+
+    def check(self) -> Rule:
+        """The rule that decided. PolicyError if it refused."""
+        if self.verdict == "refused" or self.rule is None:
+            raise refusal(self.clause, self.reason)
+        return self.rule
+
+
+def judge(rules: Sequence[Rule], request: Request, history: History) -> Decision:
+    """Whether `request` is granted, waits for a person, or is refused, by the first rule that covers it."""
+    covering = (r for r in rules if r.covers(request.peer, request.table, request.method))
+    rule = next(covering, None)
+    if rule is None:
+        return Decision("refused", "policy", "nothing is granted to this peer for this table and method")
+    for clause, check in CLAUSES.items():
+        if reason := check(rule, request, history):
+            return Decision("refused", clause, reason, rule)
+    granted = None if rule.columns == (ANY,) else rule.columns
+    columns = request.columns if request.columns is not None else granted
+    clause = "consent_predict" if request.action == "predict" else "consent"
+    if (rule.consent_predict if request.action == "predict" else rule.consent) == "ask":
+        return Decision("ask", clause, "a person has to approve this job first", rule, columns)
+    return Decision("granted", clause, "granted by the policy", rule, columns)
+
+
+def _expires(rule: Rule, request: Request, history: History) -> str:
+    if rule.expires is None or request.when.astimezone(UTC).date() < rule.expires:
+        return ""
+    return f"what was granted ended on {rule.expires} (UTC)"
+
+
+def _actions(rule: Rule, request: Request, history: History) -> str:
+    granted = ", ".join(rule.actions) or "none"
+    return "" if request.action in rule.actions else f"{request.action} is not granted; granted are {granted}"
+
+
+def _show_columns(rule: Rule, request: Request, history: History) -> str:
+    # Whatever is named is refused alike, so that guesses of names tell nothing.
+    if request.columns is None or rule.show_columns:
+        return ""
+    return "this table's columns are not named to its peers; leave the columns to their owner"
+
+
+def _columns(rule: Rule, request: Request, history: History) -> str:
+    if not rule.columns and request.action != "align":
+        return "no column is granted"
+    for name in request.columns or ():
+        if not has(rule.columns, name):
+            known = [column for column in rule.columns if column != ANY]
+            return f"{name!r} is not granted{nearest(name, known)}"
+    return ""
+
+
+def _parameters(rule: Rule, request: Request, history: History) -> str:
+    for name, bound in rule.bounds(request.method).items():
+        if name not in request.parameters:
+            # A bound of "*" is for the methods that have such a parameter.
+            if name in rule.parameters.get(request.method, {}):
+                return f"{name} should be {bound}, and the job does not say it"
+        elif not bound.holds(request.parameters[name]):
+            return f"{name} should be {bound}"
+    return ""
+
+
+def _allow_plain(rule: Rule, request: Request, history: History) -> str:
+    if rule.allow_plain or not request.plain:
+        return ""
+    return "methods that send embeddings, gradients or updates in the clear are not granted"
+
+
+def _max_predictions(rule: Rule, request: Request, history: History) -> str:
+    if request.action != "predict" or not rule.max_predictions or history.began(request.job):
+        return ""
+    spent = history.predictions >= rule.max_predictions
+    return f"all {rule.max_predictions} predict jobs that are granted were used" if spent else ""
+
+
+def _max_distinct_ids(rule: Rule, request: Request, history: History) -> str:
+    # At the limit, ids that were predicted before may be predicted again.
+    if request.action != "predict" or not rule.max_distinct_ids or history.distinct <= rule.max_distinct_ids:
+        return ""
+    return _too_many_ids(rule)
+
+
+def _too_many_ids(rule: Rule) -> str:
+    return f"predictions were granted for {rule.max_distinct_ids} distinct ids, and these would be more"
+
+
+Clause = Callable[[Rule, Request, History], str]
+CLAUSES: dict[str, Clause] = {  # in the order in which they are judged; "" if met, else a reason
+    "expires": _expires,
+    "actions": _actions,
+    "show_columns": _show_columns,
+    "columns": _columns,
+    "parameters": _parameters,
+    "allow_plain": _allow_plain,
+    "max_predictions": _max_predictions,
+    "max_distinct_ids": _max_distinct_ids,
+}
+
+
+class Guard:
+    """The checks while a granted job runs. Each raises PolicyError, naming the clause.
+
+    record: keeps the history given to it, durably, before it returns; what a guard lets pass is always
+    recorded first, so that a party killed at any moment has counted at least what its peer learned. A job
+    that is resumed has a new guard, and calls it as before: the same job and the same rows count once.
+    """
+
+    def __init__(
+        self, rule: Rule, request: Request, history: History, record: Callable[[History], None]
+    ) -> None:
+        self.rule, self.request, self.history = rule, request, history
+        self._record = record
+
+    def start(self) -> None:
+        """Call before the role begins: from here on a predict job counts, however it ends."""
+        if self.request.action == "predict":
+            self._keep(self.history.with_prediction(self.request.job))
+
+    def rows(self, ids: Iterable[bytes]) -> None:
+        """Call with the canonical ids of the rows that the job uses, as soon as they are known.
+
+        Checks their number, when predicting the budget of distinct ids, when fitting the difference from
+        earlier row sets.
+        """
+        rows = self.history.fingerprints(ids)
+        if self.request.action == "predict":
+            # Recorded even if refused below: by aligning, the peer has learned that we have these ids.
+            self._keep(self.history.with_predicted(rows))
+            if self.rule.max_distinct_ids and self.history.distinct > self.rule.max_distinct_ids:
+                raise refusal("max_distinct_ids", _too_many_ids(self.rule))
+        self.intersection(len(rows))
+        if self.request.action == "fit":
+            differs = self.history.nearest_fit(rows)
+            if differs is not None and differs < self.rule.min_difference:
+                least = self.rule.min_difference
+                raise refusal(
+                    "min_difference", f"the rows differ from an earlier job's, by fewer than {least}"
+                )
+            # Not recorded if refused: nothing was learned from them, and they would stand in later jobs' way.
+            self._keep(self.history.with_fit(rows))
+
+    def intersection(self, rows: int) -> None:
+        """Call with the number of matched rows where their ids are not at hand."""
+        if rows < self.rule.min_intersection:
+            raise refusal("min_intersection", f"fewer than {self.rule.min_intersection} rows match")
+
+    def group(self, rows: int) -> None:
+        """Call before a statistic leaves, with the number of rows behind it."""
+        if rows < self.rule.min_group:
+            raise refusal("min_group", f"a statistic would be of fewer than {self.rule.min_group} rows")
+
+    def _keep(self, history: History) -> None:
+        self._record(history)
+        self.history = history
+
+
+def refusal(clause: str, reason: str) -> PolicyError:
+    """A PolicyError for `clause`, whose words may be told to the peer."""
+    error = PolicyError(f"{clause}: {reason}")
+    error.clause = clause
+    return error

@@ -1,0 +1,125 @@
+"""Programs: what a job may ask a party to run, by name. No code crosses the wire.
+
+A package registers its programs as entry points of the group `vfl.programs`. A program is how one method
+turns parameters that all parties see, and a seat that one party has for itself, into that party's role. The
+same program serves a run in one process, where the caller fills every seat, and a run between processes,
+where each party fills its own: a caller never needs another party's column names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from protocols.errors import ConfigError, nearest
+from protocols.federation import Role
+from protocols.parts import Part
+from protocols.wire.message import Message
+from protocols.wire.reveals import load_messages
+
+GROUP = "vfl.programs"
+
+
+class Parameters(BaseModel):
+    """What a method is told by whoever starts it, and every party sees. Subclass it for each method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+P = TypeVar("P", bound=Parameters)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One party's own place in a job. None of it is told to anybody."""
+
+    party: str
+    parties: tuple[str, ...]  # all that take part, in roster order
+    table: pd.DataFrame | None = field(default=None, repr=False)  # None: this party has no data
+    id: str | None = None  # its id column
+    target: str | None = None  # its target column, where it has one
+    kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
+    modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
+
+
+Prepare = Callable[[P, Seat], Role]
+
+
+@dataclass(frozen=True)
+class Program(Generic[P]):
+    """A method that parties can run together.
+
+    prepare: action -> a function that checks a seat and gives the role; it raises ConfigError or DataError
+        before any line opens. keep: what `fit`'s role returned -> the party's part. recall: a part -> what
+        `kept` of the seat is when predicting. plain: whether embeddings, gradients or updates leave in the
+        clear.
+    """
+
+    name: str
+    package: str  # whose messages it speaks, besides those of `protocols`
+    parameters: type[P]
+    prepare: Mapping[str, Prepare[P]]
+    keep: Callable[[P, Seat, Any], Part]
+    recall: Callable[[P, Part], Any]
+    plain: bool = True
+    target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
+
+    def read(self, parameters: Mapping[str, Any]) -> P:
+        """Parameters as they came over the wire. ConfigError naming those that do not fit."""
+        try:
+            return self.parameters.model_validate(parameters)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)[:3]
+            known = list(self.parameters.model_fields)
+            said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found]
+            said += [nearest(str(e["loc"][0]), known)[2:] for e in found if e["type"] == "extra_forbidden"]
+            raise ConfigError(f"{self.name}: {'; '.join(said)}") from None
+
+    def role(self, action: str, parameters: P, seat: Seat) -> Role:
+        """The checked role of `seat` in `action`."""
+        if action not in self.prepare:
+            raise ConfigError(f"{self.name} has no action {action!r}; it has {', '.join(self.prepare)}")
+        return self.prepare[action](parameters, seat)
+
+    def schemas(self) -> str:
+        """A digest of all messages it speaks, equal at parties that understand each other; 64 hex digits."""
+        return _schemas(self.package)
+
+
+def program(name: str) -> Program[Any]:
+    """The registered program `name`; ConfigError if there is none."""
+    found = programs()
+    if name not in found:
+        raise ConfigError(
+            f"no method {name!r} is registered here; there are {', '.join(found)}{nearest(name, found)}"
+        )
+    loaded: Program[Any] = found[name]
+    return loaded
+
+
+@cache
+def programs() -> Mapping[str, Program[Any]]:
+    """All registered programs, by name."""
+    return {entry.name: entry.load() for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+@cache
+def _schemas(package: str) -> str:
+    load_messages(("protocols", package))
+    total = hashlib.sha256()
+    for kind in sorted(Message.kinds):
+        cls = Message.kinds[kind]
+        if cls.__module__.startswith(("protocols.", f"{package}.")):
+            fields = sorted(
+                (name, repr(f.annotation), repr(f.metadata)) for name, f in cls.model_fields.items()
+            )
+            total.update(f"{kind}|{fields}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,138 @@
+"""What a rule of a party's policy may say: the `[[policy]]` sections of its configuration.
+
+Takes part: one party, about its own tables; nothing here leaves it. A rule names peers, tables and methods.
+Of the rules that name all three of a job, the first in the file decides; a job that no rule names is refused.
+What a rule does not say is not granted: its lists are empty until filled, and a person is asked until it says
+"grant". What each clause stops, and what it does not, is in docs/guides/policy.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from protocols.errors import nearest
+
+ANY = "*"
+Action = Literal["fit", "predict", "align"]
+Consent = Literal["ask", "grant"]
+Names = tuple[Annotated[str, Field(min_length=1)], ...]  # ("*",) stands for all
+Count = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Section(BaseModel):
+    """A table of a configuration file: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            check_keys(given, cls.model_fields)
+        return given
+
+
+class Bound(Section):
+    """What a parameter may be. A list is within a bound if each of its elements is."""
+
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    values: tuple[StrictBool | StrictInt | StrictFloat | str, ...] | None = None  # one of these
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.min is None and self.max is None and self.values is None:
+            raise fault("says nothing; give min, max or values")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise fault(f"has min {self.min:g} above max {self.max:g}")
+        return self
+
+    def holds(self, value: object) -> bool:
+        """Whether `value`, a JSON value, is within this bound. NaN, and what cannot be compared, is not."""
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return all(self.holds(element) for element in value)
+        if self.values is not None and not any(_same(value, one) for one in self.values):
+            return False
+        if self.min is None and self.max is None:
+            return True
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def __str__(self) -> str:
+        said = []
+        if self.min is not None:
+            said.append(f"at least {self.min:g}")
+        if self.max is not None:
+            said.append(f"at most {self.max:g}")
+        if self.values is not None:
+            said.append(f"one of {', '.join(map(repr, self.values))}")
+        return " and ".join(said)
+
+
+class Rule(Section):
+    """What some peers may do with some tables. Counts are of rows, jobs or ids; 0 of a `max_` is no limit."""
+
+    peers: Annotated[Names, Field(min_length=1)]  # names in the book, or "*": every party in it
+    tables: Names = (ANY,)
+    methods: Names = ()  # as registered, or "*"; a rule without any decides nothing
+    actions: tuple[Action, ...] = ()
+    columns: Names = ()  # that jobs may use, or "*"
+    show_columns: StrictBool = False  # may the peer be told what the columns are called, and name them
+    consent: Consent = "ask"  # for fit and align
+    consent_predict: Consent = "ask"
+    min_intersection: Count = 100  # matched rows
+    min_group: Count = 10  # rows behind any released statistic
+    allow_plain: StrictBool = False  # embeddings, gradients or updates in the clear
+    max_predictions: Count = 100  # predict jobs, in all
+    max_distinct_ids: Count = 10_000  # ids that were ever predicted for one peer
+    min_difference: Count = 10  # rows by which a training set differs from each earlier one, unless equal
+    expires: date | None = None  # nothing is granted from the beginning of this day (UTC) on
+    parameters: dict[str, dict[str, Bound]] = Field(default_factory=dict)  # method or "*" -> parameter
+
+    @model_validator(mode="after")
+    def _stars_alone(self) -> Self:
+        for key in ("peers", "tables", "methods", "columns"):
+            names: Names = getattr(self, key)
+            if any(ANY in name and name != ANY for name in names) or (ANY in names and len(names) > 1):
+                raise fault(f'{key} should be names, or ["*"] alone; patterns and mixtures are not read')
+            if len(set(names)) < len(names):
+                raise fault(f"{key} names one of them twice")
+        return self
+
+    def covers(self, peer: str, table: str, method: str) -> bool:
+        """Whether this rule is about jobs of `peer` with `method` on `table`."""
+        asked = ((self.peers, peer), (self.tables, table), (self.methods, method))
+        return all(has(names, name) for names, name in asked)
+
+    def bounds(self, method: str) -> dict[str, Bound]:
+        """The bounds of a method's parameters: those of "*", and over them its own."""
+        return {**self.parameters.get(ANY, {}), **self.parameters.get(method, {})}
+
+
+def _same(value: object, one: object) -> bool:
+    return value == one and isinstance(value, bool) == isinstance(one, bool)  # True is not 1
+
+
+def has(names: Iterable[str], name: str) -> bool:
+    """Whether a list of names grants `name`. A job cannot name "*"."""
+    return name != ANY and any(known in (name, ANY) for known in names)
+
+
+def check_keys(given: Iterable[object], known: Iterable[str]) -> None:
+    """An error for the first key that is not known, naming the nearest that is."""
+    names = tuple(known)
+    for key in given:
+        if key not in names:
+            hint = nearest(str(key), names) or f"; known are {', '.join(names)}"
+            raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": str(key), "hint": hint})
+
+
+def fault(words: str) -> PydanticCustomError:
+    """A fault of a section, in words that follow its place."""
+    return PydanticCustomError("fault", "{words}", {"words": words})

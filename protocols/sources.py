@@ -1,0 +1,250 @@
+"""A party's own table, read from where it is: CSV, Parquet, or one query of a database.
+
+Takes part: one party, alone; nothing here leaves it. Only the id and the columns asked for are read. A
+database (PostgreSQL or SQLite, with the extra `sql`) is opened read-only, and only the configured query runs,
+wrapped to choose columns and ordered by the id, so that the same rows come in the same order each time.
+
+Errors hold no cell, no URL and no query: a driver's own message can quote all three. They are marked with the
+party and the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from protocols.config import TableSource
+from protocols.errors import ConfigError, DataError, marked, nearest
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+
+PATIENCE = 10  # seconds to reach a database
+# What pandas takes for a gap, but in the column of ids, where "NA" can be one.
+_GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
+_GAPS += ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+_WHOLE = r"(?:0|-?[1-9][0-9]{0,17})"  # the decimals of 64-bit integers, but for the longest
+
+
+def read_table(
+    source: TableSource,
+    base: Path,
+    columns: Sequence[str] | None = None,
+    *,
+    party: str = "",
+    step: str = "read",
+    unchanged: str | None = None,
+) -> pd.DataFrame:
+    """The id column, then `columns` in the order given (default: all that `source` lets methods use).
+
+    base: the folder that paths in `source` are relative to. unchanged: the `fingerprint` that the table had.
+    In a CSV file ids are integers only if each is written as one: "007" is text, an empty cell a missing id.
+
+    ConfigError for a place, a driver or a column that is not there or not granted by `source`; DataError for
+    what cannot be read, and for a table that is not `unchanged`; each marked with `party` and `step`.
+    """
+    with marked(party, step):
+        if source.path is not None:
+            place = base / source.path
+            read = _read_parquet if place.suffix.lower() == ".parquet" else _read_csv
+            table = read(place, source, columns)
+        else:
+            with _connected(source, base) as connection:
+                table = _read_query(connection, source, columns)
+        if unchanged is not None and fingerprint(table) != unchanged:
+            raise DataError(
+                f"the table has changed since the job began, and has {len(table)} rows now; restore it, or "
+                "start a new job"
+            )
+    return table
+
+
+def fingerprint(table: pd.DataFrame) -> str:
+    """SHA-256 (hex) over names, types, rows and their order. Not for peers: rows can be guessed."""
+    said = hashlib.sha256(repr([(str(n), str(t)) for n, t in table.dtypes.items()]).encode())
+    said.update(pd.util.hash_pandas_object(table, index=False, categorize=False).to_numpy().tobytes())
+    return said.hexdigest()
+
+
+def _wanted(
+    source: TableSource, columns: Sequence[str] | None, there: Sequence[str], where: str
+) -> list[str]:
+    """The columns to read, id first. `there`: the names that the table has."""
+    if len(set(there)) < len(there):
+        twice = next(name for at, name in enumerate(there) if name in there[:at])
+        raise DataError(f"{where}: two columns are called {twice!r}; rename one")
+    usable = source.columns or [name for name in there if name != source.id]
+    asked = usable if columns is None else columns
+    if len(set(asked)) < len(asked):
+        raise ConfigError(f"{where}: {len(asked)} columns are asked for, one of them twice")
+    for name in asked:
+        if name == source.id or (source.columns is not None and name not in source.columns):
+            hint = nearest(name, usable)
+            raise ConfigError(f"{where}: column {name!r} is not among those that methods may use{hint}")
+    for role, name in [("id ", source.id), *(("", name) for name in asked)]:
+        if name not in there:
+            hint = nearest(name, there)
+            raise ConfigError(f"{where}: no {role}column {name!r} in a table of {len(there)} columns{hint}")
+    return [source.id, *asked]
+
+
+def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
+    with _file(place):
+        # As text and without a header: with one, pandas would rename the second of two equal names.
+        first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
+        names = _wanted(source, columns, first.iloc[0].tolist(), place.name)
+        gaps = {name: [""] if name == source.id else _GAPS for name in names}
+        with warnings.catch_warnings():
+            # Rows longer than the header: their last cells would be dropped. With `usecols` they always are.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                place,
+                dtype={source.id: "str"},
+                keep_default_na=False,
+                na_values=gaps,
+                index_col=False,
+                low_memory=False,
+            )[names]
+    ids = table[source.id]
+    if ids.dropna().str.fullmatch(_WHOLE).all() and ids.notna().any():
+        return table.assign(**{source.id: ids.astype("Int64" if ids.isna().any() else "int64")})
+    return table
+
+
+def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
+    with _file(place), pq.ParquetFile(place) as file:
+        names = _wanted(source, columns, file.schema_arrow.names, place.name)
+        # Without pandas' own notes in the file, which would make some columns an index.
+        table: pd.DataFrame = file.read(columns=names).to_pandas(ignore_metadata=True)
+    return table[names]
+
+
+@contextmanager
+def _file(place: Path) -> Iterator[None]:
+    """Errors of reading `place`, without the parser's words: they can quote the cell it stumbled over."""
+    if not place.is_file():
+        raise ConfigError(f"{place}: {'is no file' if place.exists() else 'no such file'}")
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{place}: the file is empty") from None
+    except OSError as error:
+        raise DataError(f"{place}: {error.strerror or type(error).__name__}") from None
+    except (ValueError, pa.ArrowException, pd.errors.ParserWarning) as error:
+        kind = place.suffix[1:].upper()
+        raise DataError(f"{place}: cannot be read as {kind} ({type(error).__name__})") from None
+
+
+def _read_query(connection: Connection, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
+    inner = f"FROM ({(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
+    there = list(connection.exec_driver_sql(f"SELECT * {inner} LIMIT 0").keys())
+    names = _wanted(source, columns, there, "the query")
+    listed = ", ".join(map(_quoted, names))
+    found = connection.exec_driver_sql(f"SELECT {listed} {inner} ORDER BY {_quoted(source.id)}")
+    # Decimals become floats, as everywhere here.
+    return pd.DataFrame.from_records([tuple(row) for row in found], columns=names, coerce_float=True)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
+def _connected(source: TableSource, base: Path) -> Iterator[Connection]:
+    """A read-only connection in one transaction; errors in our words, not the driver's."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        raise _needed("SQLAlchemy") from None
+    engine, options = _engine(source, base)
+    try:
+        connection = engine.connect().execution_options(no_parameters=True, **options)
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise DataError(
+            f"the database cannot be reached ({_kind(error)}); check the URL and the password, and that "
+            "it is up"
+        ) from None
+    try:
+        yield connection
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise DataError(f"the query failed ({_kind(error)}); run it by hand to see why") from None
+    finally:
+        connection.close()  # which ends the transaction
+        engine.dispose()
+
+
+def _engine(source: TableSource, base: Path) -> tuple[Engine, dict[str, Any]]:
+    """An engine, and the options that make a connection of it read-only."""
+    from sqlalchemy import NullPool, create_engine
+
+    url = _url(source)
+    if url.get_backend_name() == "sqlite":
+        place = base / (url.database or "")
+        if not place.is_file():
+            raise ConfigError(f"{place}: no such database file")
+        read_only = f"file:{quote(str(place))}?mode=ro"
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(read_only, uri=True, timeout=PATIENCE)
+
+        return create_engine("sqlite://", creator=connect, poolclass=NullPool), {}
+    # Every statement is prepared, which refuses a text of several: one could end the read-only transaction.
+    arguments = {"prepare_threshold": 0}
+    if "connect_timeout" not in url.query:
+        arguments["connect_timeout"] = PATIENCE
+    try:
+        engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
+    except ImportError:
+        raise _needed("psycopg") from None
+    # Two statements follow; both should see the same rows.
+    return engine, {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def _url(source: TableSource) -> URL:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if source.url is not None:
+        text, said = source.url.get_secret_value(), "url"
+    else:
+        text, said = os.environ.get(source.url_env or "", ""), f"the variable {source.url_env}"
+        if not text:
+            raise ConfigError(f"{said}, which should hold the database's URL, is not set in the environment")
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            f"{said} is no database URL; expected one like postgresql+psycopg://user:password@host/database "
+            "(with special characters percent-encoded) or sqlite:///file.db"
+        ) from None
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("postgresql+psycopg", "sqlite", "sqlite+pysqlite"):
+        raise ConfigError(
+            f"{said} should begin with postgresql+psycopg:// or sqlite:///, which can be opened read-only"
+        )
+    return url
+
+
+def _kind(error: Exception) -> str:
+    """The driver's class and code of an error, which are not about what the tables hold."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return f"{type(cause).__name__}, {code}" if code else type(cause).__name__
+
+
+def _needed(package: str) -> ConfigError:
+    return ConfigError(f"{package} is needed to read a database: pip install 'vfl-toolkit[sql]'")

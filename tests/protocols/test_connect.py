@@ -1,0 +1,343 @@
+"""Parties that serve, and one that calls: the run of one process, bit for bit, and clear refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from horizontal import FedClassifier
+from protocols.compare_parties import compare_parties
+from protocols.connect import Connected
+from protocols.errors import (
+    CancelledJobError,
+    ConfigError,
+    DataError,
+    LineError,
+    PolicyError,
+    ProtocolError,
+    VflError,
+)
+from protocols.federation import Federation
+from protocols.jobs import Store
+from protocols.training import Settings
+from protocols.wire.reconcile import verify
+from split import SplitClassifier
+from tests.protocols.served import lay_out, serving
+from vfl import VerticalNetClassifier, VerticalNetRegressor, align
+
+FIT = {"target": "bank.y", "id": "id"}
+
+
+def tables(rows: int = 120) -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    whole = pd.DataFrame(rng.normal(size=(rows, 5)), columns=list("abcde")).assign(id=np.arange(rows))
+    whole["y"] = (whole["a"] + whole["c"] + whole["e"] > 0).astype(int)
+    return {
+        "bank": whole[["id", "a", "y"]].sample(frac=0.9, random_state=1),
+        "telco": whole[["id", "b", "c"]].sample(frac=0.9, random_state=2),
+        "shop": whole[["id", "d", "e"]].sample(frac=0.9, random_state=3),
+    }
+
+
+def model(**settings: Any) -> VerticalNetClassifier:
+    return VerticalNetClassifier(**{"epochs": 2, "batch_size": 32, "random_state": 1, **settings})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trial")
+    lay_out(folder, tables(), "min_intersection = 5\n")
+    with serving(folder, "telco", "shop"):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def bank(folder: Path) -> Iterator[Connected]:
+    with Federation.connect(folder / "parties.toml", "bank", tables()["bank"], patience=20.0) as bank:
+        yield bank
+
+
+def test_over_the_network_is_the_run_in_one_process(bank: Connected, folder: Path) -> None:
+    here, there = model().fit(tables(), **FIT), model().fit(bank, **FIT)
+    pd.testing.assert_frame_equal(there.predict_proba(bank), here.predict_proba(tables()), check_exact=True)
+    assert list(there.parts_) == ["bank"]  # nobody holds another's part
+    sizes = [(e.scope, e.sequence, e.kind, e.nbytes) for e in there.ledger_]
+    assert sorted(sizes) == sorted(
+        (e.scope, e.sequence, e.kind, e.nbytes) for e in here.ledger_ if "bank" in (e.sender, e.receiver)
+    )
+    assert Store(folder / "telco-store").find(there.run_).state == "done"  # type: ignore[union-attr]
+
+
+def test_regression_too(bank: Connected) -> None:
+    def regression() -> VerticalNetRegressor:
+        return VerticalNetRegressor(epochs=1, random_state=2)
+
+    here, there = regression().fit(tables(), target="bank.a", id="id"), regression()
+    there.fit(bank, target="bank.a", id="id")
+    pd.testing.assert_series_equal(there.predict(bank), here.predict(tables()), check_exact=True)
+
+
+def rows(clients: int = 2) -> dict[str, pd.DataFrame]:
+    whole = pd.concat(tables()[party].set_index("id") for party in ("telco",)).join(
+        tables()["bank"].set_index("id"), how="inner"
+    )
+    whole = whole.reset_index()
+    return {f"north{i}": whole.iloc[i::clients] for i in range(clients)}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "vanilla", "u-shaped"])
+def test_row_partitions_too_and_the_caller_may_be_a_client(
+    rows_folder: Path, method: str, as_client: Connected
+) -> None:
+    def estimator() -> Any:
+        if method == "fedavg":
+            return FedClassifier(rounds=2, fraction=0.5, random_state=3)
+        return SplitClassifier(cut=2 if method == "vanilla" else (2, 4), epochs=2, random_state=3)
+
+    here, there = estimator().fit(rows(), target="y", id="id"), estimator()
+    there.fit(as_client, target="y", id="id")
+    asked = rows()["north0"]
+    pd.testing.assert_frame_equal(there.predict_proba(as_client), here.predict_proba(asked), check_exact=True)
+    stores = [rows_folder / f"{party}-store" for party in ("server", "north0", "north1")]
+    time.sleep(0.2)
+    for a, b in itertools.combinations(stores, 2):
+        assert verify(a / "ledger.jsonl", b / "ledger.jsonl").agree
+
+
+def test_the_caller_may_be_the_server(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"server": None, **rows()}, "min_intersection = 5\n")
+    with (
+        serving(tmp_path, "north0", "north1"),
+        Federation.connect(tmp_path / "parties.toml", "server") as server,
+    ):
+        there = FedClassifier(rounds=2, random_state=3).fit(server, target="y")
+        here = FedClassifier(rounds=2, random_state=3).fit(rows(), target="y", id="id")
+        for ours, theirs in zip(here.model_.parameters(), there.model_.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+        with pytest.raises(ConfigError, match="model 'mpl' is not among those registered.*'mlp'"):
+            FedClassifier(model="mpl").fit(server, target="y")
+        with pytest.raises(VflError, match=r"^north./fit: DataError; the reason is in its own log"):
+            FedClassifier(rounds=1).fit(server, target="z")
+
+
+@pytest.fixture(scope="module")
+def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    lay_out(folder, {"server": None, **rows()}, "min_intersection = 5\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def as_client(rows_folder: Path) -> Iterator[Connected]:
+    with (
+        serving(rows_folder, "server", "north1"),
+        Federation.connect(rows_folder / "parties.toml", "north0", rows()["north0"]) as client,
+    ):
+        yield client
+
+
+def test_the_ledgers_of_all_pairs_agree(bank: Connected, folder: Path) -> None:
+    model(epochs=1).fit(bank, **FIT)
+    time.sleep(0.2)
+    for a, b in (("bank", "telco"), ("bank", "shop"), ("telco", "shop")):
+        verdict = verify(folder / f"{a}-store" / "ledger.jsonl", folder / f"{b}-store" / "ledger.jsonl")
+        assert verdict.agree, verdict.asdict()
+
+
+def test_each_party_keeps_its_own_part_and_the_digests_of_all(bank: Connected, folder: Path) -> None:
+    run = model(epochs=1).fit(bank, **FIT).run_
+    parts = {p: json.loads((folder / f"{p}-store/parts/{run}/part.json").read_text()) for p in tables()}
+    for party, part in parts.items():
+        assert part["party"] == party
+        others = {peer: said["digest"] for peer, said in parts.items() if peer != party}
+        assert part["others"] == others
+    assert "c" in parts["telco"]["settings"]["columns"] and "c" not in json.dumps(
+        parts["bank"]["settings"]["columns"]
+    )
+
+
+REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
+    (
+        {"name": "vertical-nat"},
+        ProtocolError,
+        "^(telco|shop)/.*no method 'vertical-nat'.*did you mean 'vertical-net'",
+    ),
+    ({"parameters": {"depth": 3}}, ProtocolError, "^(telco|shop)/.*depth: Extra inputs"),
+    (
+        {"parameters": {"epochs": "many"}},
+        ProtocolError,
+        "^(telco|shop)/.*epochs: Input should be a valid integer",
+    ),
+    ({"schemas": "0" * 64}, ProtocolError, "^(telco|shop)/.*other schemas at bank"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "said"), REFUSED)
+def test_what_is_not_registered_or_fits_no_schema_is_refused(
+    bank: Connected, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], kind: type[VflError], said: str
+) -> None:
+    from protocols import connect
+
+    proposal = connect.Asked.proposal
+
+    def changed(self: Any, record: Any, party: str) -> Any:
+        honest = proposal(self, record, party)
+        update = {"program": change["name"]} if "name" in change else change
+        if "parameters" in change:
+            update = {"parameters": {**honest.parameters, **change["parameters"]}}
+        return honest.model_copy(update=update)
+
+    monkeypatch.setattr(connect.Asked, "proposal", changed)
+    with pytest.raises(kind, match=said):
+        model(epochs=1).fit(bank, **FIT)
+
+
+@pytest.mark.parametrize(
+    ("job", "epochs", "said"),
+    [
+        ("0123456789abcdef", 1, r"attempt 1 of job 0123456789abcdef came before"),
+        ("fedcba9876543210", 2, r"job fedcba9876543210 is known here as another one"),
+    ],
+)
+def test_a_job_that_came_before_is_refused(
+    bank: Connected, monkeypatch: pytest.MonkeyPatch, job: str, epochs: int, said: str
+) -> None:
+    monkeypatch.setattr("protocols.connect.secrets.token_hex", lambda n: job)
+    model(epochs=1).fit(bank, **FIT)
+    with pytest.raises(ProtocolError, match=said):
+        model(epochs=epochs).fit(bank, **FIT)
+
+
+def test_a_module_is_refused_before_any_connection(bank: Connected) -> None:
+    with pytest.raises(ConfigError, match=r"a module of one's own cannot cross"):
+        VerticalNetClassifier(top=nn.Linear(64, 2)).fit(bank, **FIT)
+
+
+def test_what_needs_all_tables_says_so(bank: Connected) -> None:
+    with pytest.raises(ConfigError, match=r"needs the tables of all parties here"):
+        align(bank, label_party="bank", id="id")
+    with pytest.raises(ConfigError, match=r"the target is at telco, whose table is not here"):
+        model().fit(bank, target="telco.b", id="id")
+
+
+def test_bad_tables_are_told_at_the_caller(bank: Connected, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"^bank/fit: no id column 'ids'.*did you mean 'id'"):
+        model().fit(bank, target="bank.y", id="ids")
+    path = folder / "shop.csv"
+    sound = path.read_text()
+    path.write_text(
+        sound.replace("id,", "key,", 1) if sound.startswith("id,") else sound.replace(",id", ",key", 1)
+    )
+    try:
+        with pytest.raises(VflError, match=r"^shop/fit: .*the reason is in its own log"):
+            model(epochs=1).fit(bank, **FIT)
+    finally:
+        path.write_text(sound)
+    model(epochs=1).fit(bank, **FIT)
+
+
+def test_a_run_that_this_caller_did_not_train_cannot_be_used(bank: Connected) -> None:
+    fitted = model(epochs=1).fit(bank, **FIT)
+    fitted.run_ = "0" * 16
+    with pytest.raises(ProtocolError, match=r"^(telco|shop)/.*was not trained with bank here"):
+        fitted.predict(bank)
+
+
+def test_consent_a_persons_no_and_a_caller_that_gives_up(tmp_path: Path) -> None:
+    lay_out(tmp_path, tables(), "min_intersection = 5\n")
+    config = tmp_path / "telco.toml"
+    config.write_text(config.read_text().replace('consent = "grant"', 'consent = "ask"'))
+    telco = Store(tmp_path / "telco-store")
+
+    def say(what: Any) -> None:
+        deadline = time.monotonic() + 20
+        while not (found := [r for r in telco.all() if r.state == "proposed"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        telco.say(what, found[-1].job)
+
+    with (
+        serving(tmp_path, "telco", "shop"),
+        Federation.connect(tmp_path / "parties.toml", "bank", tables()["bank"]) as bank,
+    ):
+        person = threading.Thread(target=say, args=("approve",))
+        person.start()
+        fitted = model(epochs=1).fit(bank, **FIT)
+        person.join()
+        assert telco.find(fitted.run_).granted == "person"  # type: ignore[union-attr]
+        granted = [json.loads(row) for row in telco.ledger.read_text().splitlines() if '"grant"' in row]
+        assert granted[-1]["by"] == "person" and granted[-1]["reveals"]
+        person = threading.Thread(target=say, args=("cancel",))
+        person.start()
+        with pytest.raises(CancelledJobError, match=r"^(telco|shop)/?.*cancelled by a person"):
+            model(epochs=1).fit(bank, **FIT)
+        person.join()
+        fitted.predict(bank)  # the other consent
+
+
+def test_a_policy_breach_names_its_clause_and_nothing_runs(tmp_path: Path) -> None:
+    lay_out(tmp_path, tables(), "min_intersection = 5\n[policy.parameters.'*'.epochs]\nmax = 3\n")
+    with (
+        serving(tmp_path, "telco", "shop"),
+        Federation.connect(tmp_path / "parties.toml", "bank", tables()["bank"]) as bank,
+    ):
+        with pytest.raises(PolicyError, match=r"^(telco|shop)/fit: parameters: epochs should be"):
+            model(epochs=4).fit(bank, **FIT)
+        few = tables()["bank"].iloc[:3].assign(y=[0, 1, 1])
+        bank.data = few
+        with pytest.raises(PolicyError, match=r"min_intersection"):
+            model(epochs=1).fit(bank, **FIT)
+
+
+def test_who_is_away_is_named(tmp_path: Path) -> None:
+    lay_out(tmp_path, tables(), "min_intersection = 5\n")
+    with (
+        serving(tmp_path, "telco"),
+        Federation.connect(tmp_path / "parties.toml", "bank", tables()["bank"], patience=0.5) as bank,
+        pytest.raises(LineError, match=r"shop was not reached within 0.5 s: .*does `vfl serve` run there"),
+    ):
+        model(epochs=1).fit(bank, **FIT)
+
+
+def test_bad_connections_are_clear_errors(tmp_path: Path) -> None:
+    book = lay_out(tmp_path, tables())
+    with pytest.raises(ConfigError, match=r"'bnak' is not in .*did you mean 'bank'"):
+        Federation.connect(book, "bnak")
+    with pytest.raises(DataError, match=r"bank/connect: expected a DataFrame or None, got str"):
+        Federation.connect(book, "bank", "bank.csv")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"tables names tleco.*did you mean 'telco'"):
+        Federation.connect(book, "bank", tables()["bank"], tables={"tleco": "main"})
+
+
+def test_a_comparison_runs_what_the_layout_admits_and_names_the_rest(bank: Connected) -> None:
+    found = compare_parties(bank, "y", "id", settings=Settings(epochs=1), hidden=(8, 4), seeds=1)
+    assert list(found.frame["method"]) == ["vertical", "alone: bank"]
+    assert found.left_out == {
+        "centralised": "needs pooled data",
+        "edge": "needs pooled data",
+        "fedavg": "needs row partitions",
+        "split: vanilla": "needs row partitions",
+        "split: U-shaped": "needs row partitions",
+    }
+    assert found.frame["bytes"].tolist()[0] > 10_000 and found.frame["bytes"].tolist()[1] == 0
+    assert found.frame["score"].between(0, 1).all() and found.renderable().row_count == 7
+
+
+def test_it_works_below_a_running_loop(bank: Connected) -> None:
+    async def notebook() -> pd.Series:
+        return model(epochs=1).fit(bank, **FIT).predict(bank)
+
+    assert len(asyncio.run(notebook())) > 50

@@ -1,0 +1,148 @@
+"""The checks while a job runs: each stops what crosses it, and nothing passes before it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols.errors import PolicyError
+from protocols.history import History
+from protocols.policy import Guard, Request
+from tests.protocols.granted import EMPTY, JOB, OPEN, PREDICT, fitted, ids, predicted, rule
+
+
+class Kept:
+    """Records what a guard hands over, as the store would."""
+
+    def __init__(self) -> None:
+        self.histories: list[History] = []
+
+    def __call__(self, history: History) -> None:
+        self.histories.append(history)
+
+
+def guard(job: Request, history: History = EMPTY, **changes: Any) -> tuple[Guard, Kept]:
+    kept = Kept()
+    return Guard(rule(**changes), job, history, kept), kept
+
+
+def refused(clause: str, call: Any, *args: Any) -> str:
+    with pytest.raises(PolicyError) as caught:
+        call(*args)
+    assert caught.value.clause == clause and str(caught.value).startswith(f"{clause}: ")
+    return str(caught.value)
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_fewer_rows_than_the_least_are_refused(least: int, rows: int) -> None:
+    counted: list[tuple[str, Callable[[Guard], None]]] = [
+        ("min_intersection", lambda one: one.intersection(rows)),
+        ("min_intersection", lambda one: one.rows(ids(rows))),
+        ("min_group", lambda one: one.group(rows)),
+    ]
+    for clause, call in counted:
+        one, _ = guard(JOB, EMPTY, **{clause: least})
+        if rows < least:
+            assert str(least) in refused(clause, call, one)
+        else:
+            call(one)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), max_size=6), st.integers(0, 8))
+def test_no_two_fits_differ_by_less_than_the_least(windows: list[tuple[int, int]], least: int) -> None:
+    history, passed = EMPTY, list[frozenset[bytes]]()
+    for start, count in windows:
+        one, kept = guard(JOB, history, min_difference=least)
+        rows = frozenset(ids(count, start))
+        close = any(0 < len(rows ^ earlier) < least for earlier in passed)
+        if close:
+            refused("min_difference", one.rows, list(rows))
+            assert kept.histories == []
+        else:
+            one.rows(list(rows))
+            passed.append(rows)
+            history = kept.histories[-1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), max_size=6), st.integers(1, 15))
+def test_no_more_distinct_ids_are_predicted_than_granted(windows: list[tuple[int, int]], most: int) -> None:
+    history, seen = EMPTY, set[bytes]()
+    for start, count in windows:
+        one, kept = guard(PREDICT, history, max_distinct_ids=most)
+        seen |= set(ids(count, start))
+        if len(seen) > most:
+            refused("max_distinct_ids", one.rows, ids(count, start))
+        else:
+            one.rows(ids(count, start))
+        history = kept.histories[-1]
+        assert history.distinct == len(seen)  # aligning told the peer of the refused ones too
+
+
+# One example for each clause of the guard, all other clauses met.
+STOPPED: dict[str, tuple[Request, History, int, list[bytes]]] = {
+    "min_intersection": (JOB, EMPTY, 6, ids(5)),
+    "min_difference": (JOB, fitted(ids(5)), 3, ids(7)),
+    "max_distinct_ids": (PREDICT, predicted(ids(5)), 6, ids(7)),
+}
+
+
+@pytest.mark.parametrize("clause", STOPPED)
+def test_each_clause_of_the_guard_stops_a_job_by_itself(clause: str) -> None:
+    job, history, limit, rows = STOPPED[clause]
+    one, _ = guard(job, history, **{clause: limit})
+    said = refused(clause, one.rows, rows)
+    assert str(len(rows)) not in said
+    for met in (0, {"min_intersection": 5, "min_difference": 2, "max_distinct_ids": 7}[clause]):
+        guard(job, history, **{clause: met})[0].rows(rows)
+
+
+def test_equal_rows_are_no_difference_and_other_actions_are_not_compared() -> None:
+    history = fitted(ids(5))
+    guard(JOB, history, min_difference=3)[0].rows(reversed(ids(5)))
+    for action in ("predict", "align"):
+        guard(replace(JOB, action=action), history, min_difference=3)[0].rows(ids(6))
+
+
+def test_too_few_rows_are_predicted_in_vain_but_counted() -> None:
+    one, kept = guard(PREDICT, min_intersection=10)
+    refused("min_intersection", one.rows, ids(4))
+    assert kept.histories[-1].distinct == 4
+
+
+def test_a_predict_job_counts_from_its_start_and_once() -> None:
+    one, kept = guard(PREDICT)
+    one.start()
+    assert kept.histories[-1].predictions == 1 and one.history is kept.histories[-1]
+    again, kept = guard(PREDICT, one.history)
+    again.start()
+    assert kept.histories[-1].predictions == 1
+    other, kept = guard(JOB)
+    other.start()
+    assert kept.histories == []
+
+
+def test_nothing_passes_before_it_is_recorded() -> None:
+    def full(history: History) -> None:
+        raise OSError("disk full")
+
+    def attempts() -> Iterator[Any]:
+        yield Guard(OPEN, PREDICT, EMPTY, full).start
+        yield lambda: Guard(OPEN, PREDICT, EMPTY, full).rows(ids(3))
+        yield lambda: Guard(OPEN, JOB, EMPTY, full).rows(ids(3))
+
+    for attempt in attempts():
+        with pytest.raises(OSError, match="disk full"):
+            attempt()
+
+
+def test_a_fit_that_is_resumed_passes_again() -> None:
+    one, kept = guard(JOB, min_difference=5)
+    one.rows(ids(20))
+    again, kept = guard(JOB, kept.histories[-1], min_difference=5)
+    again.rows(ids(20))
+    assert len(kept.histories[-1].fits) == 1

@@ -1,0 +1,191 @@
+"""A run that starts again from what its parties kept after any step ends with the unbroken run's bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from horizontal import FedClassifier, FedRegressor
+from horizontal.local import fedavg
+from horizontal.rounds import serve_rounds, train_rounds
+from horizontal.server import ServerRule
+from protocols.arrays import Arrays
+from protocols.errors import ConfigError
+from protocols.federation import Role, Run, simulate
+from protocols.models import mlp
+from protocols.party import Coordinator
+from protocols.training import Settings
+from split import SplitClassifier, SplitRegressor
+from tests.crew import captured, fingerprint
+from vfl import VerticalNetClassifier
+
+STEPS = 3
+Roles = Mapping[str, Role]
+Make = Callable[[], tuple[Roles, int]]  # roles anew, as a process that starts has them
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.01},
+    {"optimizer": "adam", "learning_rate": 0.01},
+]
+
+
+@dataclass
+class Memory:
+    """One party's checkpoints, and the step that all agreed to go on from."""
+
+    done: int = 0
+    states: dict[int, Arrays] = field(default_factory=dict)
+
+    def latest(self) -> tuple[int, Arrays | None]:
+        return self.done, self.states.get(self.done)
+
+    def save(self, done: int, state: Arrays) -> None:
+        assert done > self.done, "a step that was done already"
+        self.states[done] = state
+
+
+def play(make: Make, kept: Mapping[str, Memory]) -> Run:
+    """Run the roles, each with its own checkpoints."""
+    roles, seed = make()
+
+    def keeping(role: Role, memory: Memory) -> Role:
+        async def kept_role(me: Coordinator) -> Any:
+            me.desk.checkpoints = memory
+            return await role(me)
+
+        return kept_role
+
+    return simulate({name: keeping(role, kept[name]) for name, role in roles.items()}, seed=seed)
+
+
+def prints(run: Run) -> dict[str, str]:
+    return {name: fingerprint(result) for name, result in run.results.items()}
+
+
+def check(make: Make) -> None:
+    """The law, for every step."""
+    roles, seed = make()
+    expected = prints(simulate(roles, seed=seed))
+    kept = {name: Memory() for name in roles}
+    assert prints(play(make, kept)) == expected
+    for memory in kept.values():
+        assert sorted(memory.states) == list(range(1, STEPS + 1))
+    for done in range(STEPS + 1):
+        again = {name: Memory(done, dict(memory.states)) for name, memory in kept.items()}
+        rest = play(make, again)
+        assert prints(rest) == expected, done
+        # Steps that were done are not done again, and those that were not are.
+        scopes = {entry.scope.split("/")[1] for entry in rest.ledger if entry.scope.startswith("fit/")}
+        assert scopes == {str(step) for step in range(done, STEPS)}
+        assert {name: m.states for name, m in again.items()} == {name: m.states for name, m in kept.items()}
+
+
+def table(seed: int, rows: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, 4))
+    return pd.DataFrame(x, columns=list("abcd")).assign(label=(x[:, 0] + x[:, 1] > 0).astype(int))
+
+
+def clients(count: int) -> dict[str, pd.DataFrame]:
+    rows = {"ann": 32, "bob": 24, "cleo": 40, "dan": 20}
+    return {name: table(seed, rows[name]) for seed, name in enumerate([*rows][:count])}
+
+
+def net() -> nn.Sequential:
+    """Draws random numbers and keeps running statistics, on both sides of either cut."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = (nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3))
+        middle = (nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.3))
+        return nn.Sequential(*first, *middle, nn.Tanh(), nn.Linear(6, 6), nn.Dropout(0.2), nn.Linear(6, 2))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adam"])
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_fedavg(optimizer: dict[str, Any], fraction: float) -> None:
+    model = FedClassifier(
+        net(), rounds=STEPS, local_epochs=2, batch_size=8, fraction=fraction, random_state=3, **optimizer
+    )
+    check(lambda: captured(lambda data: model.fit(data, target="label"), clients(4)))
+
+
+def test_fedsgd_and_a_regressor() -> None:
+    model = FedRegressor(rounds=STEPS, algorithm="fedsgd", hidden=(5,), random_state=3)
+    check(lambda: captured(lambda data: model.fit(data, target="label"), clients(2)))
+
+
+def momentum(state: Arrays, model: Arrays, mean: Arrays) -> tuple[Arrays, Arrays]:
+    state = 0.9 * state + (mean - model)
+    return model + state, state
+
+
+def rounds(rule: ServerRule[Any]) -> tuple[Roles, int]:
+    """The rounds alone, with a rule of the server's own."""
+    start = Arrays.from_module(mlp(4, 2, (5,)))
+    serve = partial(serve_rounds, model=start, rule=rule, rounds=STEPS, fraction=1.0)
+
+    def train(own: pd.DataFrame) -> Role:
+        x = torch.tensor(own[list("abcd")].to_numpy(np.float32))
+        y = torch.tensor(own["label"].to_numpy())
+        local = fedavg(Settings())
+        return lambda me: train_rounds(me, "server", mlp(4, 2, (5,)), x, y, local, STEPS)
+
+    return {"server": serve, **{name: train(own) for name, own in clients(2).items()}}, 3
+
+
+def test_a_server_rule_with_state() -> None:
+    check(lambda: rounds(ServerRule(lambda model: 0.0 * model, momentum)))
+
+
+def test_a_server_rule_whose_state_cannot_be_kept_says_so() -> None:
+    counting: ServerRule[int] = ServerRule(lambda model: 0, lambda state, model, mean: (mean, state + 1))
+    roles, _ = rounds(counting)
+    simulate(roles)  # it may run where nothing is kept
+    with pytest.raises(ConfigError, match="^server/.*state should be Arrays or None to be kept, got int"):
+        play(lambda: rounds(counting), {name: Memory() for name in roles})
+
+
+@pytest.mark.parametrize(
+    ("cut", "count", "optimizer"),
+    [*product([3, (3, 6)], [1, 3], OPTIMIZERS)],
+    ids=str,
+)
+def test_split_learning(cut: int | tuple[int, int], count: int, optimizer: dict[str, Any]) -> None:
+    model = SplitClassifier(net(), cut, epochs=STEPS, batch_size=8, random_state=3, **optimizer)
+    check(lambda: captured(lambda data: model.fit(data, target="label"), clients(count)))
+
+
+@pytest.mark.parametrize("cut", [1, (1, 2)])
+def test_split_learning_of_a_number(cut: int | tuple[int, int]) -> None:
+    # The middle of the U shape is a lone ReLU, without weights and so without an optimizer.
+    model = SplitRegressor(cut=cut, hidden=(5,), epochs=STEPS, random_state=3)
+    check(lambda: captured(lambda data: model.fit(data, target="label"), clients(2)))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adam"])
+@pytest.mark.parametrize("parties", [2, 3])
+def test_the_vertical_network(optimizer: dict[str, Any], parties: int) -> None:
+    whole = table(7, 64).assign(id=np.arange(64))
+    columns = {"ann": ["a", "label"], "bob": ["b"], "cleo": ["c"]}
+    tables = {
+        party: whole[["id", *columns[party]]].sample(frac=1, random_state=1)
+        for party in list(columns)[:parties]
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        bottoms = {
+            party: nn.Sequential(nn.Linear(1, 6), nn.BatchNorm1d(6), nn.Dropout(0.3)) for party in tables
+        }
+        top = nn.Sequential(nn.Linear(6 * parties, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))
+    model = VerticalNetClassifier(
+        bottoms=bottoms, top=top, epochs=STEPS, batch_size=16, random_state=3, **optimizer
+    )
+    check(lambda: captured(lambda data: model.fit(data, target="ann.label", id="id"), tables))

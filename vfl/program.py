@@ -1,0 +1,145 @@
+"""The vertical network as a program: what a job says to all parties, and what each makes of its own seat.
+
+Takes part: the label party and the feature parties, each for itself. Every party is told `Parameters`; who
+learns what from the run is told in `vfl.align` and `vfl.neural`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+from protocols.errors import ConfigError, DataError
+from protocols.federation import Role
+from protocols.parts import Part
+from protocols.programs import Parameters, Program, Seat
+from protocols.psi.ids import canonical
+from protocols.tables import Kind, check_classes, check_rows, column, features, labels
+from protocols.training import Settings
+from vfl import saving
+from vfl.layout import embedding_width
+from vfl.neural import Bottom, Plan, Table, Top, feature_party, label_party, predict_feature, predict_label
+from vfl.saving import Own
+
+
+class VerticalNet(Parameters):
+    """What all parties of a vertical network are told; as the parameters of the estimators."""
+
+    label_party: str
+    kind: Kind
+    hidden: tuple[int, ...] = (64, 32)
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    standardise: bool = True
+    duplicates: Literal["error", "first"] = "error"
+    may_be_empty: bool = False  # when predicting: no common row is no error
+
+    @property
+    def plan(self) -> Plan:
+        """The same, for the roles."""
+        return Plan(Settings.of(self, self.kind, self.epochs), self.hidden, self.standardise)
+
+    def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
+        """The feature parties. ConfigError where the label party takes no part, or alone."""
+        others = tuple(party for party in parties if party != self.label_party)
+        if not others or len(others) == len(parties):
+            raise ConfigError(
+                f"{self.label_party} should be one of several parties, got {', '.join(parties)}"
+            )
+        return others
+
+
+def fit(p: VerticalNet, seat: Seat) -> Role:
+    """A party's role in training."""
+    table, name = _table(seat), _id(seat)
+    plan, peers = p.plan, p.peers(seat.parties)
+    bottom, top = (copy.deepcopy(seat.modules.get(part)) for part in ("bottom", "top"))
+    if seat.party == p.label_party:
+        y = _target(p, seat, table)
+    columns = feature_columns(p, seat)
+    if not columns and seat.party != p.label_party:
+        raise DataError("no column is left beside the id; a feature party needs at least one")
+    rows = Table(canonical(column(table, name, "id"), duplicates=p.duplicates), features(table, columns))
+    if bottom is not None:
+        embedding_width(bottom, len(columns))
+    if seat.party == p.label_party:
+        return lambda me: label_party(me, peers, rows, y, bottom, top, plan)
+    return lambda me: feature_party(me, p.label_party, rows, bottom, plan)
+
+
+def predict(p: VerticalNet, seat: Seat) -> Role:
+    """A party's role in predicting, with the part that it kept."""
+    own: Own = seat.kept
+    table = _table(seat)
+    ids = canonical(column(table, own.id, "id"), duplicates=p.duplicates)
+    rows = Table(ids, features(table, own.columns))
+    if own.top is not None:
+        top = own.top
+        return lambda me: predict_label(me, rows, own.bottom, top, may_be_empty=p.may_be_empty)
+    bottom = own.bottom
+    assert bottom is not None  # only a label party may be without features
+    return lambda me: predict_feature(me, p.label_party, rows, bottom)
+
+
+def owned(p: VerticalNet, seat: Seat, result: Any) -> Own:
+    """What a party holds after `fit`."""
+    learnt: tuple[Bottom | None, Top | None] = (result[0], None)
+    if seat.party == p.label_party:
+        learnt = (result[0], result[1])
+    target = (seat.target or "") if learnt[1] is not None else ""
+    return Own(_id(seat), feature_columns(p, seat), learnt[0], target, learnt[1])
+
+
+def feature_columns(p: VerticalNet, seat: Seat) -> list[str]:
+    """The columns that a party learns from: all but the id, and the target."""
+    left_out = {_id(seat), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in _table(seat).columns if name not in left_out]
+
+
+def keep(p: VerticalNet, seat: Seat, result: Any) -> Part:
+    """A party's part of a training, for its store."""
+    told = p.model_dump(mode="json", exclude={"label_party", "kind", "may_be_empty"})
+    settings = {**told, "unmatched": "drop", "random_state": 0}
+    return saving.part_of(METHODS[p.kind], seat.party, owned(p, seat, result), settings, set())
+
+
+def recall(p: VerticalNet, part: Part) -> Own:
+    """What a party kept."""
+    return saving.own_of(part.party, part, None, None, p.hidden)
+
+
+def _table(seat: Seat) -> pd.DataFrame:
+    if seat.table is None:
+        raise ConfigError("has no table; every party of a vertical network brings columns or the target")
+    return seat.table
+
+
+def _id(seat: Seat) -> str:
+    if seat.id is None:
+        raise ConfigError("no id column is named; rows of a vertical network are matched by their ids")
+    return seat.id
+
+
+def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
+    if seat.target is None:
+        raise ConfigError("no target column is named at the label party")
+    if seat.target == seat.id:
+        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
+    y = column(table, seat.target, "target")
+    check_rows(table)
+    if p.kind == "classification":
+        check_classes(labels(y))
+    else:
+        features(y.to_frame())
+    return y
+
+
+METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
+program = Program("vertical-net", "vfl", VerticalNet, {"fit": fit, "predict": predict}, keep, recall)
