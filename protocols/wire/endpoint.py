@@ -170,11 +170,11 @@ def dial(
     channel = grpc.aio.secure_channel(address, channel_credentials(found), options)
     if not revoked:
         return Dialled(channel)
-    challenge, session = secrets.token_bytes(CHALLENGE), link.line.session
+    asked = Hello(party=name, challenge=secrets.token_bytes(CHALLENGE), session=link.line.session)
     return Dialled(
         channel,
-        {"challenge": challenge},
-        lambda hello: check_proof(hello, challenge, session, found, revoked, name),
+        {"challenge": asked.challenge},
+        lambda hello: check_proof(hello, link.line.peer, asked, found, revoked),
     )
 
 

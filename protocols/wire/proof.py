@@ -86,16 +86,13 @@ def prove(material: Material, asked: Hello, session: bytes, certificate: bytes) 
     return {"certificates": chain(material), "proof": proof}
 
 
-def check_proof(
-    hello: Hello, asked: bytes, session: bytes, material: Material, revoked: frozenset[str], me: str
-) -> None:
-    """RefusedError unless the Hello proves that its sender holds a certificate of its name, from our
-    authority, valid now and not revoked. asked: the challenge. session, material: our own."""
-    peer = hello.party[:63]
+def check_proof(hello: Hello, peer: str, asked: Hello, material: Material, revoked: frozenset[str]) -> None:
+    """RefusedError unless `hello` proves that its sender holds a certificate of the name `peer`, from our
+    authority, valid now and not revoked. asked: our Hello, with the challenge. material: our own."""
     if not 0 < len(hello.certificates) <= _MOST or not hello.proof:
         raise RefusedError("UNAUTHENTICATED", f"{peer} does not prove which certificate it holds")
-    refuse_revoked(hello.certificates[0], peer, revoked, me)
-    said = _said(asked, session, hello.session, leaf(material))
+    refuse_revoked(hello.certificates[0], peer, revoked, asked.party)
+    said = _said(asked.challenge, asked.session, hello.session, leaf(material))
     try:
         held = [x509.load_der_x509_certificate(der) for der in hello.certificates]
         _verify(held, material)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import ProtocolError
+from protocols.errors import ConfigError, ProtocolError
 from protocols.wire.codec import decode, encode
 from protocols.wire.frames import RefusedError, parse_hello
 from protocols.wire.message import Message, Spec
@@ -43,12 +44,13 @@ def messages() -> list[bytes]:
 
 @target(messages)
 def body(raw: bytes) -> None:
-    """Any bytes decode to a message, which encodes to one that is equal, or raise ProtocolError."""
+    """Any bytes decode to a message, equal to itself sent on if it may be, or raise ProtocolError."""
     try:
         message = decode(Everything, raw, sender="bank", scope="fit")
     except ProtocolError:
         return
-    assert decode(Everything, encode(message)) == message
+    with suppress(ConfigError):  # a mapping's keys that begin with '$' are read, and not written
+        assert decode(Everything, encode(message)) == message
 
 
 def split(raw: bytes) -> Iterator[bytes]:
@@ -87,6 +89,9 @@ def stream(raw: bytes) -> None:
         hold_to_the_bounds(frames, greeted)
 
 
+ASKED = Hello(party="bank", challenge=b"c" * CHALLENGE, session=b"b" * 16)
+
+
 @lru_cache(maxsize=1)
 def held() -> tuple[Material, Material]:
     return certified("bank").read("bank"), certified("shop").read("shop")
@@ -94,8 +99,7 @@ def held() -> tuple[Material, Material]:
 
 def proofs() -> list[bytes]:
     bank, shop = held()
-    asked = Hello(challenge=b"c" * CHALLENGE, session=b"b" * 16)
-    said = Hello(party="shop", session=b"s" * 16, **prove(shop, asked, b"s" * 16, leaf(bank)))
+    said = Hello(party="shop", session=b"s" * 16, **prove(shop, ASKED, b"s" * 16, leaf(bank)))
     raw: bytes = Frame(hello=said).SerializeToString()
     return [raw]
 
@@ -104,6 +108,6 @@ def proofs() -> list[bytes]:
 def hello(raw: bytes) -> None:
     """Any first frame is a Hello that proves what it should, or a RefusedError."""
     try:
-        check_proof(parse_hello(raw), b"c" * CHALLENGE, b"b" * 16, held()[0], frozenset(), "bank")
+        check_proof(parse_hello(raw), "shop", ASKED, held()[0], frozenset())
     except RefusedError as error:
         assert str(error).isprintable() and len(str(error)) < 700  # noqa: PT017

@@ -34,15 +34,18 @@ def material(party: str) -> Material:
     return certified(party).read(party)
 
 
-def answer(shop: Material, asked: Hello | None = None, dialler: Material | None = None, **more: Any) -> Hello:
+def asked(**changed: Any) -> Hello:
+    return Hello(**{"party": "bank", "challenge": CHALLENGE, "session": BANK, **changed})
+
+
+def answer(shop: Material, to: Hello | None = None, dialler: Material | None = None, **more: Any) -> Hello:
     """What shop says to a bank that asked."""
-    asked = asked or Hello(challenge=CHALLENGE, session=BANK)
-    shown = prove(shop, asked, SHOP, leaf(dialler or material("bank")))
+    shown = prove(shop, to or asked(), SHOP, leaf(dialler or material("bank")))
     return Hello(**{"party": "shop", "session": SHOP, **shown, **more})
 
 
 def check(hello: Hello, revoked: frozenset[str] = frozenset()) -> None:
-    check_proof(hello, CHALLENGE, BANK, material("bank"), revoked, "bank")
+    check_proof(hello, "shop", asked(), material("bank"), revoked)
 
 
 KEYS: dict[str, Callable[[], Any]] = {
@@ -126,10 +129,6 @@ def by_a_party(folder: Path) -> Hello:
     return answer(forged._replace(certificate=forged.certificate + post.certificate))
 
 
-def asked(**changed: Any) -> Hello:
-    return Hello(**{"challenge": CHALLENGE, "session": BANK, **changed})
-
-
 FALSE: dict[str, Callable[[Path], Hello]] = {
     "another challenge": lambda _: answer(material("shop"), asked(challenge=b"x" * 16)),
     "another dialler's session": lambda _: answer(material("shop"), asked(session=b"x" * 16)),
@@ -164,10 +163,10 @@ def test_an_authority_in_between_is_part_of_the_proof() -> None:
     below = issue("shop", KEYS["RSA"](), x509.load_pem_x509_certificate(middle.certificate), key)
     hello = answer(below._replace(certificate=below.certificate + middle.certificate))
     ours = material("bank")._replace(authority=root.certificate)
-    check_proof(hello, CHALLENGE, BANK, ours, frozenset(), "bank")
+    check_proof(hello, "shop", asked(), ours, frozenset())
     del hello.certificates[1]
     with pytest.raises(RefusedError, match="shop does not prove"):
-        check_proof(hello, CHALLENGE, BANK, ours, frozenset(), "bank")
+        check_proof(hello, "shop", asked(), ours, frozenset())
 
 
 def test_fingerprints_are_read_as_they_are_written() -> None:

@@ -234,7 +234,9 @@ async def listening(answer: Answer, secure: bool = False) -> AsyncIterator[str]:
         for writer in answering.values():
             writer.transport.abort()
         await asyncio.gather(*answering)
-        await asyncio.sleep(0)
+        while server._active_count:  # type: ignore[attr-defined]  # also those in the middle of a handshake
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
 
 
 OTHERS: dict[str, tuple[Answer, bool, str]] = {
