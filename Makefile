@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench docs
+.PHONY: demo test test-long check bench bench-network docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+# All of them: more kills, more bad networks, a soak. It takes hours.
+test-long: .venv/.test
+	$(BIN)/python -m pytest -m "long or not long"
 
 check: .venv/.test
 	$(BIN)/ruff format --check
@@ -16,6 +20,9 @@ check: .venv/.test
 
 bench: .venv/.test
 	$(BIN)/python -m tests.bench
+
+bench-network: .venv/.test
+	$(BIN)/python -m tests.bench network jobs
 
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict
