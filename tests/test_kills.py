@@ -178,7 +178,7 @@ def test_a_party_is_killed(crew: Crew) -> None:
     rng = random.Random(1)
     for party in crew.parties:
         before = crew.parties[party].deaths
-        crew.play({party: rng.randrange(20, 60)})
+        crew.play({party: rng.randrange(5, 20)})  # all methods have more moments
         assert crew.parties[party].deaths == before + 1
 
 
