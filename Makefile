@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench bench-network fuzz docs
+.PHONY: demo test test-long check bench bench-network fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+# All of them: more kills, more bad networks, a soak. It takes hours.
+test-long: .venv/.test
+	$(BIN)/python -m pytest -m "long or not long"
 
 check: .venv/.test
 	$(BIN)/ruff format --check
@@ -18,7 +22,7 @@ bench: .venv/.test
 	$(BIN)/python -m tests.bench
 
 bench-network: .venv/.test
-	$(BIN)/python -m tests.bench network
+	$(BIN)/python -m tests.bench network jobs
 
 fuzz: .venv/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds 60

@@ -38,8 +38,8 @@ def write_tables(folder: Path) -> None:
 
 def start(folder: Path) -> list[subprocess.Popen[bytes]]:
     """Certificates, configurations and tables, and a process for each party that serves."""
-    for parties, part in ((COLUMNS, "columns"), (ROWS, "rows")):
-        new_trial(folder / part, parties)
+    for parties, part, port in ((COLUMNS, "columns", 7001), (ROWS, "rows", 7101)):
+        new_trial(folder / part, parties, port=port)
     write_tables(folder)
     configs = [f"columns/{party}.toml" for party in COLUMNS[1:]] + [
         f"rows/{party}.toml" for party in ROWS[1:]

@@ -355,14 +355,16 @@ class Agent:
     def _recorded(self, caller: str, proposal: Propose) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
         if old is None:
+            for done in self.store.resumable():  # its caller was killed before it could say Over
+                if (done.caller, done.state) == (caller, "done"):
+                    self.store.checkpoints(done.job).drop()
             return self._note(new, "proposed")
         if old.request != new.request:
             raise ProtocolError(
                 f"job {new.job} is known here as another one; propose this under a new number"
             )
-        # One that is done here may have been cut off elsewhere, until its caller has said Over.
-        over = new.action == "predict" or (old.state == "done" and not self.store.checkpoints(new.job).steps)
-        if over or new.attempt <= old.attempt:
+        # A training that is done here may have been cut off elsewhere. Predictions are counted by jobs.
+        if new.action == "predict" or new.attempt <= old.attempt:
             raise ProtocolError(
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )

@@ -112,6 +112,9 @@ def compare(
     """Train one task in every way, and show what each gives, costs and gives away."""
     with errors(stopped="stopped; no report was written"):
         if book is not None or me is not None:
+            unused = {"--html": html, "--ledger": ledger, "--parties": parties, "--label-party": label_party}
+            _refuse([name for name, value in unused.items() if value is not None])
+            _writable([None if json in (None, "-") else Path(str(json))], None)
             _over_network(book, me, data, id, target, kind, methods, seeds, quick, json)
             return
         _writable([html, None if json in (None, "-") else Path(str(json))], ledger)
@@ -241,6 +244,17 @@ def _show(result: Comparison, json: str | None, html: Path | None) -> None:
     if html is not None:
         report.to_html(html)
         say(f"wrote {html}")
+
+
+def _refuse(options: Sequence[str]) -> None:
+    """Refuse what a comparison over the network would leave undone."""
+    from protocols.errors import ConfigError
+
+    if options:
+        raise ConfigError(
+            f"{', '.join(options)}: not with --book; over the network the parties are those of the book, "
+            "each keeps its own ledger, and the result is a table or --json"
+        )
 
 
 def _writable(files: Sequence[Path | None], directory: Path | None) -> None:

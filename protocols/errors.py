@@ -31,6 +31,7 @@ class VflError(Exception):
 
     party: str = ""
     scope: str = ""
+    told: str = ""  # what other parties hear instead, where the words are not for them
 
     def at(self, party: str, scope: str) -> VflError:
         """This error, marked with the party and scope it arose in; an earlier mark stays."""

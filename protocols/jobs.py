@@ -68,7 +68,8 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 class Propose(
     Message,
     reveals="which registered method the sender wants to run, with which parameters, among whom, and on "
-    "which table of the receiver's; its software's version",
+    "which table of the receiver's; the seed that all draw weights and batches from, the earlier run that is "
+    "used, its software's version",
 ):
     """From the caller: shall we?"""
 

@@ -295,6 +295,12 @@ def _read(kind: type[M], body: bytes, sender: str, scope: str) -> M:
     return message
 
 
+def forget() -> None:
+    """Let go of what was read last: a peer's data has no place in memory after a run."""
+    global _latest
+    _latest = (b"", None)
+
+
 def mark(error: BaseException | None, party: str, scope: str) -> None:
     """Mark an error of ours with where it arose; chain any other into a PartyError."""
     if isinstance(error, ExceptionGroup):  # of tasks that a role started: the first to fail is the cause
@@ -340,6 +346,8 @@ async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:
             tasks = {name: group.create_task(role(name, body), name=name) for name, body in roles.items()}
     except* Exception as failures:
         failed = failures  # what is raised inside `except*` would come out as a group again
+    finally:
+        forget()
     if fatal:
         raise fatal[0]
     if failed is not None:

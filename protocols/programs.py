@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
@@ -23,7 +23,7 @@ from protocols.errors import ConfigError, nearest
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.wire.message import Message
-from protocols.wire.reveals import load_messages
+from protocols.wire.reveals import fields, load_messages
 
 GROUP = "vfl.programs"
 
@@ -96,30 +96,30 @@ class Program(Generic[P]):
 
 def program(name: str) -> Program[Any]:
     """The registered program `name`; ConfigError if there is none."""
-    found = programs()
+    found = _registered()
     if name not in found:
         raise ConfigError(
             f"no method {name!r} is registered here; there are {', '.join(found)}{nearest(name, found)}"
         )
-    loaded: Program[Any] = found[name]
+    loaded: Program[Any] = found[name].load()
     return loaded
 
 
 @cache
-def programs() -> Mapping[str, Program[Any]]:
-    """All registered programs, by name."""
-    return {entry.name: entry.load() for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+def _registered() -> Mapping[str, EntryPoint]:
+    # Not loaded: one package that does not import would be in the way of all others' programs.
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 
 
 @cache
 def _schemas(package: str) -> str:
+    return hashlib.sha256("\n".join(told(package)).encode()).hexdigest()
+
+
+def told(package: str) -> list[str]:
+    """The kind and fields of every message that `package`'s programs speak, in words. A type's own repr is no
+    word of ours: it changes with the release of Python, numpy or pydantic."""
     load_messages(("protocols", package))
-    total = hashlib.sha256()
-    for kind in sorted(Message.kinds):
-        cls = Message.kinds[kind]
-        if cls.__module__.startswith(("protocols.", f"{package}.")):
-            fields = sorted(
-                (name, repr(f.annotation), repr(f.metadata)) for name, f in cls.model_fields.items()
-            )
-            total.update(f"{kind}|{fields}\n".encode())
-    return total.hexdigest()
+    ours = ("protocols.", f"{package}.")
+    spoken = [kind for kind, cls in Message.kinds.items() if cls.__module__.startswith(ours)]
+    return [f"{kind}|{fields(Message.kinds[kind])}" for kind in sorted(spoken)]

@@ -30,7 +30,7 @@ from protocols.errors import (
     VflError,
 )
 from protocols.federation import Role, Run
-from protocols.party import Checkpoints, Coordinator, Desk, Guard, mark
+from protocols.party import Checkpoints, Coordinator, Desk, Guard, forget, mark
 from protocols.progress import Report
 from protocols.wire.ledger import Entry, Ledger
 from protocols.wire.message import Message
@@ -99,6 +99,7 @@ async def serve_role(
         for task in (work, *watchers):
             task.cancel()
         await asyncio.gather(work, *watchers, return_exceptions=True)
+        forget()
     return Run({me.name: result}, ledger, perf_counter() - start)
 
 
@@ -133,7 +134,7 @@ def said_of(error: VflError) -> tuple[str, str, str, str]:
     """What may cross of an error: party, scope, kind, and a reason without cells and columns' names."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
     told = isinstance(error, _TOLD) and error.args
-    reason = str(error.args[0])[:1000] if told else f"{kind}; the reason is in its own log"
+    reason = (error.told or str(error.args[0]))[:1000] if told else f"{kind}; the reason is in its own log"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OSError) and cause.errno and not told:
         reason = f"{kind}: {os.strerror(cause.errno)}; more is in its own log"  # and no path

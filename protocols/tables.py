@@ -185,4 +185,9 @@ class Scaler:
 
 def moments(x: Array) -> Moments:
     """Row count, mean and (population) variance of the columns of `x` (n, d)."""
-    return Moments(rows=len(x), mean=x.mean(axis=0), variance=x.var(axis=0))
+    with np.errstate(over="ignore"):
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+    if not np.isfinite(variance).all():
+        column = int(np.flatnonzero(~np.isfinite(variance))[0])
+        raise DataError(f"column {column + 1} of {len(variance)} is too large to standardise; scale it down")
+    return Moments(rows=len(x), mean=mean, variance=variance)

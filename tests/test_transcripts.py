@@ -17,7 +17,7 @@ from protocols.federation import Role, simulate
 from protocols.party import Coordinator
 from protocols.psi.ecdh import intersect
 from protocols.psi.ids import canonical
-from protocols.serving import Abort
+from protocols.serving import Abort, said_of
 from split import SplitClassifier
 from tests.crew import Crew, Played, Scenario, captured, played
 from tests.protocols.wire.network import certified
@@ -133,6 +133,17 @@ def test_one_partys_failure_is_everybodys_error(crew: Crew) -> None:
     said = "bob/fit: 312 of 30000 ids are duplicated"
     assert {p.error for p in there.values()} == {said}
     assert {p.kind for p in there.values()} == {"AlignmentError"}
+
+
+def test_what_is_not_for_the_others_is_told_in_other_words() -> None:
+    error = AlignmentError("0 with shop, 64 with telco")
+    error.told = "no id is at every party"
+    assert said_of(error.at("bank", "align")) == (
+        "bank",
+        "align",
+        "AlignmentError",
+        "no id is at every party",
+    )
 
 
 @pytest.mark.parametrize(("error", "kind"), [(DataError, "DataError"), (KeyError, "PartyError")])

@@ -90,10 +90,10 @@ async def align_label(
     shared = {peer: len(rows) for peer, rows in found.items()}
     if not masks[0].any() and not may_be_empty:
         said = ", ".join(f"{n} with {peer}" for peer, n in shared.items())
-        raise AlignmentError(
-            f"no id is at every party: of {len(ids)} ids here {said} are shared; are they written alike "
-            "(leading zeros, blanks, upper and lower case, the same kind of id)?"
-        )
+        alike = "are they written alike (leading zeros, blanks, upper and lower case, the same kind of id)?"
+        error = AlignmentError(f"no id is at every party: of {len(ids)} ids here {said} are shared; {alike}")
+        error.told = f"no id is at every party; {alike}"  # the counts of each pair are not for the others
+        raise error
     for peer, mask in zip(features, masks, strict=True):
         await me.send(peer, Common(mask=mask))
     rows: Rows = found[features[0]][masks[0]]

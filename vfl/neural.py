@@ -34,12 +34,12 @@ from torch import nn
 
 from protocols.arrays import Array
 from protocols.cut import CutGradient, Smashed, from_wire, to_wire
-from protocols.errors import ConfigError, ProtocolError
+from protocols.errors import ConfigError, DataError, ProtocolError, marked
 from protocols.flops import backward_flops, training_flops
 from protocols.models import dry_run, mlp
 from protocols.party import Coordinator, Party
 from protocols.psi.ids import CanonicalIds
-from protocols.tables import Scaler, check_classes, encode_labels, features, labels
+from protocols.tables import Scaler, encode_labels, features, labels
 from protocols.training import Settings, outputs, outputs_flops, restore, snapshot
 from protocols.wire.message import Message, Spec
 from vfl.align import Aligned, align_feature, align_label
@@ -151,7 +151,8 @@ async def label_party(
     async with me.within("align") as at:
         aligned = await align_label(at, peers, table.ids)
     scaler, x = await _standardised(me, table.x[aligned.rows], plan)
-    y, classes, target_scaler = _target(target.iloc[aligned.rows], settings)
+    with marked(me.name, "setup"):
+        y, classes, target_scaler = _target(target.iloc[aligned.rows], settings)
     async with me.within("setup") as at:
         bottom, widths = await lay_out(at, peers, x.shape[1], bottom, plan.hidden[0])
         total, count = sum(widths.values()), len(classes) if classes else 1
@@ -260,7 +261,10 @@ def _target(values: pd.Series, settings: Settings) -> tuple[torch.Tensor, Classe
     """The common rows' labels as (tensor, classes, None), or numbers as (tensor, None, their scaler)."""
     if settings.kind == "classification":
         classes = labels(values)
-        check_classes(classes)
+        if len(classes) < 2:
+            raise DataError(
+                f"the {len(values)} common rows are all of one class; rows of another have to be shared too"
+            )
         return torch.from_numpy(encode_labels(values, classes)), classes, None
     y = features(values.to_frame())
     scaler = Scaler.fit(y)

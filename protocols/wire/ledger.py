@@ -149,7 +149,11 @@ class Ledger:
         return sum(e.nbytes for e in self)
 
     def chain_length(self, scope: str = "") -> int:
-        """Messages on the longest chain in which each had to wait for the one before."""
+        """Messages on the longest chain in which each had to wait for the one before.
+
+        ConfigError for a ledger of one party's lines, which does not show what its peers waited for.
+        """
+        self._check_whole("a chain")
         below = f"{scope}/"
         inside = [not scope or e.scope == scope or e.scope.startswith(below) for e in self]
         chain: dict[str, int] = defaultdict(int)  # of messages in `scope`, that each party has waited for
@@ -202,8 +206,7 @@ class Ledger:
             raise ConfigError(
                 f"{', '.join(unpriced)} computed without declaring a cost; pass cost= to compute"
             )
-        if self._one_sided:
-            raise ConfigError("this ledger holds one party's messages; a replay needs those of all parties")
+        self._check_whole("a replay")
         now: dict[str, float] = defaultdict(float)
         uplink: dict[str, float] = defaultdict(float)
         arrival: dict[int, float] = {}
@@ -219,6 +222,10 @@ class Ledger:
                 now[party] = max(now[party], arrival.pop(index))
         # Like a run, which ends when its last role does, whatever is still on its way.
         return max(now.values(), default=0.0)
+
+    def _check_whole(self, wanted: str) -> None:
+        if self._one_sided:
+            raise ConfigError(f"this ledger holds one party's messages; {wanted} needs those of all parties")
 
     def __iter__(self) -> Iterator[Entry]:
         return map(Entry._make, self._rows)

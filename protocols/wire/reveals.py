@@ -50,14 +50,15 @@ def page(messages: dict[str, list[type[Message]]]) -> str:
         if kinds:
             lines += [f"## {package}\n", "| message | fields | what it reveals |", "|---|---|---|"]
             lines += [
-                " | ".join(("| " + f"`{kind.kind}`", _fields(kind), _cell(kind.reveals) + " |"))
+                " | ".join(("| " + f"`{kind.kind}`", fields(kind), _cell(kind.reveals) + " |"))
                 for kind in kinds
             ]
             lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _fields(kind: type[Message]) -> str:
+def fields(kind: type[Message]) -> str:
+    """The fields of `kind` in words, as on the page."""
     said = [f"`{name}`: {_cell(_type(kind, name, field))}" for name, field in kind.model_fields.items()]
     return "; ".join(said) or "none"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +17,10 @@ import pandas as pd
 from protocols.agent import serve_party
 from protocols.config import read_config
 from protocols.trial import new_trial
+from protocols.wire.frames import Limits
+
+# Ports of its own for each test and process: that a port is taken shows only once it is served.
+PORTS = itertools.count(10_000 + os.getpid() % 2_000 * 10, 10)
 
 
 def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str = "") -> Path:
@@ -22,7 +28,7 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
 
     policy: what every party's rule says besides, as TOML.
     """
-    trial = new_trial(folder, list(tables), host="127.0.0.1")
+    trial = new_trial(folder, list(tables), host="127.0.0.1", port=next(PORTS))
     for party, table in tables.items():
         config = trial.config(party)
         text = config.read_text()
@@ -33,9 +39,9 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
 
 
 @contextmanager
-def serving(folder: Path, *parties: str) -> Iterator[None]:
+def serving(folder: Path, *parties: str, limits: Limits | None = None) -> Iterator[None]:
     """These parties serve in threads of this process."""
-    started = [_Thread(folder / f"{party}.toml") for party in parties]
+    started = [_Thread(folder / f"{party}.toml", limits) for party in parties]
     try:
         yield
     finally:
@@ -44,8 +50,8 @@ def serving(folder: Path, *parties: str) -> Iterator[None]:
 
 
 class _Thread:
-    def __init__(self, config: Path) -> None:
-        self._config, self._loop = config, asyncio.new_event_loop()
+    def __init__(self, config: Path, limits: Limits | None) -> None:
+        self._config, self._limits, self._loop = config, limits, asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -55,7 +61,8 @@ class _Thread:
 
     def _run(self) -> None:
         async def main() -> None:
-            self._task = asyncio.create_task(serve_party(*read_config(self._config)))
+            served = serve_party(*read_config(self._config), limits=self._limits)
+            self._task = asyncio.create_task(served)
             self._ready.set()
             await asyncio.gather(self._task, return_exceptions=True)
 

@@ -296,3 +296,17 @@ def test_ctrl_c_in_the_middle_leaves_no_report(table: Path, tmp_path: Path) -> N
         process.kill()
     assert (process.returncode, stdout, stderr) == (130, "", "stopped; no report was written\n")
     assert [f.name for f in out.iterdir()] == ["ledgers"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--html", "x.html"), ("--ledger", "x"), ("--parties", "a=*"), ("--label-party", "a")],
+)
+def test_what_a_comparison_over_the_network_would_leave_undone_is_refused(option: str, value: str) -> None:
+    result = vfl("compare", "--book", "parties.toml", "--me", "bank", option, value)
+    assert result.exit_code == 2 and f"error: {option}: not with --book" in result.output
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_network_is_asked(tmp_path: Path) -> None:
+    result = vfl("compare", "--book", "parties.toml", "--me", "bank", "--json", tmp_path / "no" / "x.json")
+    assert result.exit_code == 2 and "error: cannot write" in result.output

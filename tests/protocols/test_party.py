@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from protocols import party as party_module
 from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError, DataError, PartyError, ProtocolError
 from protocols.federation import simulate
 from protocols.flops import forward_flops
 from protocols.party import Coordinator, Desk, Party
+from protocols.wire.codec import encode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 from protocols.wire.transport import Local, Network
@@ -71,8 +73,24 @@ def test_a_broadcast_is_decoded_once_and_nobody_can_change_it_for_another() -> N
         return vector, listed.values
 
     told = simulate({"s": server, "a": client, "b": client}).results
+    assert party_module._latest == (b"", None)  # nothing of a peer's stays when the run is over
     assert told["a"][0] is told["b"][0] and not told["a"][0].x.flags.writeable
     assert told["a"][1] == told["b"][1] == [1, 2]
+
+
+def test_one_body_of_two_kinds_is_read_as_each() -> None:
+    body = encode(Done())
+
+    async def sends(me: Coordinator) -> None:
+        for kind in (Done.kind, Vector.kind):
+            await me._deliver("b", kind, body, bytes(32))
+
+    async def receives(me: Coordinator) -> None:
+        await me.recv("a", Done)
+        await me.recv("a", Vector)
+
+    with pytest.raises(ProtocolError, match=r"^b: tests.Vector/1 from a in '': field x: Field required"):
+        two(sends, receives)
 
 
 def test_what_is_sent_arrives_in_order_and_read_only() -> None:

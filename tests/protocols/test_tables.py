@@ -213,3 +213,8 @@ def test_a_regression_target_is_one_column_of_float32() -> None:
     assert y.dtype == np.float32 and y.shape == (2, 1)
     with pytest.raises(DataError, match="column 'y' has 1 missing"):
         numbers(pd.Series([1.0, np.nan], name="y"))
+
+
+def test_a_column_whose_variance_overflows_is_named_by_its_place() -> None:
+    with pytest.raises(DataError, match="column 2 of 2 is too large to standardise"):
+        moments(np.array([[1.0, 1e300], [2.0, -1e300]]))

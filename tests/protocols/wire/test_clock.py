@@ -354,3 +354,25 @@ def test_ctrl_c_stops_every_role_and_lets_it_clean_up(stubborn: bool, network: s
     assert sorted(done.stdout.split("\n")) == sorted(
         ["", "busy cleaned up", "waits cleaned up", "interrupted"]
     )
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_a_run_freezes_it_thaws_and_another_freeze_stays(raises: bool) -> None:
+    async def counts(me: Coordinator) -> int:
+        if raises:
+            raise ConfigError("no")
+        return gc.get_freeze_count()
+
+    def frozen() -> int:
+        try:
+            return int(simulate({"a": counts}).results["a"])
+        except ConfigError:
+            return 1
+
+    assert gc.get_freeze_count() == 0 and frozen() > 0 and gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        assert frozen() > 0 and 0 < gc.get_freeze_count() <= before
+    finally:
+        gc.unfreeze()

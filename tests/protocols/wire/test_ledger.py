@@ -192,6 +192,37 @@ def test_the_chain_length_of_a_scope_counts_only_what_had_to_wait() -> None:
     assert (ledger.chain_length(), ledger.chain_length("before"), ledger.chain_length("fit")) == (11, 10, 1)
 
 
+def test_a_chain_of_one_scope_holds_nothing_of_a_namesake() -> None:
+    async def a(me: Coordinator) -> None:
+        for name in ("fit", "fitness"):
+            async with me.within(name) as at:
+                await at.send("b", Count(n=1))
+
+    async def b(me: Coordinator) -> None:
+        async with me.within("fit") as at:
+            await at.recv("a", Count)
+        async with me.within("fitness") as at:
+            await at.recv("a", Count)
+            await at.send("a", Count(n=1))
+
+    ledger = simulate({"a": a, "b": b}).ledger
+    assert (ledger.chain_length("fit"), ledger.chain_length("fitness")) == (1, 2)
+
+
+def test_what_one_party_saw_is_too_little_for_a_chain_or_a_replay() -> None:
+    ledger = Ledger(inner := Local(["a", "b"]))
+
+    async def main() -> None:
+        await inner.deliver(Envelope("j", "b", "a", "s", 0, Note.kind, 1, bytes(32), b""))
+        await ledger.collect("a", "b", "s")
+
+    run_virtual(main())
+    with pytest.raises(ConfigError, match="one party's messages; a chain needs those of all parties"):
+        ledger.chain_length()
+    with pytest.raises(ConfigError, match="one party's messages; a replay needs those of all parties"):
+        ledger.replay(Network())
+
+
 def test_computing_is_summed_by_party() -> None:
     async def role(me: Coordinator) -> None:
         await me.compute(int, cost=5e9)

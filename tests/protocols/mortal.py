@@ -1,0 +1,143 @@
+"""A party as a process that dies, as by `kill -9`, at a chosen moment of a job.
+
+    python -m tests.protocols.mortal serve <party>.toml
+    python -m tests.protocols.mortal call <folder> <method>
+
+The moments are what it says and hears about jobs, what it writes, and what it renames or deletes. A file
+`<party>.die` holds the number of the one that the next job will not survive; `<party>.moments` grows by one
+byte with each. A caller does one job for each line of its input, a path to write the outcome to.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from protocols import agent, connect, jobs
+from protocols.errors import VflError
+from protocols.federation import Federation
+from protocols.jobs import Control, Propose
+from protocols.wire.record import Record
+from tests.protocols.networked import CASES
+
+
+class Life:
+    """Counts moments, from the beginning of a job on, and ends at the one that was chosen."""
+
+    def __init__(self, folder: Path, party: str) -> None:
+        self._die, self._moments = folder / f"{party}.die", folder / f"{party}.moments"
+        self._left: int | None = None
+        self._counting = False
+
+    def begin(self) -> None:
+        """A job begins, the first of several or not."""
+        self._counting = True
+        if not self._die.exists():
+            self._left = None
+        elif self._left is None:
+            self._left = int(self._die.read_text())
+
+    def moment(self, last_words: Callable[[], object] = lambda: None) -> None:
+        """One more moment; it may be the last, after `last_words`."""
+        if not self._counting:
+            return
+        with self._moments.open("ab") as file:
+            file.write(b".")
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                self._die.unlink()
+                last_words()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(self, owner: Any, name: str) -> None:
+        """Make the call of `owner.name` two moments: before and after."""
+        call = getattr(owner, name)
+
+        @wraps(call)
+        def both(*args: Any, **more: Any) -> Any:
+            if not str(args[-1]).endswith("status.json"):  # written every two seconds, whatever happens
+                self.moment()
+            result = call(*args, **more)
+            self.moment()
+            return result
+
+        setattr(owner, name, both)
+
+
+def mortal(life: Life) -> None:
+    """Let everything that matters after a death be a moment."""
+    for owner, name in (
+        *((os, "replace"), (shutil, "rmtree"), (jobs.Kept, "drop")),
+        *((agent, "save_part"), (connect, "save_part")),
+    ):
+        life.around(owner, name)
+    say, hear, add = Control.say, Control.hear, Record._add
+
+    async def dying_say(self: Control, to: str, message: Any) -> None:
+        if not isinstance(message, jobs.Renew):
+            life.moment()
+        await say(self, to, message)
+
+    async def dying_hear(self: Control, sender: str) -> Any:
+        word = await hear(self, sender)
+        if isinstance(word, Propose) and word.attempt == 1:
+            life.begin()
+        if not isinstance(word, jobs.Renew):
+            life.moment()
+        return word
+
+    def dying_add(self: Record, *args: Any, **more: Any) -> None:
+        life.moment(lambda: os.write(self._open(), b'{"index":1'))  # a torn row
+        add(self, *args, **more)
+
+    Control.say, Control.hear, Record._add = dying_say, dying_hear, dying_add  # type: ignore[method-assign]
+
+
+def serve(config: Path) -> None:
+    from protocols.cli import main
+
+    mortal(Life(config.parent, config.stem))
+    threading.Thread(target=_end_with_whoever_started_us, daemon=True).start()
+    sys.argv = ["vfl", "serve", str(config)]
+    main()
+
+
+def _end_with_whoever_started_us() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def call(folder: Path, method: str) -> None:
+    case = CASES[method]
+    life = Life(folder, case.caller)
+    mortal(life)
+    torch.set_num_threads(1)
+    with Federation.connect(
+        folder / "parties.toml", case.caller, case.tables()[case.caller], patience=60.0
+    ) as all_:
+        print("ready", flush=True)
+        for line in sys.stdin:
+            life.begin()
+            try:
+                outcome = case.play(all_)
+            except VflError as error:
+                print(f"{type(error).__name__}: {error}", flush=True)
+                continue
+            np.savez(line.strip(), allow_pickle=False, run=np.array(outcome.run), **outcome.arrays)
+            print("done", flush=True)
+
+
+if __name__ == "__main__":
+    what, place, *rest = sys.argv[1:]
+    serve(Path(place)) if what == "serve" else call(Path(place), *rest)

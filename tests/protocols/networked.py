@@ -1,0 +1,99 @@
+"""Each method that runs over a network, as a short run to repeat: one line in `CASES` for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from horizontal import FedClassifier
+from protocols.arrays import Array
+from split import SplitClassifier
+from vfl import VerticalNetClassifier
+
+Tables = Mapping[str, pd.DataFrame | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run must give, bit for bit, however it was disturbed."""
+
+    run: str
+    arrays: dict[str, Array]
+
+    def check(self, other: Outcome) -> None:
+        """AssertionError unless `other` gives the same."""
+        assert list(self.arrays) == list(other.arrays)
+        for name, array in self.arrays.items():
+            np.testing.assert_array_equal(other.arrays[name], array)
+
+
+@dataclass(frozen=True)
+class Case:
+    """caller: who calls; the other parties serve. play: fits and predicts with a mapping of tables."""
+
+    caller: str
+    tables: Callable[[], Tables]
+    play: Callable[[Any], Outcome]
+
+    @property
+    def served(self) -> list[str]:
+        return [party for party in self.tables() if party != self.caller]
+
+    def here(self) -> Outcome:
+        """In this process, undisturbed."""
+        return self.play({party: table for party, table in self.tables().items() if table is not None})
+
+
+def columns(rows: int = 80) -> Tables:
+    """Three parties with some columns of the same people each."""
+    rng = np.random.default_rng(0)
+    whole = pd.DataFrame(rng.normal(size=(rows, 5)), columns=list("abcde")).assign(id=np.arange(rows))
+    whole["y"] = (whole["a"] + whole["c"] + whole["e"] > 0).astype(int)
+    return {
+        "bank": whole[["id", "a", "y"]].sample(frac=0.9, random_state=1),
+        "telco": whole[["id", "b", "c"]].sample(frac=0.9, random_state=2),
+        "shop": whole[["id", "d", "e"]].sample(frac=0.9, random_state=3),
+    }
+
+
+def vertical(data: Any) -> Outcome:
+    fitted = VerticalNetClassifier(epochs=3, batch_size=32, random_state=1)
+    fitted.fit(data, target="bank.y", id="id")
+    predicted = fitted.predict_proba(data)
+    return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
+
+
+def rows(people: int = 90) -> dict[str, pd.DataFrame]:
+    """Two clients with all columns of some people each."""
+    rng = np.random.default_rng(1)
+    whole = pd.DataFrame(rng.normal(size=(people, 4)), columns=list("abcd")).assign(id=np.arange(people))
+    whole["y"] = (whole["a"] + whole["c"] > 0).astype(int)
+    return {"north": whole[:50], "south": whole[50:]}
+
+
+def served_rows() -> Tables:
+    """The same, and a server without data."""
+    return {"server": None, **rows()}
+
+
+def fedavg(data: Any) -> Outcome:
+    fitted = FedClassifier(rounds=3, fraction=0.5, hidden=(8,), random_state=1).fit(data, target="y", id="id")
+    asked = rows()["south"]
+    return Outcome(fitted.run_, {"said": fitted.predict_proba(asked).to_numpy()})
+
+
+def split_net(data: Any) -> Outcome:
+    fitted = SplitClassifier(cut=(2, 4), epochs=3, random_state=1).fit(data, target="y", id="id")
+    asked = {"north": rows()["north"]} if isinstance(data, dict) else data
+    return Outcome(fitted.run_, {"said": fitted.predict_proba(asked).to_numpy()})
+
+
+CASES = {
+    "vertical-net": Case("bank", columns, vertical),
+    "fedavg": Case("north", served_rows, fedavg),
+    "split-net": Case("north", served_rows, split_net),
+}

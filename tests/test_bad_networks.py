@@ -1,0 +1,104 @@
+"""Whatever a network does to a job: the undisturbed result, or one clear error at the caller in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from protocols import agent, connect, inbox, jobs
+from protocols.connect import Connected
+from protocols.errors import VflError
+from protocols.federation import Role, Run
+from protocols.serving import serve_role
+from protocols.wire import faults
+from protocols.wire.frames import Limits
+from protocols.wire.transport import Transport
+from tests.protocols.networked import CASES, Case, Outcome
+from tests.protocols.served import lay_out
+from tests.protocols.served import serving as served
+from tests.protocols.weather import Proxies, proxied
+
+LIMITS = Limits(patience=3.0, handshake=1.0, keepalive=0.5, again=1.0)
+DEADLINE = 60.0  # seconds; it is TRIES attempts, each cut off by `LIMITS.patience`, and the pauses between
+CALL = 5.0  # seconds to wait for a party that is away
+
+
+@dataclass
+class Bad:
+    """A method's parties, with the weather between them."""
+
+    case: Case
+    all: Connected
+    proxies: Proxies
+    expected: Outcome
+
+    def play(self, seed: int | None) -> VflError | None:
+        """One fit and predict; the error that it ends with, if it does."""
+        self.proxies.follow(seed)
+        begin = time.monotonic()
+        try:
+            outcome = self.case.play(self.all)
+        except VflError as error:
+            return error
+        finally:
+            assert time.monotonic() - begin < DEADLINE
+        self.expected.check(outcome)
+        return None
+
+
+@pytest.fixture(scope="module", params=CASES)
+def bad(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bad]:
+    torch.set_num_threads(1)
+    case = CASES[request.param]
+    folder = tmp_path_factory.mktemp("bad")
+    lay_out(folder, case.tables(), "min_intersection = 5\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inbox, "LEASE", 5.0)
+        patch.setattr(jobs, "RENEW", 1.0)
+        with proxied(folder) as proxies, served(folder, *case.served, limits=LIMITS):
+            own = case.tables()[case.caller]
+            book = folder / f"{case.caller}-book.toml"
+            with Connected(book, case.caller, own, limits=LIMITS, patience=CALL) as all_:
+                yield Bad(case, all_, proxies, case.here())
+
+
+def survives(bad: Bad, seed: int) -> str:
+    """How a plan ended: "" or an error. Whichever, all parties go on once the network does."""
+    error = bad.play(seed)
+    if error is not None:
+        assert str(error)
+        assert bad.play(None) is None
+    return str(error or "")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_bad_network(bad: Bad, seed: int) -> None:
+    print(survives(bad, seed))
+
+
+@pytest.mark.long
+def test_two_hundred_bad_networks(bad: Bad) -> None:
+    ended = [survives(bad, seed) for seed in range(10, 200)]
+    # Most of them are repaired; what is not, is a line that was lost.
+    assert sum(not error for error in ended) > 100, ended
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_comes_twice_and_out_of_order_changes_nothing(
+    bad: Bad, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    async def wild(post: Transport, role: Role, **more: Any) -> Run:
+        below = faults.Faults(post, faults.Plan(seed, delay=0.01, duplicate=0.2))
+        run = await serve_role(below, role, **more)
+        await asyncio.gather(*below._late)  # nothing is lost
+        return run
+
+    for module in (agent, connect):
+        monkeypatch.setattr(module, "serve_role", wild)
+    assert bad.play(None) is None
