@@ -49,7 +49,7 @@ class Server:
     async def start(self, address: str) -> str:
         """Serve on `address`; the same with the port that was chosen for 0. ConfigError if it is taken."""
         options = [
-            *_options(self.limits),
+            *channel_options(self.limits),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
             ("grpc.max_concurrent_streams", 4),
             ("grpc.http2.min_ping_interval_without_data_ms", int(500 * min(1.0, self.limits.keepalive))),
@@ -158,7 +158,7 @@ def dial(
 ) -> Dialled:
     """A new connection of `name` to a peer, which must show a certificate of the peer's name."""
     address = str(link.address)
-    options = _options(link.limits)
+    options = channel_options(link.limits)
     # A shared connection would keep an earlier attempt's certificates and waiting time.
     options += [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     if is_loopback(address):
@@ -178,7 +178,8 @@ def dial(
     )
 
 
-def _options(limits: Limits) -> list[tuple[str, Any]]:
+def channel_options(limits: Limits) -> list[tuple[str, Any]]:
+    """What both ends of a connection are made with."""
     keepalive = int(limits.keepalive * 1000)
     return [
         ("grpc.max_receive_message_length", LARGEST_FRAME),

@@ -315,14 +315,13 @@ class Link:
             self._lost()
 
     async def _read(self, read: Read) -> None:
-        line, sink, kept = self.line, self._sink, self.line.out.kept
+        line, sink = self.line, self._sink
         while (raw := await read()) is not None:
-            freed = kept[False].left + kept[True].left
             envelope = line.take(raw)
             if envelope is not None:
                 sink.arrived(self, envelope)
             else:
-                self._sign(freed)
+                self._sign()
             if self._idle.seen != line.idle + self.late:
                 self._bound_idle()
             if line.left:
@@ -336,14 +335,12 @@ class Link:
                 self.grant()
             self.heard = self._loop.time()
 
-    def _sign(self, freed: int) -> None:
-        """A frame came that completes no envelope."""
+    def _sign(self) -> None:
+        """A frame came that completes no envelope: perhaps an Ack."""
         line = self.line
-        kept = line.out.kept
-        if kept[False].left + kept[True].left != freed:
-            self._changed.set()
-            if self.blocked:
-                self._sink.freed(self)
+        self._changed.set()
+        if self.blocked:
+            self._sink.freed(self)
         while line.answered:
             answer = self._pings.get(line.answered.popleft())
             if answer is not None and not answer.done():

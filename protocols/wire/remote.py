@@ -6,7 +6,9 @@ before memory is allocated; what is sent is kept until the peer has it, and sent
 `post.py` one job's mail.
 
 The network runs on an event loop and a thread of its own, so that a party deep in training still takes
-delivery and acknowledges. Mail waits on the party's own loop, in its mailbox.
+delivery and acknowledges. Mail waits on the party's own loop, in its mailbox. A party may also live on the
+network's loop (`network_loop`): then nothing is handed over between threads, which takes a third off a round
+trip of small messages; but whatever holds up that loop holds up all lines of the process.
 """
 
 from __future__ import annotations
