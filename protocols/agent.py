@@ -32,7 +32,6 @@ from protocols.federation import Role
 from protocols.history import History, load_history, save_history
 from protocols.inbox import POLL, Inbox
 from protocols.jobs import (
-    OPEN,
     Answer,
     Claim,
     Control,
@@ -50,6 +49,7 @@ from protocols.jobs import (
     write_whole,
 )
 from protocols.logs import log
+from protocols.notes import Notes
 from protocols.parts import Part, digest, load_part, save_part
 from protocols.party import mark
 from protocols.policy import Decision, Guard, Request, judge
@@ -58,8 +58,6 @@ from protocols.rules import ANY
 from protocols.serving import said_of, serve_role
 from protocols.sources import fingerprint, read_table
 from protocols.wire.frames import CONTROL, Limits
-from protocols.wire.ledger import Entry
-from protocols.wire.record import Record as Ledger
 from protocols.wire.record_rows import By
 from protocols.wire.remote import Change, Grpc, Peer
 from protocols.wire.reveals import load_messages
@@ -88,9 +86,9 @@ class Case:
 class Agent:
     """One party that waits for proposals, over a `Grpc` that is entered and carries many jobs."""
 
-    def __init__(self, config: PartyConfig, parties: Parties, grpc: Grpc, ledger: Ledger) -> None:
-        self.config, self.parties, self.grpc, self.ledger = config, parties, grpc, ledger
-        self.store = Store(config.store)
+    def __init__(self, config: PartyConfig, parties: Parties, grpc: Grpc, notes: Notes) -> None:
+        self.config, self.parties, self.grpc, self.notes = config, parties, grpc, notes
+        self.store = notes.store
         self._control = Control(grpc.for_job(CONTROL), config.name)
         self._turn = asyncio.Lock()  # fair: first come, first served
         self._open: dict[Key, tuple[Inbox, asyncio.Task[None]]] = {}
@@ -98,10 +96,7 @@ class Agent:
 
     async def serve(self) -> None:
         """Until it is cancelled."""
-        for record in self.store.all():
-            if record.state in OPEN:
-                reason = "this party was restarted meanwhile; its caller can go on with it"
-                self._note_end(record, "failed", reason)
+        self.notes.restarted()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pulse())
@@ -256,7 +251,7 @@ class Agent:
                 return await say(_refusal(about, error))
             log.warning("job failed", extra=extra, exc_info=error)
             ended: State = "cancelled" if isinstance(error, CancelledJobError) else "failed"
-            self._note_end(record, ended, said_of(error)[3])
+            self.notes.end(record, ended, said_of(error)[3])
             await say(_ended(about, error))
 
     async def _run(self, record: Record, case: Case, inbox: Inbox, say: Say) -> None:
@@ -267,11 +262,11 @@ class Agent:
         checkpoints = self.store.checkpoints(record.job)
         async with self.grpc.for_job(name) as post:
             seat, role, told = await inbox.meanwhile(asyncio.to_thread(self._prepare, case, record))
-            record = self._note(record.model_copy(update={"table_digest": told}), "agreed")
+            record = self.notes.state(record.model_copy(update={"table_digest": told}), "agreed")
             await say(Answer(**about, state="agreed", steps=tuple(checkpoints.steps)))
             start = await inbox.next(Start, within=CLAIM)
             checkpoints.agree(start.done)
-            record = self._note(record, "running")
+            record = self.notes.state(record, "running")
             run = await inbox.meanwhile(
                 serve_role(
                     post,
@@ -282,7 +277,7 @@ class Agent:
                     job=name,
                     checkpoints=checkpoints if proposal.action == "fit" else None,
                     guard=self._guard(case),
-                    on_entry=self._entered(record),
+                    on_entry=self.notes.entered(record),
                 )
             )
         await self._finish(record, case, seat, run.results[self.config.name], inbox, say)
@@ -299,7 +294,7 @@ class Agent:
         if part is not None:
             others = {peer: said for peer, said in sealed.digests.items() if peer != self.config.name}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
-        self._note(record, "done")
+        self.notes.state(record, "done")
         await say(Ended(**about))  # kept
 
     # Whether.
@@ -307,8 +302,7 @@ class Agent:
     def _admit(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
         """The job as this party records it, if it is one that it may take part in at all."""
         me = self.config.name
-        if self.ledger.closed:  # the disk had failed it
-            self.ledger = Ledger.open(self.ledger.path, me)
+        self.notes.begin()
         if caller not in proposal.parties or me not in proposal.parties:
             raise ProtocolError(f"the job of {caller} should name {caller} and {me} among its parties")
         strangers = [party for party in proposal.parties if party not in self.parties.parties]
@@ -358,7 +352,7 @@ class Agent:
             for done in self.store.resumable():  # its caller was killed before it could say Over
                 if (done.caller, done.state) == (caller, "done"):
                     self.store.checkpoints(done.job).drop()
-            return self._note(new, "proposed")
+            return self.notes.state(new, "proposed")
         if old.request != new.request:
             raise ProtocolError(
                 f"job {new.job} is known here as another one; propose this under a new number"
@@ -369,7 +363,7 @@ class Agent:
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )
         kept = old.model_copy(update={"attempt": new.attempt, "reason": ""})
-        return self._note(kept, "proposed")
+        return self.notes.state(kept, "proposed")
 
     async def _consent(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
         """Wait for a person where the policy says so; that is in the ledger before anything leaves."""
@@ -382,8 +376,8 @@ class Agent:
             await inbox.meanwhile(self._approved(record.job))
             by = "person"
         record = record.model_copy(update={"granted": by})
-        self.ledger.grant(record.job, case.program.name, by, reveals(case.program))
-        return self._note(record, "proposed")
+        self.notes.ledger.grant(record.job, case.program.name, by, reveals(case.program))
+        return self.notes.state(record, "proposed")
 
     async def _approved(self, job: str) -> None:
         while not self.store.said("approve", job):
@@ -446,32 +440,11 @@ class Agent:
             )
         return case.program.recall(case.parameters, load_part(self.store.parts, case.proposal.run))
 
-    def _entered(self, record: Record) -> Callable[[Entry], None]:
-        # The wire names the attempt with the job; the ledger has a row for the beginning of each attempt.
-        return lambda entry: self.ledger.append(entry._replace(job=record.job))
-
     # Telling.
 
     async def _say(self, to: str, word: Word) -> None:
         with suppress(LineError):  # a caller that is gone comes back with another attempt
             await self._control.say(to, word)
-
-    def _note(self, record: Record, state: State, reason: str = "") -> Record:
-        """Record a state, on disk and in the ledger."""
-        record = record.model_copy(update={"state": state, "reason": reason})
-        log.info(f"job {state}", extra={"job": record.job, "peer": record.caller})
-        try:
-            self.ledger.job(record.job, state, attempt=record.attempt, reason=reason)
-        finally:
-            saved = self.store.save(record)
-        return saved
-
-    def _note_end(self, record: Record, state: State, reason: str) -> None:
-        """The same of what did not end well, where the disk may be the reason."""
-        try:
-            self._note(self.store.find(record.job) or record, state, reason)
-        except VflError as error:
-            log.error("unexpected error", exc_info=error)
 
 
 def _ours(error: Exception, party: str, scope: str) -> VflError:
@@ -501,8 +474,7 @@ def _ended(about: dict[str, Any], error: VflError) -> Ended:
 
 async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits | None = None) -> None:
     """Serve one party until it is told to stop (SIGTERM, SIGINT). Errors as of `Grpc` and `Ledger.open`."""
-    ledger = Ledger.open(Store(config.store).ledger, config.name)
-    agent: Agent | None = None
+    notes = Notes(Store(config.store), config.name)
     try:
         grpc = Grpc(
             config.name,
@@ -512,9 +484,9 @@ async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits |
             insecure=config.insecure,
             limits=limits,
             revoked=parties.revoked,
-            on_change=lambda change: agent.changed(change) if agent else None,
+            on_change=lambda change: agent.changed(change),
         )
-        agent = Agent(config, parties, grpc, ledger)  # before it can be reached: what comes is heard
+        agent = Agent(config, parties, grpc, notes)  # before it can be reached: what comes is heard
         with suppress(LineError):  # on leaving: a peer that is in trouble is no reason to fail
             async with grpc:
                 log.info("serving", extra={"party": config.name, "address": grpc.address or "-"})
@@ -527,7 +499,7 @@ async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits |
                     await serving
                 log.info("stopping", extra={"party": config.name})
     finally:
-        (agent.ledger if agent else ledger).close()
+        notes.close()
 
 
 def read_status(store: Store) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from protocols.errors import (
 )
 from protocols.federation import Role, Run
 from protocols.jobs import (
-    OPEN,
     Action,
     Cancel,
     Claim,
@@ -43,12 +42,11 @@ from protocols.jobs import (
     Record,
     Sealed,
     Start,
-    State,
     Store,
     common_step,
     release,
 )
-from protocols.logs import log
+from protocols.notes import Notes
 from protocols.parts import digest, save_part
 from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
@@ -56,8 +54,6 @@ from protocols.serving import serve_role
 from protocols.sources import fingerprint
 from protocols.talk import FAREWELL, Talk
 from protocols.wire.frames import CONTROL, Limits
-from protocols.wire.ledger import Entry
-from protocols.wire.record import Record as Ledger
 from protocols.wire.remote import Change, Grpc
 
 T = TypeVar("T")
@@ -108,7 +104,7 @@ class Connected(Mapping[str, pd.DataFrame]):
             on_change=self._changed,
         )
         self.store = Store(Path(store) if store is not None else Path(file).parent / f"{me}-store")
-        self._ledger = Ledger.open(self.store.ledger, me)
+        self._notes = Notes(self.store, me)
         self._talk: Talk | None = None
         self._busy = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -182,17 +178,16 @@ class Connected(Mapping[str, pd.DataFrame]):
 
     async def _job(self, asked: Asked, on_progress: Report | None) -> Run:
         record, tries, before = self._begin(asked), 0, 0
-        if self._ledger.closed:  # the disk had failed it
-            self._ledger = Ledger.open(self.store.ledger, self.me)
         try:
             with marked(self.me, asked.action):
+                self._notes.begin()
                 await self._clear()
                 while True:
                     await self._meet(asked)
                     try:
                         return await self._attempt(record, asked, on_progress)
                     except LineError:
-                        self._note_end(record, "failed", "a line was cut")
+                        self._notes.end(record, "failed", "a line was cut")
                         done = max(self.store.checkpoints(record.job).steps, default=0)
                         tries, before = (tries + 1 if done <= before else 1), max(done, before)
                         if tries == TRIES:
@@ -200,13 +195,13 @@ class Connected(Mapping[str, pd.DataFrame]):
                         await asyncio.sleep(0.1 * 2**tries)
                         record = self._next(record)
         except asyncio.CancelledError:
-            self._note_end(record, "cancelled", "interrupted")
+            self._notes.end(record, "cancelled", "interrupted")
             self.store.checkpoints(record.job).drop()
             raise
         except LineError:  # it can be asked for again
             raise
         except VflError as error:
-            self._note_end(record, "failed", type(error).__name__)
+            self._notes.end(record, "failed", type(error).__name__)
             self.store.checkpoints(record.job).drop()
             raise
 
@@ -254,7 +249,7 @@ class Connected(Mapping[str, pd.DataFrame]):
     async def _attempt(self, record: Record, asked: Asked, on_progress: Report | None) -> Run:
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         checkpoints = self.store.checkpoints(record.job)
-        record = self._note(record, "proposed")
+        record = self._notes.state(record, "proposed")
         talk = self._talk = Talk(self._control, about, [p for p in asked.parties if p != self.me])
         name = f"{record.job}.{record.attempt}"
         try:
@@ -263,7 +258,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                 done = common_step([checkpoints.steps, *talk.steps.values()])
                 checkpoints.agree(done)
                 await talk.say(Start(**about, done=done))
-                self._note(record, "running")
+                self._notes.state(record, "running")
                 run = await talk.unless_failed(
                     serve_role(
                         post,
@@ -274,7 +269,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                         job=name,
                         on_progress=on_progress,
                         checkpoints=checkpoints if asked.action == "fit" else None,
-                        on_entry=self._entered(record),
+                        on_entry=self._notes.entered(record),
                     )
                 )
             try:
@@ -282,7 +277,7 @@ class Connected(Mapping[str, pd.DataFrame]):
             except LineError:
                 if asked.action == "fit":  # else we have what we asked for
                     raise
-            self._note(record, "done")
+            self._notes.state(record, "done")
             await talk.tell(Over(**about))
             checkpoints.drop()
             return replace(run, job=record.job)
@@ -331,32 +326,12 @@ class Connected(Mapping[str, pd.DataFrame]):
         ):
             self._talk.fail(LineError(change.reason).at(change.peer, "jobs"))
 
-    def _note(self, record: Record, state: State, reason: str = "") -> Record:
-        try:
-            self._ledger.job(record.job, state, attempt=record.attempt, reason=reason)
-        finally:
-            saved = self.store.save(record.model_copy(update={"state": state, "reason": reason}))
-        return saved
-
-    def _note_end(self, record: Record, state: State, reason: str) -> None:
-        """The same of what did not end well, where the disk may be the reason."""
-        try:
-            self._note(record, state, reason)
-        except VflError as error:
-            log.error("unexpected error", exc_info=error)
-
-    def _entered(self, record: Record) -> Callable[[Entry], None]:
-        # The wire names the attempt with the job; the ledger has a row for the beginning of each attempt.
-        return lambda entry: self._ledger.append(entry._replace(job=record.job))
-
     # The loop of its own.
 
     async def _open(self) -> None:
         self._control = Control(self._grpc.for_job(CONTROL), self.me)
         await self._grpc.__aenter__()
-        for record in self.store.all():
-            if record.state in OPEN:
-                self._note(record, "failed", "its process ended meanwhile; it can be asked for again")
+        self._notes.restarted()
 
     async def _leave(self) -> None:
         mine = asyncio.current_task()
@@ -392,7 +367,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._ledger.close()
+        self._notes.close()
 
     def __enter__(self) -> Self:
         return self

@@ -48,7 +48,7 @@ class Case:
         return self.play({party: table for party, table in self.tables().items() if table is not None})
 
 
-def columns(rows: int = 80) -> Tables:
+def columns(rows: int = 80) -> dict[str, pd.DataFrame]:
     """Three parties with some columns of the same people each."""
     rng = np.random.default_rng(0)
     whole = pd.DataFrame(rng.normal(size=(rows, 5)), columns=list("abcde")).assign(id=np.arange(rows))

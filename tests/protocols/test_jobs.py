@@ -1,0 +1,229 @@
+"""Jobs that wait, are given up, or lose a party: each ends everywhere, and in words at the caller."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from protocols import agent, inbox, jobs
+from protocols.commands.serve import app, parts_app
+from protocols.connect import Connected
+from protocols.errors import CancelledJobError, LineError, PartyError, VflError
+from protocols.jobs import Record, Store
+from protocols.programs import programs
+from tests.protocols.networked import CASES, columns
+from tests.protocols.served import lay_out, serving
+from vfl import VerticalNetClassifier
+
+CASE = CASES["vertical-net"]
+SERVED = ["post", "telco"]
+
+
+def book(folder: Path, *parties: str) -> Path:
+    """A book without the other parties."""
+    left_out = tuple(f"{party} = " for party in tables() if party not in parties)
+    lines = (folder / "parties.toml").read_text().splitlines()
+    place = folder / f"{parties[0]}-book.toml"
+    place.write_text("\n".join(line for line in lines if not line.startswith(left_out)))
+    return place
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    """Two callers with labels, and two parties that serve."""
+    found = columns()
+    return {
+        "bank": found["bank"],
+        "mill": found["bank"].sample(frac=0.8, random_state=5),
+        "post": found["shop"],
+        "telco": found["telco"],
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("jobs")
+    lay_out(folder, tables(), "min_intersection = 5\n")
+    with serving(folder, *SERVED):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def bank(folder: Path) -> Iterator[Connected]:
+    with Connected(book(folder, "bank", *SERVED), "bank", tables()["bank"], patience=20.0) as bank:
+        yield bank
+
+
+@pytest.fixture(scope="module")
+def mill(folder: Path) -> Iterator[Connected]:
+    with Connected(book(folder, "mill", *SERVED), "mill", tables()["mill"], patience=20.0) as mill:
+        yield mill
+
+
+def fit(caller: Connected, epochs: int = 1) -> VerticalNetClassifier:
+    model = VerticalNetClassifier(epochs=epochs, batch_size=32, random_state=1)
+    return model.fit(caller, target=f"{caller.me}.y", id="id")
+
+
+def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def running(folder: Path, caller: str, party: str = "telco", state: str = "running") -> Record | None:
+    found = [r for r in Store(folder / f"{party}-store").all() if (r.caller, r.state) == (caller, state)]
+    return found[-1] if found else None
+
+
+def ended(folder: Path, job: str, party: str) -> str:
+    """The state in which a job ended at a party, and how."""
+    store = Store(folder / f"{party}-store")
+    record = until(lambda: (r := store.find(job)) and r.state not in jobs.OPEN and r)
+    until(lambda: not store.checkpoints(job).steps)
+    return f"{record.state} {record.reason}"
+
+
+def test_a_caller_that_falls_silent_loses_its_lease(
+    folder: Path, bank: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "LEASE", 0.5)
+    monkeypatch.setattr(jobs, "RENEW", 60.0)
+    with pytest.raises(CancelledJobError, match=r"^(telco|post)/fit: bank has not been heard for 0.5 s"):
+        fit(bank, epochs=10_000)
+    job = bank.store.all()[-1].job
+    for party in SERVED:
+        assert ended(folder, job, party).startswith("cancelled")
+
+
+def test_a_job_waits_while_another_runs(folder: Path, bank: Connected, mill: Connected) -> None:
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fit, bank, 60)
+        until(lambda: running(folder, "bank"))
+        second = pool.submit(fit, mill)
+        until(lambda: running(folder, "mill", state="proposed"))
+        assert running(folder, "bank") and not running(folder, "mill")
+        models = first.result(60), second.result(60)
+    done = [next(r for r in Store(folder / "telco-store").all() if r.job == m.run_) for m in models]
+    assert [r.state for r in done] == ["done", "done"] and done[0].updated < done[1].updated
+
+
+def test_two_callers_at_once_do_not_block_each_other(bank: Connected, mill: Connected) -> None:
+    def several(caller: Connected) -> list[Any]:
+        return [fit(caller).predict_proba(caller).to_numpy().tolist() for _ in range(4)]
+
+    with ThreadPoolExecutor() as pool:
+        for found in [pool.submit(several, caller) for caller in (bank, mill)]:
+            first, *others = found.result(60)
+            assert all(other == first for other in others)
+
+
+def test_a_person_cancels_a_job_that_runs(folder: Path, bank: Connected) -> None:
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(fit, bank, 10_000)
+        job = until(lambda: running(folder, "bank")).job
+        said = CliRunner().invoke(app, ["cancel", job, "--config", str(folder / "telco.toml")])
+        assert said.exit_code == 0, said.output
+        with pytest.raises(CancelledJobError, match=r"^telco/fit: cancelled by a person at this party"):
+            going.result(30)
+    assert ended(folder, job, "telco") == "cancelled cancelled by a person at this party"
+    assert ended(folder, job, "post") == "cancelled cancelled by bank"
+    fit(bank)
+
+
+def test_a_job_in_the_queue_is_cancelled(folder: Path, bank: Connected, mill: Connected) -> None:
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fit, bank, 60)
+        until(lambda: running(folder, "bank"))
+        second = pool.submit(fit, mill)
+        job = until(lambda: running(folder, "mill", state="proposed")).job
+        Store(folder / "telco-store").say("cancel", job)
+        with pytest.raises(CancelledJobError, match=r"^telco/fit: cancelled by a person"):
+            second.result(30)
+        first.result(60)
+    assert ended(folder, job, "post") == "cancelled cancelled by mill"
+
+
+def test_ctrl_c_cancels_a_job_everywhere(folder: Path, bank: Connected) -> None:
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        until(lambda: running(folder, "bank"))
+        signal.pthread_kill(main, signal.SIGINT)
+
+    person = threading.Thread(target=interrupt)
+    person.start()
+    with pytest.raises(KeyboardInterrupt):
+        fit(bank, epochs=10_000)
+    person.join()
+    job = bank.store.all()[-1].job
+    assert ended(folder, job, "bank") == "cancelled interrupted"
+    for party in SERVED:
+        assert ended(folder, job, party) == "cancelled cancelled by bank"
+    fit(bank)
+
+
+def test_a_party_leaves_between_fit_and_predict(tmp_path: Path) -> None:
+    lay_out(tmp_path, CASE.tables(), "min_intersection = 5\n")
+    path, own = tmp_path / "parties.toml", CASE.tables()["bank"]
+    with serving(tmp_path, "shop"), Connected(path, "bank", own, patience=1.0) as bank:
+        with serving(tmp_path, "telco"):
+            model = fit(bank)
+            before = model.predict_proba(bank)
+        with pytest.raises(LineError, match=r"^bank/predict: telco was not reached within 1 s: .*vfl serve"):
+            model.predict(bank)
+        bank.patience = 20.0
+        with serving(tmp_path, "telco"):
+            assert model.predict_proba(bank).equals(before)
+
+
+def test_a_part_that_was_deleted_is_named(folder: Path, bank: Connected) -> None:
+    model = fit(bank)
+    said = CliRunner().invoke(parts_app, ["delete", model.run_, "--config", str(folder / "post.toml")])
+    assert said.exit_code == 0, said.output
+    with pytest.raises(VflError, match=r"^post/predict: "):
+        model.predict(bank)
+
+
+def test_an_error_that_is_not_ours_ends_the_job_and_not_the_party(
+    folder: Path, bank: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = programs()["vertical-net"]
+
+    def keep(p: Any, seat: Any, result: Any) -> Any:
+        if seat.party == "telco":
+            raise KeyError("no such thing")
+        return honest.keep(p, seat, result)
+
+    broken = replace(honest, keep=keep)
+    monkeypatch.setattr(agent, "program", lambda name: broken)
+    with pytest.raises(PartyError, match=r"^telco/fit: PartyError; the reason is in its own log"):
+        fit(bank)
+    monkeypatch.undo()
+    fit(bank)
+
+
+def test_a_caller_may_not_hold_a_party_for_ever(
+    folder: Path, bank: Connected, mill: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`post` agrees at once, and then waits until `telco`, which is at work, does."""
+    with ThreadPoolExecutor() as pool:
+        lock = pool.submit(fit, mill, 200)
+        until(lambda: running(folder, "mill"))
+        monkeypatch.setattr(agent, "CLAIM", 0.0)
+        with pytest.raises(CancelledJobError, match=r"did not say protocols.Start/1 within 0 s"):
+            fit(bank)
+        lock.result(60)
