@@ -21,7 +21,7 @@ from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, PartyError, VflError
 from protocols.jobs import Record, Store
-from protocols.programs import programs
+from protocols.programs import program
 from tests.protocols.networked import CASES, columns
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalNetClassifier
@@ -201,7 +201,7 @@ def test_a_part_that_was_deleted_is_named(folder: Path, bank: Connected) -> None
 def test_an_error_that_is_not_ours_ends_the_job_and_not_the_party(
     folder: Path, bank: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = programs()["vertical-net"]
+    honest = program("vertical-net")
 
     def keep(p: Any, seat: Any, result: Any) -> Any:
         if seat.party == "telco":
