@@ -20,6 +20,9 @@ from typing import Any, TypeVar
 from protocols.errors import StallError
 
 T = TypeVar("T")
+YOUNG = (
+    20_000  # new objects until the garbage collector looks at them; Python's own 700 is for small programs
+)
 PATIENCE = 1.0  # seconds that roles have after Ctrl-C to come to an await
 
 
@@ -101,9 +104,11 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
             done.set()
 
     thread = threading.Thread(target=work, name="vfl-virtual-clock", daemon=True)
-    frozen = not gc.get_freeze_count()
+    # See docs/decisions/007-messages-in-bulk.md.
+    frozen, young = not gc.get_freeze_count(), gc.get_threshold()
     if frozen:
-        gc.freeze()  # see docs/decisions/007-messages-in-bulk.md
+        gc.freeze()
+        gc.set_threshold(young[0] and max(young[0], YOUNG), *young[1:])  # 0: somebody has turned it off
     try:
         thread.start()
         # A signal just before a wait without end would be seen at its end only.
@@ -122,6 +127,7 @@ def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lam
         raise
     finally:
         if frozen:
+            gc.set_threshold(*young)
             gc.unfreeze()
     thread.join()
     if outcome:

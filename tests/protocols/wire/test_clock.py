@@ -376,3 +376,18 @@ def test_what_a_run_freezes_it_thaws_and_another_freeze_stays(raises: bool) -> N
         assert frozen() > 0 and 0 < gc.get_freeze_count() <= before
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize("young", [700, 0, 50_000])
+def test_the_collector_is_as_it_was_when_a_run_is_over(young: int) -> None:
+    async def threshold(me: Coordinator) -> int:
+        return gc.get_threshold()[0]
+
+    before = gc.get_threshold()
+    gc.set_threshold(young, *before[1:])
+    try:
+        seen = simulate({"a": threshold}).results["a"]
+        assert seen == (max(young, 20_000) if young else 0)
+        assert gc.get_threshold()[0] == young
+    finally:
+        gc.set_threshold(*before)
