@@ -10,7 +10,7 @@ from tests.fuzz import discover
 
 if __name__ == "__main__":
     # What is imported outside of this is not followed, and so guides nobody.
-    with atheris.instrument_imports(include=["protocols"]):
+    with atheris.instrument_imports(include=["protocols", "horizontal", "vfl", "split"]):
         known = discover()
     name, *options = sys.argv[1:]
     atheris.Setup([sys.argv[0], *options], known[name].check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from protocols.errors import ConfigError, LineError
 from protocols.wire.frames import CHUNK, CONTROL, OVERHEAD, Limits
 from protocols.wire.post import Post
-from protocols.wire.remote import Change, Grpc
+from protocols.wire.remote import Change, Grpc, network_loop
 from protocols.wire.transport import Envelope
 from tests.protocols.wire.network import SOON, bank_party, bounded, envelope, party, shop_party
 
@@ -141,6 +142,41 @@ def test_what_a_grpc_of_many_jobs_is_not_asked_for() -> None:
                 await post.collect("bank", "shop", "talk")
 
     bounded(talk())
+
+
+def test_parties_may_live_on_the_network_s_own_loop() -> None:
+    """Then nothing is handed over between threads: mail, room, failures and changes go the short way."""
+    changes: list[Change] = []
+    limits = Limits(patience=0.6, handshake=2.0, unacknowledged=CHUNK, uncollected=2 * CHUNK)
+
+    async def talk() -> None:
+        book = {"bank": None, "shop": "127.0.0.1:0"}
+        async with party("shop", book, limits, on_change=changes.append) as shop:
+            there = shop.for_job("job")
+            async with bank_party(shop.address, limits) as bank:
+                here = bank.for_job("job")
+
+                async def send() -> None:
+                    for i in range(9):
+                        await here.deliver(mail("job", bytes(CHUNK), i))
+
+                sending = asyncio.create_task(send())
+                for _ in range(9):
+                    assert await heard(there) == bytes(CHUNK)
+                await sending
+                assert await bank.reachable("shop", 1.0) and await bank.ping("shop") < 5
+                waiting = asyncio.create_task(heard(there))
+                await asyncio.sleep(0)
+            with pytest.raises(LineError, match="bank has finished and left"):
+                await waiting
+            await asyncio.sleep(0)
+        assert [change.state for change in changes] == ["connected", "left"]
+
+    bounded_there(talk())
+
+
+def bounded_there(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run_coroutine_threadsafe(work, network_loop()).result(20)
 
 
 # Bounds over all jobs.
