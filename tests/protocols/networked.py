@@ -65,4 +65,5 @@ def vertical(data: Any) -> Outcome:
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
 
 
+POLICY = "min_intersection = 5\nmax_predictions = 0\n"  # 0: any number
 CASES = {"vertical-net": Case("bank", columns, vertical)}
