@@ -24,7 +24,7 @@ from protocols.errors import DataError, VflError
 from protocols.federation import Federation
 from protocols.parts import list_parts, load_part
 from protocols.wire.reconcile import verify
-from tests.protocols.networked import CASES, Outcome
+from tests.protocols.networked import CASES, POLICY, Outcome
 from tests.protocols.served import lay_out, serving
 
 CASE = CASES["vertical-net"]
@@ -120,7 +120,7 @@ def crew_in(folder: Path) -> Iterator[Crew]:
 @pytest.fixture(scope="module")
 def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     folder = tmp_path_factory.mktemp("disks")
-    lay_out(folder, CASE.tables(), "min_intersection = 5\n")
+    lay_out(folder, CASE.tables(), POLICY)
     with crew_in(folder) as crew:
         yield crew
 
@@ -185,7 +185,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_small_disk(small: Path, tmp_path: Path) -> None:
-    lay_out(tmp_path, CASE.tables(), "min_intersection = 5\n")
+    lay_out(tmp_path, CASE.tables(), POLICY)
     filler = small / "filler"
     with crew_in(tmp_path) as crew:
         before = crew.play()

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from protocols.wire.reconcile import verify
-from tests.protocols.networked import CASES, Case, Outcome
+from tests.protocols.networked import CASES, POLICY, Case, Outcome
 from tests.protocols.served import lay_out
 
 DEADLINE = 120.0  # seconds for a job with a kill in it; undisturbed it takes one or two
@@ -152,7 +152,7 @@ def crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     torch.set_num_threads(1)
     method, case = request.param, CASES[request.param]
     folder = tmp_path_factory.mktemp("kills")
-    lay_out(folder, case.tables(), "min_intersection = 5\n")
+    lay_out(folder, case.tables(), POLICY)
     commands = {party: ["serve", f"{folder}/{party}.toml"] for party in case.served}
     commands[case.caller] = ["call", str(folder), method]
     parties = {p: Living(command, folder / f"{p}.log") for p, command in commands.items()}

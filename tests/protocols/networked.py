@@ -67,6 +67,9 @@ def vertical(data: Any) -> Outcome:
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
 
 
+POLICY = "min_intersection = 5\nmax_predictions = 0\n"  # 0: any number
+
+
 def rows(people: int = 90) -> dict[str, pd.DataFrame]:
     """Two clients with all columns of some people each."""
     rng = np.random.default_rng(1)

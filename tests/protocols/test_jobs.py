@@ -22,7 +22,7 @@ from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, PartyError, VflError
 from protocols.jobs import Record, Store
 from protocols.programs import program
-from tests.protocols.networked import CASES, columns
+from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalNetClassifier
 
@@ -54,7 +54,7 @@ def tables() -> dict[str, pd.DataFrame]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("jobs")
-    lay_out(folder, tables(), "min_intersection = 5\n")
+    lay_out(folder, tables(), POLICY)
     with serving(folder, *SERVED):
         yield folder
 
@@ -177,7 +177,7 @@ def test_ctrl_c_cancels_a_job_everywhere(folder: Path, bank: Connected) -> None:
 
 
 def test_a_party_leaves_between_fit_and_predict(tmp_path: Path) -> None:
-    lay_out(tmp_path, CASE.tables(), "min_intersection = 5\n")
+    lay_out(tmp_path, CASE.tables(), POLICY)
     path, own = tmp_path / "parties.toml", CASE.tables()["bank"]
     with serving(tmp_path, "shop"), Connected(path, "bank", own, patience=1.0) as bank:
         with serving(tmp_path, "telco"):

@@ -1,0 +1,313 @@
+"""Whatever is said to a party about jobs, it answers or ignores: it never dies, nor runs an attempt twice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from protocols import agent as agents
+from protocols.agent import Agent
+from protocols.arrays import Arrays
+from protocols.config import Parties, PartyConfig, read_config
+from protocols.jobs import (
+    SCOPE,
+    Answer,
+    Cancel,
+    Claim,
+    Ended,
+    Over,
+    Propose,
+    Renew,
+    Sealed,
+    Start,
+    Store,
+    Word,
+)
+from protocols.notes import Notes
+from protocols.parts import Part
+from protocols.programs import Parameters, Program
+from protocols.programs import program as registered
+from protocols.wire.codec import decode, encode
+from protocols.wire.frames import CONTROL
+from protocols.wire.remote import Peer
+from protocols.wire.transport import Envelope
+from tests.protocols.networked import POLICY
+from tests.protocols.served import lay_out
+
+PEERS = ("bank", "mill")
+
+
+class Wire:
+    """What an agent needs of a `Grpc`, with two peers whose words a test puts in."""
+
+    address = None
+    peers = PEERS
+
+    def __init__(self) -> None:
+        self.boxes: dict[str, asyncio.Queue[Envelope]] = {peer: asyncio.Queue() for peer in PEERS}
+        self.said: dict[str, asyncio.Queue[Word]] = {peer: asyncio.Queue() for peer in PEERS}
+
+    def for_job(self, job: str) -> Post:
+        return Post(self, job)
+
+    def peer(self, name: str) -> Peer:
+        return Peer(True, 0.0, "")
+
+    async def ping(self, name: str, timeout: float) -> float:
+        return 0.0
+
+    def say(self, peer: str, kind: str, body: bytes) -> None:
+        digest = hashlib.sha256(body).digest()
+        self.boxes[peer].put_nowait(Envelope("", peer, "telco", SCOPE, 0, kind, 1, digest, body))
+
+
+class Post:
+    """One job's mail: roles say nothing, and hear nothing."""
+
+    def __init__(self, wire: Wire, job: str) -> None:
+        self._wire, self._job = wire, job
+
+    async def deliver(self, envelope: Envelope) -> None:
+        if self._job == CONTROL:
+            kind: type[Answer | Ended] = Answer if envelope.kind == Answer.kind else Ended
+            word = decode(kind, envelope.body, sender="telco", scope=SCOPE)
+            self._wire.said[envelope.receiver].put_nowait(word)
+
+    async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
+        if self._job == CONTROL:
+            return await self._wire.boxes[sender].get()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def close(self, receiver: str, scope: str) -> None: ...
+
+    async def __aenter__(self) -> Post:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class Given(Parameters):
+    epochs: int = 1
+
+
+def trivial(ran: list[str]) -> Program[Given]:
+    """A program whose roles end at once."""
+
+    active: list[str] = []
+
+    async def role(me: Any) -> str:
+        ran.append(me.desk.job)
+        active.append(me.desk.job)
+        assert len(active) == 1  # one job at a time
+        await asyncio.sleep(0.002)
+        active.remove(me.desk.job)
+        me.checkpoint(1, lambda: Arrays())
+        return "result"
+
+    return Program(
+        "trivial",
+        "vfl",
+        Given,
+        {action: lambda p, seat: role for action in ("fit", "predict")},
+        lambda p, seat, result: Part("Trivial", seat.party, {}, Arrays()),
+        lambda p, part: None,
+    )
+
+
+PROPOSAL = Propose(
+    job="a" * 16,
+    attempt=1,
+    program="trivial",
+    action="fit",
+    parameters={},
+    parties=["bank", "telco"],
+    table="",
+    run="",
+    seed=0,
+    schemas="",
+    version="0",
+)
+JOBS = ["0" * 16, "f" * 16]
+deep: Any = 1
+for _ in range(200):
+    deep = [deep]
+proposals = st.builds(
+    Propose,
+    job=st.sampled_from(JOBS),
+    attempt=st.integers(1, 2),
+    program=st.sampled_from(["trivial", "trivial", "trivial", "none"]),
+    action=st.sampled_from(["fit", "fit", "predict"]),
+    parameters=st.sampled_from([{}, {}, {"epochs": 2}, {"epochs": "x"}, {"deep": deep}]),
+    parties=st.sampled_from([["bank", "telco"], ["bank", "mill", "telco"], ["bank", "mill"], ["telco"] * 3]),
+    table=st.sampled_from(["", "main", "../../telco", "\0"]),
+    run=st.sampled_from(["", *JOBS]),
+    seed=st.just(0),
+    schemas=st.sampled_from(["", "", "", "a" * 64]),
+    version=st.just("0"),
+)
+about = {"job": st.sampled_from(JOBS), "attempt": st.integers(1, 2)}
+words: st.SearchStrategy[Word] = st.one_of(
+    proposals,
+    proposals,
+    st.builds(Claim, **about),
+    st.builds(Claim, **about),
+    st.builds(Start, **about, done=st.integers(0, 2)),
+    st.builds(Start, **about, done=st.just(0)),
+    st.builds(Renew, **about),
+    st.builds(
+        Sealed, **about, digests=st.sampled_from([{}, {"bank": "a" * 64}, {"telco": "", "x": "b" * 64}])
+    ),
+    st.builds(Sealed, **about, digests=st.just({})),
+    st.builds(Cancel, **about),
+    st.builds(Over, **about),
+    st.builds(Answer, **about, state=st.just("agreed")),
+    st.builds(Ended, **about),
+)
+raw = st.tuples(st.sampled_from([Propose.kind, Start.kind, "protocols.None/1", ""]), st.binary(max_size=80))
+told = st.one_of(words.map(lambda word: (word.kind, encode(word))), raw)
+
+
+def whole(job: str, attempt: int) -> list[tuple[str, bytes]]:
+    """What an honest caller says about one attempt."""
+    of: dict[str, Any] = {"job": job, "attempt": attempt}
+    steps: list[Word] = [PROPOSAL.model_copy(update=of), Claim(**of), Start(**of, done=0)]
+    return [(word.kind, encode(word)) for word in (*steps, Sealed(**of, digests={}), Over(**of))]
+
+
+honest_ones = st.builds(whole, **about)
+pauses = st.sampled_from([0.0, 0.0, 0.002, 0.02])  # seconds
+said = st.lists(
+    st.tuples(
+        st.sampled_from(("bank", "bank", "mill")), st.one_of(honest_ones, told.map(lambda one: [one])), pauses
+    ),
+    max_size=15,
+)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> tuple[PartyConfig, Parties]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    table = pd.DataFrame({"id": [1, 2], "x": [0.0, 1.0]})
+    lay_out(folder, {"bank": None, "mill": None, "telco": table}, POLICY)
+    return read_config(folder / "telco.toml")
+
+
+@asynccontextmanager
+async def serving(config: PartyConfig, parties: Parties, wire: Wire) -> AsyncIterator[Agent]:
+    notes = Notes(Store(config.store), "telco")
+    agent = Agent(config, parties, wire, notes)  # type: ignore[arg-type]
+    task = asyncio.create_task(agent.serve())
+    try:
+        yield agent
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        notes.close()
+
+
+async def honest(wire: Wire, job: str, attempt: int = 1) -> None:
+    """A whole job, as a caller should ask for it."""
+
+    async def hear(kind: type[Word], state: str = "") -> None:
+        while True:
+            async with asyncio.timeout(20):
+                word = await wire.said["bank"].get()
+            mine = (word.job, word.attempt) == (job, attempt) and isinstance(word, kind)
+            if mine and (not isinstance(word, Answer) or word.state == state):
+                return
+
+    propose, claim, start, sealed, over = whole(job, attempt)
+    for word, answer, state in (
+        *((propose, Answer, "ready"), (claim, Answer, "agreed")),
+        *((start, Ended, ""), (sealed, Ended, "")),
+    ):
+        wire.say("bank", *word)
+        await hear(answer, state)
+    wire.say("bank", *over)
+
+
+async def converse(trial: tuple[PartyConfig, Parties], store: Path, sequence: Any) -> Store:
+    config, parties = trial
+    wire = Wire()
+    async with serving(config.model_copy(update={"store": store}), parties, wire) as agent:
+        for peer, several, pause in sequence:
+            for kind, body in several:
+                wire.say(peer, kind, body)
+                await asyncio.sleep(pause)
+        for peer in PEERS:  # so that nobody holds the party
+            for job in JOBS:
+                for attempt in (1, 2):
+                    cancel = Cancel(job=job, attempt=attempt)
+                    wire.say(peer, cancel.kind, encode(cancel))
+        await honest(wire, "a" * 16)
+        while agent._open:
+            await asyncio.sleep(0.01)
+        return agent.store
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The attempts whose role was run, of the program "trivial" that is registered meanwhile."""
+    ran: list[str] = []
+    found = trivial(ran)
+    object.__setattr__(found, "schemas", lambda: "")
+    monkeypatch.setattr(agents, "program", lambda name: found if name == "trivial" else registered(name))
+    return ran
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(sequence=said)
+@example(sequence=[("bank", whole(JOBS[0], attempt), 0.05) for attempt in (1, 1, 2, 1, 2)])
+@example(sequence=[("bank", whole(job, 1)[:3], 0.02) for job in (*JOBS, JOBS[0])])
+def test_any_conversation(
+    trial: tuple[PartyConfig, Parties],
+    tmp_path_factory: pytest.TempPathFactory,
+    ran: list[str],
+    sequence: Any,
+) -> None:
+    ran.clear()
+    store = asyncio.run(converse(trial, tmp_path_factory.mktemp("store"), sequence))
+    assert all(count == 1 for count in Counter(ran).values()), ran
+    for record in store.all():
+        assert record.state in ("done", "failed", "cancelled"), record
+        assert not store.checkpoints(record.job).steps or record.job != "a" * 16
+
+
+def test_a_peer_may_not_have_any_number_of_jobs_open(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str]
+) -> None:
+    async def propose() -> list[Answer]:
+        config, parties = trial
+        wire = Wire()
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            for number in range(agents.MOST + 1):
+                wire.say("bank", *whole(f"{number:016x}", 1)[0])
+            answers = [await wire.said["bank"].get() for _ in range(agents.MOST + 1)]
+            await honest_of_mill(wire)
+        return [word for word in answers if isinstance(word, Answer)]
+
+    async def honest_of_mill(wire: Wire) -> None:
+        proposal = PROPOSAL.model_copy(update={"parties": ["mill", "telco"]})
+        wire.say("mill", proposal.kind, encode(proposal))
+        word = await wire.said["mill"].get()
+        assert isinstance(word, Answer) and word.state == "ready"
+
+    answers = asyncio.run(propose())
+    refused = [word for word in answers if word.state == "refused"]
+    assert len(refused) == 1 and "100 jobs of bank are open here already" in refused[0].reason
