@@ -16,7 +16,7 @@ from protocols import models, programs
 from protocols.errors import ConfigError, DataError, VflError
 from protocols.models import mlp
 from protocols.parts import load_part, save_part
-from protocols.party import Guard
+from protocols.party import Unguarded
 from protocols.programs import Seat
 from split import SplitClassifier, SplitRegressor
 from split.program import SplitNet, program
@@ -193,11 +193,11 @@ def test_a_policy_is_asked_about_the_ids_before_anything_leaves(
     model = SplitClassifier(**SETTINGS).fit(data, target="y", id="key")
     asked: list[list[bytes]] = []
 
-    def refuse(self: Guard, ids: Any) -> None:
+    def refuse(self: Unguarded, ids: Any) -> None:
         asked.append(list(ids))
         raise VflError("refused")
 
-    monkeypatch.setattr(Guard, "rows", refuse)
+    monkeypatch.setattr(Unguarded, "rows", refuse)
     with pytest.raises(VflError, match="^client0(/setup)?: refused"):
         model.fit(data, target="y", id="key") if action == "fit" else model.predict(data)
     assert asked == [[f"k{i}".encode() for i in range(30)]]
