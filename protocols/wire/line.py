@@ -83,6 +83,8 @@ class Line:
 
     def next_frame(self) -> bytes | None:
         """What is to be said now, if anything."""
+        if self.left:
+            return None  # the stream ends; what is said now would be the next session's
         if self._unsaid:
             return self._unsaid.popleft()
         if self.ack_due or self.prompt:
