@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from horizontal import FedClassifier
 from protocols.connect import Connected
 from tests.bench import Ratio, Row, bench, ratio
 from tests.protocols.served import Process, lay_out
@@ -38,6 +39,12 @@ def columns() -> dict[str, pd.DataFrame]:
     }
     tables = {party: whole[names] for party, names in parts.items()}
     return {**tables, "bank": tables["bank"].assign(y=whole["y"])}
+
+
+def rows() -> dict[str, pd.DataFrame | None]:
+    """Half of the rows at each of two clients, and a server without any."""
+    whole = people()
+    return {"server": None, "north": whole[::2], "south": whole[1::2]}
 
 
 @contextmanager
@@ -77,3 +84,16 @@ def network_vertical() -> list[Row]:
     found = compare("bank", columns(), fit)
     note = f"time over one process's; {ROWS} rows, 3 epochs of batches of 64"
     return [Row("vertical network, 3 processes", found, target=2.5, note=note)]
+
+
+@bench
+def network_fedavg() -> list[Row]:
+    """FedAvg of two clients, one of which calls, at a server."""
+
+    def fit(data: Any) -> object:
+        model = FedClassifier(rounds=10, batch_size=64, random_state=1)
+        return model.fit(data, target="y", id="id")
+
+    found = compare("north", rows(), fit)
+    note = f"time over one process's; {ROWS} rows, 10 rounds of one epoch"
+    return [Row("FedAvg, 3 processes", found, target=2.5, note=note)]

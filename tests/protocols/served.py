@@ -88,6 +88,11 @@ class Process:
         log = self._config.with_suffix(".log").open("ab")
         self._process = subprocess.Popen(command, stderr=log, stdout=log)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now."""
+        return self._process.pid
+
     def kill(self) -> None:
         """As `kill -9` does."""
         self._process.kill()
