@@ -85,8 +85,8 @@ class Process:
     def start(self) -> None:
         """Start it, again too."""
         command = [sys.executable, "-m", "protocols.cli", "serve", str(self._config)]
-        log = self._config.with_suffix(".log").open("ab")
-        self._process = subprocess.Popen(command, stderr=log, stdout=log)
+        with self._config.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(command, stderr=log, stdout=log)
 
     @property
     def pid(self) -> int:
