@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -35,14 +35,18 @@ from protocols.arrays import Array
 from protocols.errors import AlignmentError, ConfigError, ProtocolError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.party import Party
+from protocols.programs import Seat
 from protocols.progress import bar
 from protocols.psi import ring
 from protocols.psi.ecdh import Learns, meet
-from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical
+from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical, check_rules
 from protocols.psi.risk import Guessable, guessable
 from protocols.tables import column
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
+
+if TYPE_CHECKING:
+    from protocols.connect import Connected
 
 Reveal = Literal["all", "label-party", "size"]
 Id = str | Sequence[str]
@@ -92,6 +96,7 @@ class Alignment:
     tables: dict[str, pd.DataFrame] = field(repr=False)  # row i is of the same id at every party
     report: AlignmentReport
     ledger: Ledger
+    run: str = ""  # over a network: which one it was; each party keeps its own rows under this name
 
 
 async def align_label(
@@ -215,6 +220,7 @@ def align(
     duplicates: Duplicates = "error",
     normalise: Normalise = (),
     reveal: Reveal = "all",
+    parties: Sequence[str] | None = None,
 ) -> Alignment:
     """Bring the parties' tables into one common row order, by private set intersection.
 
@@ -223,21 +229,25 @@ def align(
     and the row that another party has of that id is repeated beside them, as `pandas.merge` does. normalise:
     what is done to all ids before they are compared, any of "strip", "casefold" and "digits" (see
     `protocols.psi.ids.canonical`). reveal: who learns which ids are common, "all", "label-party" alone, or
-    nobody ("size": everybody learns how many). Columns and index labels stay as they are. `vertical`
-    estimators align by themselves.
+    nobody ("size": everybody learns how many). parties: who takes part, by default all. Columns and index
+    labels stay as they are. Estimators align by themselves.
+
+    Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column,
+    the others name theirs in their own configuration, and each writes its rows with `vfl psi export`.
 
     Raises ConfigError for names that fit no party, DataError for an id column that is missing or cannot be
     used, AlignmentError for ids of different types and where no id is at every party.
     """
     if reveal not in get_args(Reveal):
         raise ConfigError(f"reveal={reveal!r} should be one of {', '.join(get_args(Reveal))}")
-    federation = Federation.local(data)
-    features = feature_parties(federation.parties, label_party)
-    names = id_columns(id, federation.parties)
-    ids = {
-        party: read_ids(federation, party, names[party], duplicates, normalise, "align")
-        for party in federation
-    }
+    federation = Federation.of(data)
+    taking = tuple(parties) if parties is not None else federation.parties
+    features = feature_parties(taking, label_party)
+    if not isinstance(federation, Federation):
+        how = {"duplicates": duplicates, "normalise": check_rules(normalise), "reveal": reveal}
+        return _align_connected(federation, taking, id, label_party, how)
+    names = id_columns(id, taking)
+    ids = {p: read_ids(federation, p, names[p], duplicates, normalise, "align") for p in taking}
 
     def role(party: str) -> Role:
         async def aligning(me: Party) -> Aligned:
@@ -249,11 +259,40 @@ def align(
         return aligning
 
     with bar("align") as on_progress:
-        run = federation.run({party: role(party) for party in federation}, on_progress=on_progress)
-    know = federation.parties if reveal == "all" else (label_party,) if reveal == "label-party" else ()
-    tables = {party: federation[party].iloc[run.results[party].rows] for party in know}
+        run = federation.run({party: role(party) for party in taking}, on_progress=on_progress)
     risks = {party: guessable(found) for party, found in ids.items()}
-    return Alignment(tables, report(label_party, run.results, federation.parties, reveal, risks), run.ledger)
+    told = report(label_party, run.results, taking, reveal, risks)
+    know = [party for party in taking if learns_rows(party, label_party, reveal)]
+    tables = {party: federation[party].iloc[run.results[party].rows] for party in know}
+    return Alignment(tables, told, run.ledger)
+
+
+def _align_connected(
+    federation: Connected, parties: Sequence[str], id: object, label_party: str, how: Mapping[str, Any]
+) -> Alignment:
+    from vfl.aligning import program
+
+    if not isinstance(id, str):
+        raise ConfigError("over a network an id is one column, and id names this party's own")
+    me = federation.me
+    parameters = program.read({"label_party": label_party, **how})
+
+    def seat(party: str) -> Seat:
+        return Seat(party, tuple(parties), federation.data, id)
+
+    with bar("align") as on_progress:
+        run = federation.execute(program, "align", parameters, seat, parties, on_progress=on_progress)
+    assert federation.data is not None
+    ids = ids_of(federation.data, id, duplicates=how["duplicates"], normalise=how["normalise"])
+    told = report(label_party, run.results, parties, how["reveal"], {me: guessable(ids)})
+    known = learns_rows(me, label_party, how["reveal"])
+    tables = {me: federation.data.iloc[run.results[me].rows]} if known else {}
+    return Alignment(tables, told, run.ledger, run.job)
+
+
+def learns_rows(party: str, label_party: str, reveal: Reveal) -> bool:
+    """Whether `party` learns which ids are common."""
+    return reveal == "all" or (reveal == "label-party" and party == label_party)
 
 
 def report(
@@ -264,15 +303,14 @@ def report(
     risks: Mapping[str, Guessable] | None = None,
 ) -> AlignmentReport:
     """What the parties' own counts say together: of those in `aligned`, of all `parties`."""
-    know = set(aligned) if reveal == "all" else {label_party} if reveal == "label-party" else set()
     lines = {}
     for party, a in aligned.items():
-        matched = len(np.unique(a.rows)) if party in know else None
+        matched = len(np.unique(a.rows)) if learns_rows(party, label_party, reveal) else None
         lost = None if matched is None else a.total - a.duplicated - matched
         lines[party] = (a.total, matched, lost, a.duplicated)
     columns = ["rows", "matched", "lost", "duplicated"]
     counts = pd.DataFrame.from_dict(lines, orient="index", columns=columns).rename_axis("party")
-    size = aligned[label_party].size if label_party in aligned else None
+    size = next((a.size for a in aligned.values() if a.size is not None), None)
     learnt = {party: _learnt(party, label_party, a, parties, reveal) for party, a in aligned.items()}
     return AlignmentReport(counts.astype("Int64"), size, learnt, risks or {})
 
@@ -282,7 +320,7 @@ def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], 
     have = f"{others[0]} also has" if len(others) == 1 else "all other parties also have"
     if reveal == "size":
         what = f"how many ids all have ({own.size}), and not which"
-    elif reveal == "all" or party == label_party:
+    elif learns_rows(party, label_party, reveal):
         what = f"which of its own ids {have} ({own.size})"
     else:
         what = "nothing about which ids are shared"
