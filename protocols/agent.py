@@ -242,7 +242,8 @@ class Agent:
                 await say(Answer(**about, state="ready"))
                 await inbox.next(Claim)
                 async with self._turns(inbox):
-                    await self._run(record, case, inbox, say)
+                    # The jobs before ours may have used up what it was to be granted from.
+                    await self._run(record, self._judged_now(case), inbox, say)
         except Exception as caught:
             error = _ours(caught, self.config.name, proposal.action)
             extra = {"peer": caller, "job": proposal.job}
@@ -346,6 +347,11 @@ class Agent:
         decision.check()
         return table, request, decision
 
+    def _judged_now(self, case: Case) -> Case:
+        """The case by what the policy says now: a day or a budget may have ended since it was proposed."""
+        table, request, decision = self._judged(case.caller, case.proposal, case.program, case.parameters)
+        return replace(case, table=table, request=request, decision=decision)
+
     def _recorded(self, caller: str, proposal: Propose) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
         if old is None:
@@ -374,6 +380,7 @@ class Agent:
             )
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
             await inbox.meanwhile(self._approved(record.job))
+            self._judged_now(case)  # a person cannot grant what the policy has come to refuse
             by = "person"
         record = record.model_copy(update={"granted": by})
         self.notes.ledger.grant(record.job, case.program.name, by, reveals(case.program))
