@@ -261,7 +261,7 @@ class Agent:
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         name = f"{record.job}.{record.attempt}"
         checkpoints = self.store.checkpoints(record.job)
-        async with self.grpc.for_job(name) as post:
+        async with self.grpc.for_job(name, self.notes.late(record, inbox.lose)) as post:
             seat, role, told = await inbox.meanwhile(asyncio.to_thread(self._prepare, case, record))
             record = self.notes.state(record.model_copy(update={"table_digest": told}), "agreed")
             await say(Answer(**about, state="agreed", steps=tuple(checkpoints.steps)))
@@ -281,7 +281,9 @@ class Agent:
                     on_entry=self.notes.entered(record),
                 )
             )
-        await self._finish(record, case, seat, run.results[self.config.name], inbox, say)
+            post.finish()
+            # Late mail is on its way until all have ended: it is still ours to take down.
+            await self._finish(record, case, seat, run.results[self.config.name], inbox, say)
 
     async def _finish(
         self, record: Record, case: Case, seat: Seat, result: Any, inbox: Inbox, say: Say

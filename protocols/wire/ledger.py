@@ -37,6 +37,11 @@ class Entry(NamedTuple):
     depth: int
     digest: bytes  # SHA-256 of the encoded message
 
+    @classmethod
+    def of(cls, e: Envelope) -> Entry:
+        """The entry of an envelope."""
+        return cls(e.job, e.scope, e.sequence, e.sender, e.receiver, e.kind, len(e.body), e.depth, e.digest)
+
 
 @dataclass
 class Compute:

@@ -60,7 +60,7 @@ class Wire:
         self.boxes: dict[str, asyncio.Queue[Envelope]] = {peer: asyncio.Queue() for peer in PEERS}
         self.said: dict[str, asyncio.Queue[Word]] = {peer: asyncio.Queue() for peer in PEERS}
 
-    def for_job(self, job: str) -> Post:
+    def for_job(self, job: str, on_late: Any = None) -> Post:
         return Post(self, job)
 
     def peer(self, name: str) -> Peer:
@@ -93,6 +93,8 @@ class Post:
         raise AssertionError
 
     def close(self, receiver: str, scope: str) -> None: ...
+
+    def finish(self) -> None: ...
 
     async def __aenter__(self) -> Post:
         return self
