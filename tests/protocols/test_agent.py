@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from protocols import agent as agents
+from protocols import consent
 from protocols.agent import Agent
 from protocols.arrays import Arrays
 from protocols.config import Parties, PartyConfig, read_config
@@ -268,7 +269,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     found = trivial(ran)
     object.__setattr__(found, "schemas", lambda: "")
-    monkeypatch.setattr(agents, "program", lambda name: found if name == "trivial" else registered(name))
+    monkeypatch.setattr(consent, "program", lambda name: found if name == "trivial" else registered(name))
     return ran
 
 
@@ -345,7 +346,7 @@ def test_a_person_cannot_approve_what_the_policy_has_come_to_refuse(
             wire.say("bank", *whole(JOBS[0], 1)[0])
             await answer(wire, JOBS[0], "waiting")
             ended = asking(expires=date(2000, 1, 1))
-            agent.config = mine.model_copy(update={"policy": ended})
+            agent.attempts.consent.config = mine.model_copy(update={"policy": ended})
             agent.store.say("approve", JOBS[0])
             return await answer(wire, JOBS[0], "ready"), agent.store, agent.store.ledger.read_text()
 
@@ -370,7 +371,7 @@ def test_jobs_that_wait_together_have_one_budget_together(
         mine = config.model_copy(update={"store": tmp_path})
         async with serving(mine, parties, wire) as agent:
             await honest(wire, trained)
-            agent.config = mine.model_copy(update={"policy": policy})
+            agent.attempts.consent.config = mine.model_copy(update={"policy": policy})
             for job in JOBS:
                 proposal = PROPOSAL.model_copy(update={"job": job, "action": "predict", "run": trained})
                 wire.say("bank", proposal.kind, encode(proposal))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from protocols import agent
+from protocols import consent
 from protocols.arrays import Arrays
 from protocols.connect import Connected
 from protocols.errors import DataError
@@ -67,7 +67,7 @@ def late(talker: str) -> Program[Parameters]:
 def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, talker: str) -> None:
     """One job between both."""
     program = late(talker)
-    monkeypatch.setattr(agent, "program", lambda name: program)
+    monkeypatch.setattr(consent, "program", lambda name: program)
     path = lay_out(folder, dict.fromkeys(PARTIES, TABLE), POLICY)
     with serving(folder, "telco"), Connected(path, "bank", TABLE, patience=20.0) as bank:
         bank.execute(program, "fit", Parameters(), lambda me: Seat(me, PARTIES, TABLE, "id"), PARTIES)
