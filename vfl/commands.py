@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,7 +13,7 @@ from protocols.commands.terminal import console, errors, say
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vfl.align import Alignment, AlignmentReport
+    from vfl.align import AlignmentReport
 
 app = typer.Typer(no_args_is_help=True, invoke_without_command=True)
 
@@ -103,7 +104,7 @@ def _here(
     given: list[str],
     ids: list[str],
     label_party: str | None,
-    how: dict[str, object],
+    how: Mapping[str, Any],
     out: Path | None,
     format: str,
 ) -> None:
@@ -118,7 +119,7 @@ def _here(
         raise ConfigError(f"--out {out} is a file; all parties' tables go to a folder")
     named = _ids(ids, list(files))
     tables = {party: read(file) for party, file in files.items()}
-    found = align(tables, id=named, label_party=label_party or next(iter(files)), **how)  # type: ignore[arg-type]
+    found = align(tables, id=named, label_party=label_party or next(iter(files)), **how)
     _show(found.report)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def _over_network(
     ids: list[str],
     label_party: str | None,
     parties: str | None,
-    how: dict[str, object],
+    how: Mapping[str, Any],
     out: Path | None,
 ) -> None:
     from protocols.data import read
@@ -153,7 +154,7 @@ def _over_network(
             id=ids[0].removeprefix(f"{me}="),
             label_party=label_party or me,
             parties=names,
-            **how,  # type: ignore[arg-type]
+            **how,
         )
     _show(found.report)
     say(f"run {found.run}: the others write their rows with `vfl psi export {found.run}`")
