@@ -130,10 +130,12 @@ async def same_columns(at: Coordinator, clients: Sequence[str]) -> int:
     first, *others = told
     for client in others:
         if told[client] != told[first]:
-            raise DataError(
+            error = DataError(
                 f"{client} has {told[client].count} feature columns and {first} {told[first].count}, and not "
                 "the same ones; every client needs columns of the same names and no others"
             )
+            error.told = str(error)  # counts, and no name of a column
+            raise error
     return told[first].count
 
 

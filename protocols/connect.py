@@ -253,7 +253,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         talk = self._talk = Talk(self._control, about, [p for p in asked.parties if p != self.me])
         name = f"{record.job}.{record.attempt}"
         try:
-            async with self._grpc.for_job(name) as post:
+            async with self._grpc.for_job(name, self._notes.late(record, talk.fail)) as post:
                 await self._agree(record, asked, talk)
                 done = common_step([checkpoints.steps, *talk.steps.values()])
                 checkpoints.agree(done)
@@ -272,11 +272,12 @@ class Connected(Mapping[str, pd.DataFrame]):
                         on_entry=self._notes.entered(record),
                     )
                 )
-            try:
-                await self._seal(record, asked, talk, run)
-            except LineError:
-                if asked.action == "fit":  # else we have what we asked for
-                    raise
+                post.finish()
+                try:  # late mail is on its way until all have ended: it is still ours to take down
+                    await self._seal(record, asked, talk, run)
+                except LineError:
+                    if asked.action == "fit":  # else we have what we asked for
+                        raise
             self._notes.state(record, "done")
             await talk.tell(Over(**about))
             checkpoints.drop()

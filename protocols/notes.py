@@ -12,7 +12,9 @@ from protocols.errors import VflError
 from protocols.jobs import OPEN, Record, State, Store
 from protocols.logs import log
 from protocols.wire.ledger import Entry
+from protocols.wire.post import OnLate
 from protocols.wire.record import Record as Ledger
+from protocols.wire.transport import Envelope
 
 
 class Notes:
@@ -57,6 +59,17 @@ class Notes:
         """Takes down the messages of an attempt."""
         # The wire names the attempt with the job; the ledger has a row for the beginning of each attempt.
         return lambda entry: self.ledger.append(entry._replace(job=record.job))
+
+    def late(self, record: Record, lose: Callable[[VflError], None]) -> OnLate:
+        """Takes down what came too late for the role of an attempt, which is lost where that cannot be."""
+
+        def take_down(envelope: Envelope) -> None:
+            try:
+                self.ledger.append(Entry.of(envelope)._replace(job=record.job), taken=False)
+            except VflError as error:  # nobody waits for this who could be told
+                lose(error)
+
+        return take_down
 
     def close(self) -> None:
         """Let others open the ledger."""

@@ -245,7 +245,7 @@ def _claim(
     if not matched:
         hint = nearest(pattern, [name for name in names if name not in exclude])
         if any(re.search(r'[\s,"]', name) for name in names):
-            hint += "; put a name with a blank or comma in double quotes"
+            hint += f"{'' if hint else '.'} Write a name that holds a blank or comma in double quotes"
         raise ConfigError(f"parties: {party}'s {pattern!r} matches no column{hint}")
     for name in matched:
         if name in owner:

@@ -192,7 +192,7 @@ class Guard:
             self._keep(self.history.with_fit(rows))
 
     def intersection(self, rows: int) -> None:
-        """Call with the number of matched rows where their ids are not at hand."""
+        """Call with the number of matched rows where their ids are not at hand, or the most there can be."""
         if rows < self.rule.min_intersection:
             raise refusal("min_intersection", f"fewer than {self.rule.min_intersection} rows match")
 

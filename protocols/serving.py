@@ -3,8 +3,8 @@
 Who takes part and who learns what is the role's affair; the same role runs here as in one process. When a
 role fails, its party tells its peers so that all of them stop, each with that party's error. What crosses
 then is the failing party's name, where it was, and the kind of its error. The reason in words crosses only
-for errors whose words are made of counts, types and messages' names; those about tables and settings may name
-columns, and stay with their owner.
+for errors whose words are made of counts, types and messages' names, or that have words for others besides
+(`VflError.told`); those about tables and settings may name columns, and stay with their owner.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ async def _tell(aborts: Coordinator, error: VflError, peers: Iterable[str]) -> N
 def said_of(error: VflError) -> tuple[str, str, str, str]:
     """What may cross of an error: party, scope, kind, and a reason without cells and columns' names."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
-    told = isinstance(error, _TOLD) and error.args
-    reason = (error.told or str(error.args[0]))[:1000] if told else f"{kind}; the reason is in its own log"
+    told = error.told or (str(error.args[0]) if isinstance(error, _TOLD) and error.args else "")
+    reason = told[:1000] or f"{kind}; the reason is in its own log"
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OSError) and cause.errno and not told:
         reason = f"{kind}: {os.strerror(cause.errno)}; more is in its own log"  # and no path
@@ -143,4 +143,6 @@ def said_of(error: VflError) -> tuple[str, str, str, str]:
 
 def error_of(party: str, scope: str, kind: str, reason: str) -> VflError:
     """The error that a peer told of."""
-    return _KINDS.get(kind, PartyError)(reason).at(party, scope)
+    error = _KINDS.get(kind, PartyError)(reason)
+    error.told = reason  # whoever hears of it from us hears the same
+    return error.at(party, scope)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from protocols import agent, connect, inbox, jobs
+from protocols import attempt, connect, inbox, jobs
 from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, VflError
 from protocols.federation import Role, Run
@@ -99,6 +99,6 @@ def test_what_comes_twice_and_out_of_order_changes_nothing(
         await asyncio.gather(*below._late)  # nothing is lost
         return run
 
-    for module in (agent, connect):
+    for module in (attempt, connect):
         monkeypatch.setattr(module, "serve_role", wild)
     assert bad.play(None) is None

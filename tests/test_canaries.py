@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from protocols import agent
+from protocols import consent
 from protocols.connect import Connected
 from protocols.errors import VflError
 from protocols.jobs import Store
@@ -165,7 +165,7 @@ def test_nothing_secret_is_written_down(watched: Watched, monkeypatch: pytest.Mo
     bank.data = own.assign(id=[f"other-{i}" for i in range(ROWS)])
     watched.fails(watched.fit)
     bank.data = own
-    monkeypatch.setattr(agent, "program", lambda name: broken)
+    monkeypatch.setattr(consent, "program", lambda name: broken)
     watched.fails(watched.fit)
     monkeypatch.undo()
     person = threading.Thread(target=cancel, args=(Store(watched.folder / "telco-store"),))

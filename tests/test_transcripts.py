@@ -17,7 +17,7 @@ from protocols.federation import Role, simulate
 from protocols.party import Coordinator
 from protocols.psi.ecdh import intersect
 from protocols.psi.ids import canonical
-from protocols.serving import Abort, said_of
+from protocols.serving import Abort, error_of, said_of
 from split import SplitClassifier
 from tests.crew import Crew, Played, Scenario, captured, played
 from tests.protocols.wire.network import certified
@@ -144,6 +144,13 @@ def test_what_is_not_for_the_others_is_told_in_other_words() -> None:
         "AlignmentError",
         "no id is at every party",
     )
+
+
+def test_who_passes_an_error_on_tells_what_was_told() -> None:
+    error = DataError("canary-column is not there")
+    for error.told in ("", "3 columns, expected 4"):
+        said = said_of(error.at("bank", "fit"))
+        assert said_of(error_of(*said)) == said and "canary" not in said[3]
 
 
 @pytest.mark.parametrize(("error", "kind"), [(DataError, "DataError"), (KeyError, "PartyError")])

@@ -91,7 +91,7 @@ def approve(
 ) -> None:
     """Consent to a job that waits for it, after showing what will leave."""
     with errors():
-        from protocols.agent import reveals
+        from protocols.consent import reveals
         from protocols.errors import ConfigError
         from protocols.programs import program
 

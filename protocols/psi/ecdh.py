@@ -11,6 +11,10 @@ messages without taking part learns the numbers and the type.
 H is a hash to curve25519 keyed for this run by an ephemeral exchange, and a, b are fresh secrets of this run,
 so points of two runs cannot be compared.
 
+Both learn the matches at the same time, so a policy's smallest intersection cannot stop that once the points
+are out. A party's guard is therefore asked before its own leave, about the number of ids that were announced.
+That stops a peer that brings a few ids to look them up, unless it adds made-up ones.
+
 Assumes semi-honest parties, decisional Diffie-Hellman on curve25519, the hash as a random oracle, and a line
 that authenticates its ends (mutual TLS), since the ephemeral keys are not signed. A malicious party could put
 ids into its set that it does not hold, which shows it whether they are shared: where ids can be listed (phone
@@ -67,7 +71,7 @@ async def intersect(me: Party, peer: str, ids: CanonicalIds) -> NDArray[np.int64
     The order is that of bytes, so "10" comes before "9". Every run takes three messages each way.
 
     Raises AlignmentError if one side has integers and the other text, ProtocolError for what an honest peer
-    would not send. Neither shows an id.
+    would not send; this party's guard a PolicyError, where too few can match. None shows an id.
     """
     key, m = await _agree(me, peer, ids)
     n = len(ids)
@@ -105,6 +109,8 @@ async def _agree(me: Party, peer: str, ids: CanonicalIds) -> tuple[bytes, int]:
         raise AlignmentError(
             f"the ids of {me.name} are {said[ids.tag]}, those of {peer} are {said[other.tag]}; cast one side"
         )
+    # No more can match than the smaller side brings; it is still time not to show which do.
+    me.guard.intersection(min(len(ids), other.count))
     try:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:

@@ -37,6 +37,11 @@ class Entry(NamedTuple):
     depth: int
     digest: bytes  # SHA-256 of the encoded message
 
+    @classmethod
+    def of(cls, e: Envelope) -> Entry:
+        """The entry of an envelope."""
+        return cls(e.job, e.scope, e.sequence, e.sender, e.receiver, e.kind, len(e.body), e.depth, e.digest)
+
 
 @dataclass
 class Compute:
@@ -167,9 +172,10 @@ class Ledger:
                 chain[party] = max(chain[party], sent[index])
         return max(sent.values(), default=0)
 
-    def line_digest(self, sender: str, receiver: str) -> bytes:
-        """Hash over a line's envelopes sorted by scope, then sequence; equal for equal runs."""
-        line = [e for e in self if (e.sender, e.receiver) == (sender, receiver)]
+    def line_digest(self, sender: str, receiver: str, job: str | None = None) -> bytes:
+        """Hash over a line's envelopes sorted by scope, then sequence; equal for equal runs. job: this one's
+        alone, where the ledger holds several, which may have the same scopes."""
+        line = [e for e in self if (e.sender, e.receiver) == (sender, receiver) and job in (None, e.job)]
         total = hashlib.sha256()
         for e in sorted(line, key=lambda e: (e.scope, e.sequence)):
             total.update(f"{e.sequence}|{e.scope}|{e.kind}|".encode() + e.digest)

@@ -6,6 +6,7 @@ mail, waits behind it, or outlives a process that it was talking to.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ from protocols.wire.transport import Envelope, Mailbox
 if TYPE_CHECKING:
     from protocols.wire.remote import Grpc
 
+OnLate = Callable[[Envelope], None]
 ABORT = "abort"  # the scope in which a party says that it has failed; waiting there is not waiting for mail
 
 
@@ -28,10 +30,13 @@ class Post:
     the order of arrival, whatever its numbers, and a body is at most 1 MiB.
 
     A job's name belongs to one attempt: mail of an earlier one of the same name would be taken for its own.
+
+    on_late: called on the party's loop with what is discarded as its scope was left before anybody took it,
+    and perhaps with a repeat of what was taken. It must not raise.
     """
 
-    def __init__(self, grpc: Grpc, job: str | None) -> None:
-        self.job, self._grpc = job, grpc
+    def __init__(self, grpc: Grpc, job: str | None, on_late: OnLate | None = None) -> None:
+        self.job, self._grpc, self._on_late = job, grpc, on_late
         self.mailbox = Mailbox(grpc.name, numbered=job != CONTROL)
         self._lost: dict[str, str] = {}  # peer -> why there will be no more from it
         self._ended = False
@@ -64,7 +69,20 @@ class Post:
 
     def close(self, receiver: str, scope: str) -> None:
         """Free `scope`."""
-        for envelope in self.mailbox.close(scope):
+        self._discard(self.mailbox.close(scope))
+
+    def finish(self) -> None:
+        """The role has ended: whatever comes from now on is late."""
+        self._discard(self.mailbox.clear())
+
+    def late(self, envelope: Envelope) -> None:
+        """The mailbox did not keep this: told as late, unless its scope is open, and it came before."""
+        if self._on_late is not None and self.mailbox.has_left(envelope.scope):
+            self._on_late(envelope)
+
+    def _discard(self, dropped: list[Envelope]) -> None:
+        for envelope in dropped:
+            self.late(envelope)
             self._grpc.release(self._grpc.link(envelope.sender), envelope)
 
     def end(self) -> None:
@@ -75,8 +93,7 @@ class Post:
         self._grpc.forget(self)
         for _, sender, scope, future in self.mailbox.waiting():
             future.set_exception(ConfigError(f"{self._said} has ended; {scope!r} still waited for {sender}"))
-        for envelope in self.mailbox.clear():
-            self._grpc.release(self._grpc.link(envelope.sender), envelope)
+        self.finish()
 
     def check(self, peer: str) -> None:
         """Raise what there is against speaking with `peer`."""

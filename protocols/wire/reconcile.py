@@ -48,6 +48,7 @@ class _Said(NamedTuple):
     nbytes: int
     digest: str
     number: int  # line in the file
+    taken: bool
 
     @property
     def content(self) -> tuple[str, int, str]:
@@ -183,14 +184,16 @@ def _read(audit: Audit, party: str, peer: str) -> _Book:
             book.attempts[row.job] = row.attempt
         elif isinstance(row, MessageRow) and {row.sender, row.receiver} == pair:
             line = _Line(intern(row.job), book.attempts.get(row.job, 0), row.sender, row.receiver)
-            said = _Said(intern(row.scope), row.sequence, intern(row.kind), row.nbytes, row.digest, number)
+            said = _Said(
+                intern(row.scope), row.sequence, intern(row.kind), row.nbytes, row.digest, number, row.taken
+            )
             book.lines[line].append(said)
     return book
 
 
 def _hold(line: _Line, a: _Book, b: _Book) -> tuple[LineVerdict, list[Difference], list[Difference]]:
     """One line by both files: its verdict, what differs, and what was in flight."""
-    by_a, by_b = a.lines.get(line, []), b.lines.get(line, [])
+    by_a, by_b = _once(a.lines.get(line, [])), _once(b.lines.get(line, []))
     pairs = list(_pairs(by_a, by_b))
     ends = a.end(line.job, line.attempt), b.end(line.job, line.attempt)
     broken = any(end in _BROKEN for end in ends)
@@ -210,6 +213,19 @@ def _hold(line: _Line, a: _Book, b: _Book) -> tuple[LineVerdict, list[Difference
     agree = len(pairs) - len(differing) - len(flying)
     digests = _digest(by_a), _digest(by_b)
     return LineVerdict(*line, ends, agree, len(flying), len(differing), digests), differing, flying
+
+
+def _once(entries: list[_Said]) -> list[_Said]:
+    """Without those that came late for the second time: a network may repeat what was taken, or was late."""
+    if all(e.taken for e in entries):
+        return entries
+    kept, seen = [], set[tuple[str, int, tuple[str, int, str]]]()
+    for e in entries:
+        message = e.scope, e.sequence, e.content
+        if e.taken or message not in seen:
+            kept.append(e)
+        seen.add(message)
+    return kept
 
 
 def _pairs(by_a: list[_Said], by_b: list[_Said]) -> Iterator[_Pair]:

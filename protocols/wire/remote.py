@@ -28,7 +28,7 @@ from protocols.wire.frames import CHUNK, CONTROL, Limits, RefusedError, weight
 from protocols.wire.line import Line
 from protocols.wire.link import Link, quietly
 from protocols.wire.post import ABORT as ABORT
-from protocols.wire.post import Post
+from protocols.wire.post import OnLate, Post
 from protocols.wire.proof import read_fingerprints
 from protocols.wire.tls import Credentials, check_address, is_loopback, network_name
 from protocols.wire.transport import Envelope
@@ -144,7 +144,7 @@ class Grpc:
 
     # Jobs: on the party's loop, like all that follows.
 
-    def for_job(self, job: str) -> Post:
+    def for_job(self, job: str, on_late: OnLate | None = None) -> Post:
         """A transport for `job` alone. Open it before any peer may send to it: what comes earlier is lost.
         Once it is called, this Grpc is no transport itself. ConfigError for a job that is open."""
         if job in self._posts:
@@ -153,7 +153,7 @@ class Grpc:
             raise ConfigError(f"{job[:_LONGEST_JOB]!r} cannot name a job: at most 128 bytes, printable")
         if None in self._posts:
             self._posts[None].end()
-        post = self._posts[job] = Post(self, job)
+        post = self._posts[job] = Post(self, job, on_late)
         return post
 
     def end_job(self, job: str) -> None:
@@ -323,6 +323,8 @@ class Grpc:
         post = self._posts.get(envelope.job) or self._posts.get(None)
         if post is None or not post.mailbox.put(envelope):
             link.late += 1
+            if post is not None:
+                post.late(envelope)
             self.release(link, envelope)
         elif len(scopes) > self.limits.scopes:
             reason = f"{envelope.sender} has sent to more than {self.limits.scopes} scopes that are not read"

@@ -132,10 +132,11 @@ class Mailbox:
         self.owner, self._numbered = owner, numbered
         self._lines: dict[str, dict[str, _Line]] = {}  # scope -> sender -> line
         self._closed: dict[str, Names] = {}  # scope -> those directly below it that were left
+        self._ended = False
 
     def put(self, envelope: Envelope) -> bool:
         """Take delivery; never blocks. Whether it was kept: a repeat, or late mail, is not."""
-        if envelope.scope not in self._lines and self._is_closed(envelope.scope):
+        if self.has_left(envelope.scope):
             return False
         line = self._line(envelope.sender, envelope.scope)
         sequence = envelope.sequence if self._numbered else line.following + len(line.held)
@@ -148,6 +149,10 @@ class Mailbox:
                     waiter.set_result(None)
         return True
 
+    def has_left(self, scope: str) -> bool:
+        """Whether mail for `scope` is late."""
+        return self._ended or (scope not in self._lines and self._is_closed(scope))
+
     def holds(self, sender: str, scope: str) -> bool:
         """Whether `take` would not wait."""
         line = self._lines.get(scope, {}).get(sender)
@@ -155,7 +160,7 @@ class Mailbox:
 
     async def take(self, sender: str, scope: str) -> Envelope:
         """The next envelope from `sender` in `scope`."""
-        if scope not in self._lines and self._is_closed(scope):
+        if self.has_left(scope):
             raise ConfigError(f"scope {scope!r} was left before; each within() needs a new name")
         line = self._line(sender, scope)
         while line.following not in line.held:
@@ -182,7 +187,8 @@ class Mailbox:
         return dropped
 
     def clear(self) -> list[Envelope]:
-        """Forget everything; the mail that nobody took."""
+        """Leave all scopes, as one that ends; the mail that nobody took."""
+        self._ended = True
         lines = [line for senders in self._lines.values() for line in senders.values()]
         self._lines, self._closed = {}, {}
         return [envelope for line in lines for envelope in line.held.values()]

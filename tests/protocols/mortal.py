@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from protocols import agent, connect, jobs
+from protocols import attempt, connect, jobs
 from protocols.errors import VflError
 from protocols.federation import Federation
 from protocols.jobs import Control, Propose
@@ -79,7 +79,7 @@ def mortal(life: Life) -> None:
     """Let everything that matters after a death be a moment."""
     for owner, name in (
         *((os, "replace"), (shutil, "rmtree"), (jobs.Kept, "drop")),
-        *((agent, "save_part"), (connect, "save_part")),
+        *((attempt, "save_part"), (connect, "save_part")),
     ):
         life.around(owner, name)
     say, hear, add = Control.say, Control.hear, Record._add

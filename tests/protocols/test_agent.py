@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from protocols import agent as agents
+from protocols import consent
 from protocols.agent import Agent
 from protocols.arrays import Arrays
 from protocols.config import Parties, PartyConfig, read_config
@@ -37,10 +39,12 @@ from protocols.notes import Notes
 from protocols.parts import Part
 from protocols.programs import Parameters, Program
 from protocols.programs import program as registered
+from protocols.rules import Rule
 from protocols.wire.codec import decode, encode
 from protocols.wire.frames import CONTROL
 from protocols.wire.remote import Peer
 from protocols.wire.transport import Envelope
+from tests.protocols.granted import rule
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out
 
@@ -57,7 +61,7 @@ class Wire:
         self.boxes: dict[str, asyncio.Queue[Envelope]] = {peer: asyncio.Queue() for peer in PEERS}
         self.said: dict[str, asyncio.Queue[Word]] = {peer: asyncio.Queue() for peer in PEERS}
 
-    def for_job(self, job: str) -> Post:
+    def for_job(self, job: str, on_late: Any = None) -> Post:
         return Post(self, job)
 
     def peer(self, name: str) -> Peer:
@@ -90,6 +94,8 @@ class Post:
         raise AssertionError
 
     def close(self, receiver: str, scope: str) -> None: ...
+
+    def finish(self) -> None: ...
 
     async def __aenter__(self) -> Post:
         return self
@@ -263,7 +269,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     found = trivial(ran)
     object.__setattr__(found, "schemas", lambda: "")
-    monkeypatch.setattr(agents, "program", lambda name: found if name == "trivial" else registered(name))
+    monkeypatch.setattr(consent, "program", lambda name: found if name == "trivial" else registered(name))
     return ran
 
 
@@ -311,3 +317,82 @@ def test_a_peer_may_not_have_any_number_of_jobs_open(
     answers = asyncio.run(propose())
     refused = [word for word in answers if word.state == "refused"]
     assert len(refused) == 1 and "100 jobs of bank are open here already" in refused[0].reason
+
+
+def asking(**changes: Any) -> tuple[Rule, ...]:
+    """A policy under which a person approves each job."""
+    return (rule(consent="ask", consent_predict="ask", **changes),)
+
+
+async def answer(wire: Wire, job: str, *states: str) -> Word:
+    """The next word to the bank about `job` that ends it, or answers one of `states`."""
+    while True:
+        async with asyncio.timeout(20):
+            word = await wire.said["bank"].get()
+        if word.job == job and (isinstance(word, Ended) or word.state in ("refused", *states)):  # type: ignore[union-attr]
+            return word
+
+
+def test_a_person_cannot_approve_what_the_policy_has_come_to_refuse(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str]
+) -> None:
+    """The policy is judged when the job is proposed, and again when it is approved."""
+
+    async def approve_too_late() -> tuple[Word, Store, str]:
+        config, parties = trial
+        wire = Wire()
+        mine = config.model_copy(update={"store": tmp_path, "policy": asking()})
+        async with serving(mine, parties, wire) as agent:
+            wire.say("bank", *whole(JOBS[0], 1)[0])
+            await answer(wire, JOBS[0], "waiting")
+            ended = asking(expires=date(2000, 1, 1))
+            agent.attempts.consent.config = mine.model_copy(update={"policy": ended})
+            agent.store.say("approve", JOBS[0])
+            return await answer(wire, JOBS[0], "ready"), agent.store, agent.store.ledger.read_text()
+
+    word, store, ledger = asyncio.run(approve_too_late())
+    assert isinstance(word, Ended) and word.error == "PolicyError"
+    assert word.reason.startswith("expires: what was granted ended on 2000-01-01")
+    record = store.find(JOBS[0])
+    assert record is not None and (record.state, record.granted) == ("failed", "")
+    assert not ran and '"by":"person"' not in ledger.replace(" ", "")
+
+
+@pytest.mark.parametrize("policy", [(rule(max_predictions=1),), asking(max_predictions=1)])
+def test_jobs_that_wait_together_have_one_budget_together(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], policy: tuple[Rule, ...]
+) -> None:
+    """Both predictions are proposed, and approved, before either runs."""
+    trained = "a" * 16
+
+    async def predict_twice() -> list[Word]:
+        config, parties = trial
+        wire = Wire()
+        mine = config.model_copy(update={"store": tmp_path})
+        async with serving(mine, parties, wire) as agent:
+            await honest(wire, trained)
+            agent.attempts.consent.config = mine.model_copy(update={"policy": policy})
+            for job in JOBS:
+                proposal = PROPOSAL.model_copy(update={"job": job, "action": "predict", "run": trained})
+                wire.say("bank", proposal.kind, encode(proposal))
+                word = await answer(wire, job, "waiting", "ready")
+                if isinstance(word, Answer) and word.state == "waiting":
+                    agent.store.say("approve", job)
+                    await answer(wire, job, "ready")
+            ended = []
+            for job in JOBS:
+                said = iter(whole(job, 1)[1:4])  # Claim, Start, Sealed
+                wire.say("bank", *next(said))
+                word = await answer(wire, job, "agreed")
+                if isinstance(word, Answer):
+                    wire.say("bank", *next(said))
+                    word = await answer(wire, job)
+                    wire.say("bank", *next(said))
+                ended.append(word)
+            return ended
+
+    first, second = asyncio.run(predict_twice())
+    assert isinstance(first, Ended) and not first.error
+    assert isinstance(second, Ended) and second.error == "PolicyError"
+    assert second.reason == "max_predictions: all 1 predict jobs that are granted were used"
+    assert ran == [f"{trained}.1", f"{JOBS[0]}.1"]

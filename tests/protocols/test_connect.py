@@ -149,6 +149,19 @@ def as_client(rows_folder: Path) -> Iterator[Connected]:
         yield client
 
 
+def test_a_client_with_other_columns_hears_how_many_there_are_and_not_which(as_client: Connected) -> None:
+    own = as_client.data
+    assert own is not None
+    as_client.data = own.assign(canary=1.0)
+    said = (
+        r"^server/\S*: north1 has 3 feature columns and north0 4, and not the same ones; every client needs"
+    )
+    with pytest.raises(DataError, match=said) as caught:
+        FedClassifier(rounds=1).fit(as_client, target="y", id="id")
+    as_client.data = own
+    assert "canary" not in str(caught.value)
+
+
 def test_the_ledgers_of_all_pairs_agree(bank: Connected, folder: Path) -> None:
     model(epochs=1).fit(bank, **FIT)
     time.sleep(0.2)

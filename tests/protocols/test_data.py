@@ -228,7 +228,9 @@ def test_every_client_gets_a_test_row() -> None:
 def test_a_column_name_with_a_blank_or_comma_is_quoted_or_matched_by_a_pattern() -> None:
     frame = classes().rename(columns={"a": "mean a", "b": "b, each"})
     for parties in ("bank=mean a,c telco=*", "bank=b, each telco=*"):
-        with pytest.raises(ConfigError, match="put a name with a blank or comma in double quotes"):
+        with pytest.raises(
+            ConfigError, match=r"[?.] Write a name that holds a blank or comma in double quotes$"
+        ):
             task(frame, parties=parties)
     for parties in ('bank="mean a","b, each",c telco=*', "bank=mean?a,b??each,c telco=*"):
         assert task(frame, parties=parties).columns["bank"] == ["mean a", "b, each", "c"]

@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from protocols import agent, inbox, jobs
+from protocols import attempt, consent, inbox, jobs
 from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, PartyError, VflError
@@ -209,7 +209,7 @@ def test_an_error_that_is_not_ours_ends_the_job_and_not_the_party(
         return honest.keep(p, seat, result)
 
     broken = replace(honest, keep=keep)
-    monkeypatch.setattr(agent, "program", lambda name: broken)
+    monkeypatch.setattr(consent, "program", lambda name: broken)
     with pytest.raises(PartyError, match=r"^telco/fit: PartyError; the reason is in its own log"):
         fit(bank)
     monkeypatch.undo()
@@ -223,7 +223,7 @@ def test_a_caller_may_not_hold_a_party_for_ever(
     with ThreadPoolExecutor() as pool:
         lock = pool.submit(fit, mill, 200)
         until(lambda: running(folder, "mill"))
-        monkeypatch.setattr(agent, "CLAIM", 0.0)
+        monkeypatch.setattr(attempt, "CLAIM", 0.0)
         with pytest.raises(CancelledJobError, match=r"did not say protocols.Start/1 within 0 s"):
             fit(bank)
         lock.result(60)

@@ -250,6 +250,19 @@ def test_a_bad_spec_says_what_is_wrong(spec: str | dict[str, str | list[str]], m
         columns(TABLE, spec, EXCLUDE)
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("bank=mean-radius telco=*", "no column; did you mean 'mean radius'? Write a name that holds"),
+        ("bank=zzz telco=*", "no column. Write a name that holds a blank or comma in double quotes"),
+    ],
+)
+def test_what_to_do_about_a_name_with_a_blank_is_a_sentence(spec: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        columns(["mean radius", "age"], spec, ())
+    assert said in str(caught.value)
+
+
 def test_a_bad_table_says_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="two columns of the same name: 'a'"):
         columns(["a", "b", "a"], "bank=*", ())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from protocols.certs import fingerprint
+from protocols.config import read_config
 from protocols.errors import ConfigError
 from protocols.trial import Trial, new_trial, renew
 from protocols.wire.tls import Credentials
@@ -52,15 +53,32 @@ def test_the_files_fit_together(trial: Trial) -> None:
         assert (rule["tables"], rule["methods"], rule["consent"]) == (["main"], ["*"], "grant")
 
 
-def test_every_option_that_is_left_out_can_be_put_in(trial: Trial) -> None:
-    """The commented lines are TOML too, once their mark is gone."""
-    text = trial.config("bank").read_text("utf-8")
+def test_every_configuration_can_be_served_as_it_stands(tmp_path: Path) -> None:
+    for folder, parties in (("columns", PARTIES), ("rows", ["server", "north", "south"])):
+        trial = new_trial(tmp_path / folder, parties)
+        for party in parties:
+            config, book = read_config(trial.config(party))
+            assert config.name == party and [*book.parties] == parties and config.policy
+            assert [*config.tables] == ([] if party == "server" else ["main"])
+
+
+@pytest.mark.parametrize("party", ["bank", "server"])
+def test_every_option_that_is_left_out_can_be_put_in(tmp_path: Path, party: str) -> None:
+    """Each commented line says what can be meant, once its mark is gone; a query stands instead of a path."""
+    file = new_trial(tmp_path / "trial", ["bank", "server"]).config(party)
+    text, put_in = file.read_text("utf-8"), []
     for line in text.splitlines():
         if line.startswith("# ") and " = " in line:
-            text = text.replace(line, line.removeprefix("# "))
-    own = tomllib.loads(text)
-    assert {"listen", "log", "retention_days"} <= own.keys()
-    assert {"columns", "url_env", "query"} <= own["tables"]["main"].keys() and "expires" in own["policy"][0]
+            option = line.removeprefix("# ")
+            put_in.append(option.split(" = ")[0])
+            text = text.replace(line, option)
+    tables = ["columns", "url_env", "query"] if party == "bank" else []
+    assert put_in == ["listen", "log", "retention_days", *tables, "expires"]
+    for out in (("url_env", "query"), ("path",)):
+        file.write_text("\n".join(line for line in text.splitlines() if not line.startswith(out)))
+        config, _ = read_config(file)
+        assert config.listen and config.retention_days and config.policy[0].expires
+        assert all(source.columns for source in config.tables.values())
 
 
 @pytest.fixture

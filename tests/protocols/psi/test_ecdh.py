@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import AlignmentError, ProtocolError
-from protocols.party import Desk, Party, run
+from protocols.errors import AlignmentError, PolicyError, ProtocolError
+from protocols.party import Desk, Party, Unguarded, run
 from protocols.psi import curve, ecdh
 from protocols.psi.ecdh import BlindedIds, IdKind, TwiceBlinded, intersect
 from protocols.psi.ids import CanonicalIds, canonical
@@ -129,6 +129,40 @@ def test_every_run_takes_the_same_messages(bank: pd.Series, shop: pd.Series, exp
         kinds = [e.kind for e in tap.carried if e.sender == sender]
         assert kinds == [IdKind.kind, BlindedIds.kind, TwiceBlinded.kind]
     assert ledger.chain_length() == 3
+
+
+class AtLeast(Unguarded):
+    """The guard of a party whose policy wants so many matches."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def intersection(self, rows: int) -> None:
+        if rows < self.least:
+            raise PolicyError(f"min_intersection: fewer than {self.least} rows match")
+
+
+@pytest.mark.parametrize("sizes", [(3, 9), (9, 3)])
+def test_too_few_announced_ids_are_refused_before_our_own_leave(sizes: tuple[int, int]) -> None:
+    """A peer that brings fewer ids than a policy wants matches does not learn which of them are here."""
+    bank, shop = (numbers(*range(size)) for size in sizes)
+    said: list[str] = []
+
+    def guarded(least: int) -> Role:
+        async def role(me: Party) -> Any:
+            me.desk.guard = AtLeast(least)
+            try:
+                return await intersect(me, "bank", canonical(shop))
+            finally:
+                said[:] = [entry.kind for entry in me.desk.ledger if entry.sender == "shop"]
+
+        return role
+
+    results, _, _ = talk(honest("shop", bank), guarded(3))
+    assert shop.iloc[results["shop"]].tolist() == [0, 1, 2]
+    with pytest.raises(PolicyError, match=r"^shop/psi: min_intersection: fewer than 4 rows match"):
+        talk(honest("shop", bank), guarded(4))
+    assert said == [IdKind.kind]
 
 
 def test_the_order_does_not_depend_on_the_tables() -> None:

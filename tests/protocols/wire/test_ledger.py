@@ -76,6 +76,19 @@ def test_bytes_in_the_ledger_are_the_bytes_delivered() -> None:
     assert len(ledger) == 9 and encode(Note(text="x" * 20)) in [e.body for e in inner.carried]
 
 
+def test_a_line_of_one_job_is_that_of_its_run_alone() -> None:
+    """One ledger over several jobs, in which the same scopes come again."""
+    runs = {job: simulate(ROLES, seed=seed).ledger for seed, job in enumerate(("one", "two"))}
+    ledger = Ledger()
+    for job, alone in runs.items():
+        for e in alone:
+            ledger._record(Envelope(job, *e[3:5], e.scope, e.sequence, e.kind, e.depth, e.digest, b""))
+    for line in (("left", "right"), ("right", "left")):
+        of = [ledger.line_digest(*line, job) for job in runs]
+        assert of == [alone.line_digest(*line) for alone in runs.values()]
+        assert ledger.line_digest(*line) not in of
+
+
 def test_same_seed_same_history() -> None:
     first, second, other = (simulate(ROLES, seed=seed) for seed in (1, 1, 2))
     assert first.ledger.frame().equals(second.ledger.frame())

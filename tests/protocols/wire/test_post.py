@@ -101,6 +101,41 @@ def test_a_job_that_ends_frees_its_mail_and_says_so_to_whoever_still_waits() -> 
     bounded(talk())
 
 
+def test_what_comes_too_late_is_told_and_what_comes_twice_is_not() -> None:
+    async def talk() -> None:
+        late: list[tuple[str, int]] = []
+        async with shop_party() as shop, bank_party(shop.address) as bank:
+            there = shop.for_job("job", lambda e: late.append((e.scope, e.sequence)))
+            here = bank.for_job("job")
+
+            async def until(sequence: int) -> None:
+                """`there` has all that was sent before."""
+                await here.deliver(mail("job", scope="sync", sequence=sequence))
+                await heard(there, scope="sync")
+
+            for sequence in (0, 0, 1):
+                await here.deliver(mail("job", sequence=sequence))
+            await heard(there)
+            await here.deliver(mail("job"))
+            await until(0)
+            assert late == []
+            there.close("shop", "talk")
+            assert late == [("talk", 1)]  # nobody had taken it
+            await here.deliver(mail("job", sequence=2))
+            await until(1)
+            assert late[1:] == [("talk", 2)]
+            await here.deliver(mail("job", scope="unread"))
+            await until(2)
+            there.finish()
+            assert late[2:] == [("unread", 0)]
+            await here.deliver(mail("job", scope="new"))
+            while len(late) < 4:
+                await asyncio.sleep(0.01)
+            assert late[3:] == [("new", 0)] and held(shop, "bank") == 0
+
+    bounded(talk())
+
+
 def test_a_thousand_jobs_leave_nothing_behind() -> None:
     async def talk() -> None:
         async with shop_party() as shop, bank_party(shop.address) as bank:

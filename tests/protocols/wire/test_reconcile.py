@@ -299,6 +299,18 @@ def test_what_came_too_late_for_a_role_counts_as_received(tmp_path: Path) -> Non
     assert verify(a, b).agree
 
 
+def test_what_came_again_too_late_was_said_once(tmp_path: Path) -> None:
+    """A network that repeats: the repeat of what was taken, or was late, is no other message."""
+    said, late = entry("bank", "shop"), entry("bank", "shop", 1)
+    a = write(tmp_path / "a", "bank", [says(said), says(late), DONE])
+    again = [says(said), *[says(one, taken=False) for one in (said, late, late)]]
+    verdict = verify(a, write(tmp_path / "b", "shop", [*again, DONE]))
+    assert verdict.agree and [line.agree for line in verdict.lines] == [2]
+    assert verdict.lines[0].digests[0] == verdict.lines[0].digests[1]
+    other = says(entry("bank", "shop", body=b"other"), taken=False)
+    assert not verify(a, write(tmp_path / "c", "shop", [*again, other, DONE])).agree
+
+
 # What cannot be compared.
 
 

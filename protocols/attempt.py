@@ -1,0 +1,178 @@
+"""One party's part in one attempt at a job, from the proposal to its end.
+
+Takes part: one party, with the caller and all others of the job. It reads its table, runs its own role, and
+keeps its own part and its ledger. A caller learns what `protocols.jobs` and the job's own messages say. One
+job runs at a time, and the others wait in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from protocols.consent import Case, Consent, Say
+from protocols.errors import CancelledJobError, ProtocolError, VflError, marked
+from protocols.federation import Role
+from protocols.inbox import Inbox
+from protocols.jobs import Answer, Claim, Ended, Propose, Record, Sealed, Start, State
+from protocols.logs import log
+from protocols.parts import Part, digest, load_part, save_part
+from protocols.party import mark
+from protocols.programs import Seat
+from protocols.rules import ANY
+from protocols.serving import said_of, serve_role
+from protocols.sources import fingerprint, read_table
+from protocols.wire.remote import Grpc
+
+CLAIM = 600.0  # seconds that a caller may hold a party that it claimed, before it says Start
+
+
+class Attempts:
+    """All that a party takes part in, over a `Grpc` that carries many jobs."""
+
+    def __init__(self, consent: Consent, grpc: Grpc) -> None:
+        self.consent, self.grpc = consent, grpc
+        self.config, self.notes, self.store = consent.config, consent.notes, consent.store
+        self._turn = asyncio.Lock()  # fair: first come, first served
+
+    async def take_part(
+        self,
+        caller: str,
+        proposal: Propose,
+        inbox: Inbox,
+        older: Sequence[asyncio.Task[None]],
+        say: Say,
+    ) -> None:
+        """One attempt at one job, from the proposal to its end."""
+        about: dict[str, Any] = {"job": proposal.job, "attempt": proposal.attempt}
+        record: Record | None = None
+        # The ledger tells attempts apart by the order of its rows: the one before has to end first.
+        await asyncio.gather(*older, return_exceptions=True)
+        try:
+            with marked(self.config.name, proposal.action):
+                record, case = self.consent.admit(caller, proposal)
+                record = await self.consent.ask(record, case, inbox, say)
+                await say(Answer(**about, state="ready"))
+                await inbox.next(Claim)
+                async with self._turns(inbox):
+                    # The jobs before ours may have used up what it was to be granted from.
+                    await self._run(record, self.consent.judged_now(case), inbox, say)
+        except Exception as caught:
+            error = _ours(caught, self.config.name, proposal.action)
+            extra = {"peer": caller, "job": proposal.job}
+            if record is None:
+                log.warning("job refused", extra=extra, exc_info=error)
+                return await say(refusal(about, error))
+            log.warning("job failed", extra=extra, exc_info=error)
+            ended: State = "cancelled" if isinstance(error, CancelledJobError) else "failed"
+            self.notes.end(record, ended, said_of(error)[3])
+            await say(ended_by(about, error))
+
+    async def _run(self, record: Record, case: Case, inbox: Inbox, say: Say) -> None:
+        """Our turn: prepare, agree, run, keep."""
+        proposal = case.proposal
+        about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
+        name = f"{record.job}.{record.attempt}"
+        checkpoints = self.store.checkpoints(record.job)
+        async with self.grpc.for_job(name, self.notes.late(record, inbox.lose)) as post:
+            seat, role, told = await inbox.meanwhile(asyncio.to_thread(self._prepare, case, record))
+            record = self.notes.state(record.model_copy(update={"table_digest": told}), "agreed")
+            await say(Answer(**about, state="agreed", steps=tuple(checkpoints.steps)))
+            start = await inbox.next(Start, within=CLAIM)
+            checkpoints.agree(start.done)
+            record = self.notes.state(record, "running")
+            run = await inbox.meanwhile(
+                serve_role(
+                    post,
+                    role,
+                    name=self.config.name,
+                    parties=proposal.parties,
+                    seed=proposal.seed,
+                    job=name,
+                    checkpoints=checkpoints if proposal.action == "fit" else None,
+                    guard=self.consent.guard(case),
+                    on_entry=self.notes.entered(record),
+                )
+            )
+            post.finish()
+            # Late mail is on its way until all have ended: it is still ours to take down.
+            await self._finish(record, case, seat, run.results[self.config.name], inbox, say)
+
+    async def _finish(
+        self, record: Record, case: Case, seat: Seat, result: Any, inbox: Inbox, say: Say
+    ) -> None:
+        about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
+        part: Part | None = None
+        if case.proposal.action == "fit":
+            part = case.program.keep(case.parameters, seat, result)
+        await say(Ended(**about, digest=digest(part) if part else ""))
+        sealed = await inbox.next(Sealed)
+        if part is not None:
+            others = {peer: said for peer, said in sealed.digests.items() if peer != self.config.name}
+            await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
+        self.notes.state(record, "done")
+        await say(Ended(**about))  # kept
+
+    @asynccontextmanager
+    async def _turns(self, inbox: Inbox) -> AsyncIterator[None]:
+        """Our turn, once the jobs before it have ended."""
+        turn = asyncio.create_task(self._turn.acquire())
+        try:
+            await inbox.meanwhile(turn)
+            yield
+        finally:
+            if not turn.cancelled():
+                self._turn.release()
+
+    def _prepare(self, case: Case, record: Record) -> tuple[Seat, Role, str]:
+        """The seat, the checked role, and a fingerprint of the table; in a thread."""
+        proposal, table, told, id = case.proposal, None, "", None
+        if case.table in self.config.tables:
+            source = self.config.tables[case.table]
+            assert case.decision.rule is not None  # or it would have been refused
+            granted = case.decision.rule.columns
+            table = read_table(
+                source,
+                self.config.base,
+                None if granted == (ANY,) else [name for name in granted if name != source.id],
+                unchanged=record.table_digest or None,
+            )
+            told, id = fingerprint(table), source.id
+        target = case.program.target(case.parameters) if case.program.target and table is not None else None
+        kept = self._recall(case) if proposal.action == "predict" else None
+        seat = Seat(self.config.name, tuple(proposal.parties), table, id, target, kept)
+        return seat, case.program.role(proposal.action, case.parameters, seat), told
+
+    def _recall(self, case: Case) -> Any:
+        trained = self.store.find(case.proposal.run)
+        known = None if trained is None else (trained.caller, trained.program, trained.state)
+        if known != (case.caller, case.program.name, "done"):
+            raise ProtocolError(
+                f"run {case.proposal.run!r} was not trained with {case.caller} here, or its part was deleted"
+            )
+        return case.program.recall(case.parameters, load_part(self.store.parts, case.proposal.run))
+
+
+def _ours(error: Exception, party: str, scope: str) -> VflError:
+    """`error`, or a PartyError that it caused; marked."""
+    try:
+        mark(error, party, scope)
+    except VflError as ours:
+        return ours
+    assert isinstance(error, VflError)
+    return error
+
+
+def refusal(about: dict[str, Any], error: VflError) -> Answer:
+    """To a proposal."""
+    _, scope, kind, reason = said_of(error)
+    return Answer(**about, state="refused", error=kind, scope=scope, reason=reason)
+
+
+def ended_by(about: dict[str, Any], error: VflError) -> Ended:
+    """The end of an attempt that failed with `error`."""
+    party, scope, kind, reason = said_of(error)
+    return Ended(**about, party=party, scope=scope, error=kind, reason=reason)
