@@ -342,7 +342,11 @@ class Agent:
             plain=found.plain,
             when=datetime.now(UTC),
         )
-        decision = judge(self.config.policy, request, self._history(caller, table))
+        # A table that is not here is refused as one that no rule is about: neither tells which there are.
+        known = not table or table in self.config.tables
+        rules = self.config.policy if known else ()
+        history = self._history(caller, table if known else "")  # its name is a file's
+        decision = judge(rules, request, history)
         decision.check()
         return table, request, decision
 

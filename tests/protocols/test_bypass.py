@@ -1,0 +1,95 @@
+"""What a caller says gets around neither a party's policy nor the person who approves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocols.agent import Agent
+from protocols.config import Parties, PartyConfig
+from protocols.jobs import Answer, Ended, Word
+from protocols.rules import Rule
+from protocols.wire.codec import encode
+from tests.protocols.granted import rule
+from tests.protocols.test_agent import PROPOSAL, Wire, serving, whole
+from tests.protocols.test_agent import ran as ran
+from tests.protocols.test_agent import trial as trial
+
+JOB = "a" * 16
+Trial = tuple[PartyConfig, Parties]
+Talk = Callable[["Caller"], Awaitable[None]]
+
+
+class Caller:
+    """The bank, which may say anything."""
+
+    def __init__(self, wire: Wire, agent: Agent) -> None:
+        self._wire, self.agent = wire, agent
+
+    async def propose(self, **changes: Any) -> Word:
+        """The answer to the usual proposal with these changes."""
+        proposal = PROPOSAL.model_copy(update=changes)
+        self._wire.say("bank", proposal.kind, encode(proposal))
+        return await self.hear()
+
+    async def go_on(self, attempt: int = 1, job: str = JOB) -> None:
+        """Through with a job that is ready, to its end."""
+        _, claim, start, sealed, over = whole(job, attempt)
+        for word in (claim, start, sealed):
+            self._wire.say("bank", *word)
+            said = await self.hear()
+            assert not isinstance(said, Ended) or not said.error, said
+        self._wire.say("bank", *over)
+
+    async def hear(self) -> Word:
+        async with asyncio.timeout(20):
+            return await self._wire.said["bank"].get()
+
+    async def approved(self) -> None:
+        self.agent.store.say("approve", JOB)
+        assert is_answer(await self.hear(), "ready")
+
+
+def is_answer(word: Word, state: str) -> bool:
+    return isinstance(word, Answer) and word.state == state
+
+
+def play(trial: Trial, store: Path, talk: Talk, policy: Rule, **changes: Any) -> None:
+    """A party with this one rule, and whoever talks to it."""
+
+    async def all_of_it() -> None:
+        config, parties = trial
+        wire = Wire()
+        mine = config.model_copy(update={"store": store, "policy": (policy,), **changes})
+        async with serving(mine, parties, wire) as agent:
+            await talk(Caller(wire, agent))
+
+    asyncio.run(all_of_it())
+
+
+ASK = rule(consent="ask", consent_predict="ask")
+
+
+@pytest.mark.parametrize("table", ["/../../../../outside", "../outside", "mian"])
+@pytest.mark.parametrize("tables", [True, False])
+def test_a_table_that_is_not_here_is_nobodys_to_ask_for(
+    trial: Trial, tmp_path: Path, ran: list[str], table: str, tables: bool
+) -> None:
+    """Its name is part of a path where histories are kept; and each name would have a budget of its own."""
+
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        await caller.go_on()
+        for action in ("fit", "predict"):
+            word = await caller.propose(job="b" * 16, action=action, run=JOB, table=table)
+            assert isinstance(word, Answer) and word.state == "refused"
+            assert word.reason == "policy: nothing is granted to this peer for this table and method"
+
+    play(trial, tmp_path / "a" / "store", talk, rule(), **({} if tables else {"tables": {}}))
+    written = {place.parent.name for place in tmp_path.rglob("*.npz")}
+    assert written <= {"_history"} and ran == [f"{JOB}.1"]
+    assert not list(tmp_path.rglob("outside*"))
