@@ -30,7 +30,7 @@ from protocols.errors import (
 )
 from protocols.federation import Role
 from protocols.history import History, load_history, save_history
-from protocols.inbox import POLL, Inbox
+from protocols.inbox import GIVEN_UP, POLL, Inbox
 from protocols.jobs import (
     Answer,
     Claim,
@@ -366,19 +366,22 @@ class Agent:
             raise ProtocolError(
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )
-        kept = old.model_copy(update={"attempt": new.attempt, "reason": ""})
+        # A consent holds for going on after a cut, not for a job that is over, nor against a person's no.
+        over = old.state == "done" and not self.store.checkpoints(old.job).steps
+        lasts = old.granted == "person" and not over and old.reason != GIVEN_UP
+        granted = old.granted if lasts else ""  # what a policy granted, it is asked about again
+        kept = old.model_copy(update={"attempt": new.attempt, "reason": "", "granted": granted})
         return self.notes.state(kept, "proposed")
 
     async def _consent(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
         """Wait for a person where the policy says so; that is in the ledger before anything leaves."""
-        by: By = record.granted or "policy"
-        if not record.granted and case.decision.verdict == "ask":
+        by: By = "person" if case.decision.verdict == "ask" else "policy"
+        if by == "person" and not record.granted:
             await say(
                 Answer(job=record.job, attempt=record.attempt, state="waiting", reason=case.decision.reason)
             )
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
             await inbox.meanwhile(self._approved(record.job))
-            by = "person"
         record = record.model_copy(update={"granted": by})
         self.notes.ledger.grant(record.job, case.program.name, by, reveals(case.program))
         return self.notes.state(record, "proposed")

@@ -11,6 +11,7 @@ import pytest
 
 from protocols.agent import Agent
 from protocols.config import Parties, PartyConfig
+from protocols.errors import ConfigError
 from protocols.jobs import Answer, Ended, Word
 from protocols.rules import Rule
 from protocols.wire.codec import encode
@@ -93,3 +94,62 @@ def test_a_table_that_is_not_here_is_nobodys_to_ask_for(
     written = {place.parent.name for place in tmp_path.rglob("*.npz")}
     assert written <= {"_history"} and ran == [f"{JOB}.1"]
     assert not list(tmp_path.rglob("outside*"))
+
+
+def test_a_grant_of_a_policy_that_asks_by_now_does_not_last(
+    trial: Trial, tmp_path: Path, ran: list[str]
+) -> None:
+    async def first(caller: Caller) -> None:
+        assert is_answer(await caller.propose(), "ready")
+
+    async def again(caller: Caller) -> None:
+        assert is_answer(await caller.propose(attempt=2), "waiting")
+        await caller.approved()
+
+    async def granted_again(caller: Caller) -> None:
+        assert is_answer(await caller.propose(attempt=3), "ready")
+
+    play(trial, tmp_path, first, rule())
+    play(trial, tmp_path, again, ASK)
+    play(trial, tmp_path, granted_again, rule())
+
+
+def test_a_persons_consent_lasts_while_a_job_is_gone_on_with(
+    trial: Trial, tmp_path: Path, ran: list[str]
+) -> None:
+    async def cut(caller: Caller) -> None:
+        assert is_answer(await caller.propose(), "waiting")
+        await caller.approved()
+
+    async def again(caller: Caller) -> None:
+        assert is_answer(await caller.propose(attempt=2), "ready")
+        await caller.go_on(attempt=2)
+
+    play(trial, tmp_path, cut, ASK)
+    play(trial, tmp_path, again, ASK)
+    assert ran == [f"{JOB}.2"]
+
+
+def test_a_persons_no_is_asked_about_again(trial: Trial, tmp_path: Path, ran: list[str]) -> None:
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        await caller.approved()
+        caller.agent.store.say("cancel", JOB)
+        said = await caller.hear()
+        assert isinstance(said, Ended) and said.reason == "cancelled by a person at this party"
+        assert is_answer(await caller.propose(attempt=2), "waiting")
+
+    play(trial, tmp_path, talk, ASK)
+
+
+def test_a_job_that_is_over_is_asked_about_again(trial: Trial, tmp_path: Path, ran: list[str]) -> None:
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        await caller.approved()
+        with pytest.raises(ConfigError, match="was granted already, by person"):
+            caller.agent.store.say("approve", JOB)
+        await caller.go_on()
+        assert is_answer(await caller.propose(attempt=2), "waiting")
+
+    play(trial, tmp_path, talk, ASK)
+    assert ran == [f"{JOB}.1"]
