@@ -55,12 +55,12 @@ from protocols.party import mark
 from protocols.policy import Decision, Guard, Request, judge
 from protocols.programs import Parameters, Program, Seat, program
 from protocols.rules import ANY
-from protocols.serving import said_of, serve_role
+from protocols.serving import Abort, said_of, serve_role
 from protocols.sources import fingerprint, read_table
 from protocols.wire.frames import CONTROL, Limits
+from protocols.wire.message import Message
 from protocols.wire.record_rows import By
 from protocols.wire.remote import Change, Grpc, Peer
-from protocols.wire.reveals import load_messages
 
 Say = Callable[[Word], Awaitable[None]]
 Key = tuple[str, str, int]  # caller, job, attempt
@@ -383,7 +383,8 @@ class Agent:
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
             await inbox.meanwhile(self._approved(record.job))
         record = record.model_copy(update={"granted": by})
-        self.notes.ledger.grant(record.job, case.program.name, by, reveals(case.program))
+        told = reveals(case.program, record.action)
+        self.notes.ledger.grant(record.job, case.program.name, by, told)
         return self.notes.state(record, "proposed")
 
     async def _approved(self, job: str) -> None:
@@ -464,9 +465,10 @@ def _ours(error: Exception, party: str, scope: str) -> VflError:
     return error
 
 
-def reveals(found: Program[Any]) -> list[str]:
-    """What a job of this program may let leave: each of its package's messages, in words."""
-    return [kind.reveals for kind in load_messages((found.package,)).get(found.package, [])]
+def reveals(found: Program[Any], action: str) -> list[str]:
+    """What a job of this program may let leave: each message that its roles send, in words."""
+    kinds: tuple[type[Message], ...] = (*found.speaks.get(action, ()), Abort)
+    return [kind.reveals for kind in kinds]
 
 
 def _refusal(about: dict[str, Any], error: VflError) -> Answer:

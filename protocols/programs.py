@@ -57,6 +57,7 @@ Prepare = Callable[[P, Seat], Role]
 class Program(Generic[P]):
     """A method that parties can run together.
 
+    speaks: action -> the kinds of messages that its roles send, all of them: what a person consents to.
     prepare: action -> a function that checks a seat and gives the role; it raises ConfigError or DataError
         before any line opens. keep: what `fit`'s role returned -> the party's part. recall: a part -> what
         `kept` of the seat is when predicting. plain: whether embeddings, gradients or updates leave in the
@@ -66,6 +67,7 @@ class Program(Generic[P]):
     name: str
     package: str  # whose messages it speaks, besides those of `protocols`
     parameters: type[P]
+    speaks: Mapping[str, tuple[type[Message], ...]]
     prepare: Mapping[str, Prepare[P]]
     keep: Callable[[P, Seat, Any], Part]
     recall: Callable[[P, Part], Any]

@@ -106,7 +106,7 @@ def approve(
         for name, value in record.parameters.items():
             typer.echo(plain(f"  {name} = {value}"))
         typer.echo("\nWhat its messages reveal, each to the party that receives it:")
-        for line in reveals(program(record.program)):
+        for line in reveals(program(record.program), record.action):
             typer.echo(f"  - {line}")
         if not yes and not typer.confirm("\nLet it run?"):
             raise typer.Exit(1)
