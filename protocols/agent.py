@@ -52,7 +52,7 @@ from protocols.logs import log
 from protocols.notes import Notes
 from protocols.parts import Part, digest, load_part, save_part
 from protocols.party import mark
-from protocols.policy import Decision, Guard, Request, judge
+from protocols.policy import Decision, Guard, Guards, Request, judge, strictest
 from protocols.programs import Parameters, Program, Seat, program
 from protocols.rules import ANY
 from protocols.serving import Abort, said_of, serve_role
@@ -79,7 +79,7 @@ class Case:
     program: Program[Any]
     parameters: Parameters
     decision: Decision
-    request: Request | None  # none for a party without tables
+    request: Request  # of the caller
     table: str
 
 
@@ -326,7 +326,7 @@ class Agent:
 
     def _judged(
         self, caller: str, proposal: Propose, found: Program[Any], parameters: Parameters
-    ) -> tuple[str, Request | None, Decision]:
+    ) -> tuple[str, Request, Decision]:
         table = proposal.table
         if not table and len(self.config.tables) == 1:
             table = next(iter(self.config.tables))
@@ -347,8 +347,18 @@ class Agent:
         rules = self.config.policy if known else ()
         history = self._history(caller, table if known else "")  # its name is a file's
         decision = judge(rules, request, history)
+        others = [peer for peer in self._learners(proposal, found, parameters) if peer != caller]
+        if others and decision.verdict != "refused":
+            asked = {peer: replace(request, peer=peer) for peer in others}
+            judged = {peer: judge(rules, one, self._history(peer, table)) for peer, one in asked.items()}
+            decision = strictest({caller: decision, **judged})
         decision.check()
         return table, request, decision
+
+    def _learners(self, proposal: Propose, found: Program[Any], parameters: Parameters) -> tuple[str, ...]:
+        """Who would learn something from our rows, the caller or not."""
+        others = tuple(party for party in proposal.parties if party != self.config.name)
+        return found.learners(parameters, others)
 
     def _recorded(self, caller: str, proposal: Propose) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
@@ -402,18 +412,18 @@ class Agent:
             if not turn.cancelled():
                 self._turn.release()
 
-    def _guard(self, case: Case) -> Guard | None:
-        if case.request is None or case.decision.rule is None:
-            return None
-        caller, table = case.caller, case.table
-        guard = Guard(
-            case.decision.rule,
-            case.request,
-            self._history(caller, table),
-            partial(save_history, self.store.folder, caller, table or "none"),
-        )
-        guard.start()
-        return guard
+    def _guard(self, case: Case) -> Guards:
+        """Each peer who is to learn something by its own rule and history."""
+        peers = dict.fromkeys((case.caller, *self._learners(case.proposal, case.program, case.parameters)))
+        guards = Guards(self._guard_of(peer, case) for peer in peers)
+        guards.start()
+        return guards
+
+    def _guard_of(self, peer: str, case: Case) -> Guard:
+        table, history = case.table, self._history(peer, case.table)
+        request = replace(case.request, peer=peer)
+        rule = judge(self.config.policy, request, history).check()
+        return Guard(rule, request, history, partial(save_history, self.store.folder, peer, table or "none"))
 
     def _history(self, peer: str, table: str) -> History:
         return load_history(self.store.folder, peer, table or "none")

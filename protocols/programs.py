@@ -61,7 +61,7 @@ class Program(Generic[P]):
     prepare: action -> a function that checks a seat and gives the role; it raises ConfigError or DataError
         before any line opens. keep: what `fit`'s role returned -> the party's part. recall: a part -> what
         `kept` of the seat is when predicting. plain: whether embeddings, gradients or updates leave in the
-        clear.
+        clear. learners: those of a party's `others` who learn of its rows, and need a grant.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Program(Generic[P]):
     recall: Callable[[P, Part], Any]
     plain: bool = True
     target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
+    learners: Callable[[P, tuple[str, ...]], tuple[str, ...]] = lambda parameters, others: others
 
     def read(self, parameters: Mapping[str, Any]) -> P:
         """Parameters as they came over the wire. ConfigError naming those that do not fit."""

@@ -157,4 +157,14 @@ def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
 ALIGNING = (IdKind, BlindedIds, TwiceBlinded, Common)
 SPEAKS = {"fit": (*ALIGNING, Columns, Width, Order, Smashed, CutGradient), "predict": (*ALIGNING, Smashed)}
-program = Program("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall)
+
+
+def learners(p: VerticalNet, others: tuple[str, ...]) -> tuple[str, ...]:
+    """Feature parties speak with the label party alone."""
+    return (p.label_party,) if p.label_party in others else others
+
+
+program = Program(
+    *("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
+    learners=learners,
+)

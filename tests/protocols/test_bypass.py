@@ -13,6 +13,7 @@ from protocols.agent import Agent
 from protocols.config import Parties, PartyConfig
 from protocols.errors import ConfigError
 from protocols.jobs import Answer, Ended, Word
+from protocols.programs import program
 from protocols.rules import Rule
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
@@ -59,13 +60,13 @@ def is_answer(word: Word, state: str) -> bool:
     return isinstance(word, Answer) and word.state == state
 
 
-def play(trial: Trial, store: Path, talk: Talk, policy: Rule, **changes: Any) -> None:
-    """A party with this one rule, and whoever talks to it."""
+def play(trial: Trial, store: Path, talk: Talk, *policy: Rule, **changes: Any) -> None:
+    """A party with these rules, and whoever talks to it."""
 
     async def all_of_it() -> None:
         config, parties = trial
         wire = Wire()
-        mine = config.model_copy(update={"store": store, "policy": (policy,), **changes})
+        mine = config.model_copy(update={"store": store, "policy": policy, **changes})
         async with serving(mine, parties, wire) as agent:
             await talk(Caller(wire, agent))
 
@@ -153,3 +154,65 @@ def test_a_job_that_is_over_is_asked_about_again(trial: Trial, tmp_path: Path, r
 
     play(trial, tmp_path, talk, ASK)
     assert ran == [f"{JOB}.1"]
+
+
+BANK, MILL = ({"peers": (peer,)} for peer in ("bank", "mill"))
+AMONG = {"parties": ["bank", "mill", "telco"]}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ((), "policy: nothing is granted to this peer for this table and method (asked for mill)"),
+        (
+            (rule(**MILL, actions=("align",)),),
+            "actions: fit is not granted; granted are align (asked for mill)",
+        ),
+        ((rule(**MILL, columns=("y",)),), "columns: no column is granted to all who would learn of it"),
+    ],
+)
+def test_a_caller_may_not_ask_for_another_who_learns_something(
+    trial: Trial, tmp_path: Path, ran: list[str], other: tuple[Rule, ...], said: str
+) -> None:
+    async def talk(caller: Caller) -> None:
+        word = await caller.propose(**AMONG)
+        assert isinstance(word, Answer) and (word.state, word.reason) == ("refused", said)
+        assert is_answer(await caller.propose(job="b" * 16), "ready")
+
+    play(trial, tmp_path, talk, rule(**BANK, columns=("x",)), *other)
+
+
+def test_a_person_is_asked_if_any_who_learns_something_has_to_wait_for_one(
+    trial: Trial, tmp_path: Path, ran: list[str]
+) -> None:
+    async def talk(caller: Caller) -> None:
+        assert is_answer(await caller.propose(**AMONG), "waiting")
+
+    play(trial, tmp_path, talk, rule(**BANK), rule(**MILL, consent="ask"))
+
+
+def test_a_prediction_counts_for_all_who_learn_something(
+    trial: Trial, tmp_path: Path, ran: list[str]
+) -> None:
+    async def talk(caller: Caller) -> None:
+        await caller.propose(**AMONG)
+        await caller.go_on()
+        await caller.propose(**AMONG, job="b" * 16, action="predict", run=JOB)
+        await caller.go_on(job="b" * 16)
+        word = await caller.propose(**AMONG, job="c" * 16, action="predict", run=JOB)
+        assert isinstance(word, Answer) and word.reason.endswith("were used (asked for mill)")
+
+    play(trial, tmp_path, talk, rule(**BANK), rule(**MILL, max_predictions=1))
+
+
+def test_who_learns_nothing_needs_no_rule() -> None:
+    vertical = program("vertical-net")
+    told = vertical.read({"label_party": "bank", "kind": "classification"})
+    assert vertical.learners(told, ("bank", "mill")) == ("bank",)
+    assert vertical.learners(told, ("mill", "telco")) == (
+        "mill",
+        "telco",
+    )  # what the bank's own policy judges
+    averaged = program("fedavg")
+    told = averaged.read({"kind": "classification", "target": "y"})
+    assert averaged.learners(told, ("bank", "server")) == ("bank", "server")
