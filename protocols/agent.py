@@ -317,8 +317,8 @@ class Agent:
             raise ProtocolError(str(error)) from None
         if proposal.schemas != found.schemas():
             raise ProtocolError(
-                f"the messages of {found.name} have other schemas at {caller}: both need the same version of "
-                f"{found.package}"
+                f"the messages of {found.name} have other schemas at {caller}, which runs vfl-toolkit "
+                f"{proposal.version}; {me} runs {release()}: both need the same version of {found.package}"
             )
         table, request, decision = self._judged(caller, proposal, found, parameters)
         record = self._recorded(caller, proposal)

@@ -30,7 +30,7 @@ from protocols.errors import (
     VflError,
 )
 from protocols.federation import Federation
-from protocols.jobs import Store
+from protocols.jobs import Store, release
 from protocols.training import Settings
 from protocols.wire.reconcile import verify
 from split import SplitClassifier
@@ -181,7 +181,11 @@ REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
         ProtocolError,
         "^(telco|shop)/.*epochs: Input should be a valid integer",
     ),
-    ({"schemas": "0" * 64}, ProtocolError, "^(telco|shop)/.*other schemas at bank"),
+    (
+        {"schemas": "0" * 64, "version": "9.9"},
+        ProtocolError,
+        rf"^(telco|shop)/.*other schemas at bank, which runs vfl-toolkit 9.9; (telco|shop) runs {release()}",
+    ),
 ]
 
 
