@@ -19,7 +19,7 @@ from horizontal.sampling import check_fraction
 from protocols.clients import SERVER, Columns, read_client, row_clients
 from protocols.errors import ConfigError
 from protocols.federation import Role
-from protocols.models import check_model
+from protocols.models import Registered
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
 from protocols.tables import Classes, Kind, Moments, Scaling
@@ -33,7 +33,7 @@ class FedAvg(Parameters):
 
     kind: Kind
     target: str  # the label column, at every client
-    model: str = "mlp"  # a registered network
+    model: Registered = "mlp"
     hidden: tuple[int, ...] = (64, 32)
     rounds: int = 20
     local_epochs: int = 1
@@ -55,8 +55,6 @@ class FedAvg(Parameters):
     def recipe(self, module: nn.Module | None, seed: int) -> Recipe:
         """The same, for the roles. ConfigError for settings that cannot be meant."""
         check_network(self.hidden, self.standardise, seed)
-        if module is None:
-            check_model(self.model)
         return Recipe(
             *(self.network(module, seed), local_rule(self, self.kind)),
             rounds=self.rounds,

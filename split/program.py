@@ -15,7 +15,7 @@ from protocols.clients import SERVER, Columns, read_client, row_clients
 from protocols.cut import CutGradient, LabelledSmashed, Smashed
 from protocols.errors import ConfigError
 from protocols.federation import Role
-from protocols.models import check_model, network
+from protocols.models import Registered, network
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
 from protocols.tables import Classes, Kind, Moments, Scaling, features
@@ -36,7 +36,7 @@ class SplitNet(Parameters):
 
     kind: Kind
     target: str  # the label column, at every client
-    model: str = "mlp"  # a registered network, an nn.Sequential
+    model: Registered = "mlp"  # an nn.Sequential
     cut: tuple[int, ...] = (2,)  # one, or two for the U shape
     hidden: tuple[int, ...] = (64, 32)
     epochs: int = 10
@@ -58,7 +58,6 @@ class SplitNet(Parameters):
             whole = _sequential(module)
             check_cut(cut, len(whole))
             return Plan(lambda d, k: whole, cut, settings, self.standardise)
-        check_model(self.model)
         if self.model == "mlp":
             check_cut(cut, 2 * len(self.hidden) + 1)
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from horizontal import FedClassifier
+from protocols import connect
 from protocols.compare_parties import compare_parties
 from protocols.connect import Connected
 from protocols.errors import (
@@ -133,6 +134,22 @@ def test_the_caller_may_be_the_server(tmp_path: Path) -> None:
             FedClassifier(rounds=1).fit(server, target="z")
 
 
+def test_a_model_that_is_registered_at_the_caller_alone_is_refused_with_the_reason(
+    as_client: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposal = connect.Asked.proposal
+
+    def changed(self: Any, record: Any, party: str) -> Any:
+        honest = proposal(self, record, party)
+        return honest.model_copy(update={"parameters": {**honest.parameters, "model": "mpl"}})
+
+    monkeypatch.setattr(connect.Asked, "proposal", changed)
+    said = r"^(server|north1)/fit: .*: model: model 'mpl' is not among those registered.*'mlp'"
+    for estimator in (FedClassifier(rounds=1), SplitClassifier(epochs=1)):
+        with pytest.raises(ProtocolError, match=said):
+            estimator.fit(as_client, target="y", id="id")
+
+
 @pytest.fixture(scope="module")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
@@ -193,8 +210,6 @@ REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
 def test_what_is_not_registered_or_fits_no_schema_is_refused(
     bank: Connected, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], kind: type[VflError], said: str
 ) -> None:
-    from protocols import connect
-
     proposal = connect.Asked.proposal
 
     def changed(self: Any, record: Any, party: str) -> Any:
