@@ -12,16 +12,29 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from protocols.cut import CutGradient, Smashed
 from protocols.errors import ConfigError, DataError
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
+from protocols.psi.ecdh import BlindedIds, IdKind, TwiceBlinded
 from protocols.psi.ids import canonical
 from protocols.tables import Kind, check_classes, check_rows, column, features, labels
 from protocols.training import Settings
 from vfl import saving
-from vfl.layout import embedding_width
-from vfl.neural import Bottom, Plan, Table, Top, feature_party, label_party, predict_feature, predict_label
+from vfl.align import Common
+from vfl.layout import Columns, Width, embedding_width
+from vfl.neural import (
+    Bottom,
+    Order,
+    Plan,
+    Table,
+    Top,
+    feature_party,
+    label_party,
+    predict_feature,
+    predict_label,
+)
 from vfl.saving import Own
 
 
@@ -142,4 +155,16 @@ def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
-program = Program("vertical-net", "vfl", VerticalNet, {"fit": fit, "predict": predict}, keep, recall)
+ALIGNING = (IdKind, BlindedIds, TwiceBlinded, Common)
+SPEAKS = {"fit": (*ALIGNING, Columns, Width, Order, Smashed, CutGradient), "predict": (*ALIGNING, Smashed)}
+
+
+def learners(p: VerticalNet, others: tuple[str, ...]) -> tuple[str, ...]:
+    """Feature parties speak with the label party alone."""
+    return (p.label_party,) if p.label_party in others else others
+
+
+program = Program(
+    *("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
+    learners=learners,
+)
