@@ -14,15 +14,15 @@ from torch import nn
 from horizontal import storage
 from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.networks import Network, brought, check_inputs, named
-from horizontal.rounds import Recipe, Trained, client, server
+from horizontal.rounds import Model, Recipe, Skip, Trained, Update, client, server
 from horizontal.sampling import check_fraction
-from protocols.clients import SERVER, read_client, row_clients
+from protocols.clients import SERVER, Columns, read_client, row_clients
 from protocols.errors import ConfigError
 from protocols.federation import Role
-from protocols.models import check_model
+from protocols.models import Registered
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.tables import Kind
+from protocols.tables import Classes, Kind, Moments, Scaling
 from protocols.training import Settings, check_count, check_network
 
 METHODS = {"classification": "horizontal.FedClassifier", "regression": "horizontal.FedRegressor"}
@@ -33,7 +33,7 @@ class FedAvg(Parameters):
 
     kind: Kind
     target: str  # the label column, at every client
-    model: str = "mlp"  # a registered network
+    model: Registered = "mlp"
     hidden: tuple[int, ...] = (64, 32)
     rounds: int = 20
     local_epochs: int = 1
@@ -55,8 +55,6 @@ class FedAvg(Parameters):
     def recipe(self, module: nn.Module | None, seed: int) -> Recipe:
         """The same, for the roles. ConfigError for settings that cannot be meant."""
         check_network(self.hidden, self.standardise, seed)
-        if module is None:
-            check_model(self.model)
         return Recipe(
             *(self.network(module, seed), local_rule(self, self.kind)),
             rounds=self.rounds,
@@ -119,6 +117,8 @@ def recall(p: FedAvg, part: Part) -> Trained:
     return storage.trained_in(part)
 
 
+SPEAKS = {"fit": (Columns, Moments, Scaling, Classes, Model, Skip, Update)}
 program = Program(
-    "fedavg", "horizontal", FedAvg, {"fit": fit}, keep, recall, target=lambda parameters: parameters.target
+    *("fedavg", "horizontal", FedAvg, SPEAKS, {"fit": fit}, keep, recall),
+    target=lambda parameters: parameters.target,
 )

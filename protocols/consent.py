@@ -16,14 +16,15 @@ from typing import Any
 from protocols.config import Parties, PartyConfig
 from protocols.errors import ConfigError, ProtocolError
 from protocols.history import History, load_history, save_history
-from protocols.inbox import POLL, Inbox
-from protocols.jobs import Answer, Propose, Record, Word
+from protocols.inbox import GIVEN_UP, POLL, Inbox
+from protocols.jobs import Answer, Propose, Record, Word, release
 from protocols.logs import log
 from protocols.notes import Notes
-from protocols.policy import Decision, Guard, Request, judge
+from protocols.policy import Decision, Guard, Guards, Request, judge, strictest
 from protocols.programs import Parameters, Program, program
+from protocols.serving import Abort
+from protocols.wire.message import Message
 from protocols.wire.record_rows import By
-from protocols.wire.reveals import load_messages
 
 Say = Callable[[Word], Awaitable[None]]
 
@@ -37,7 +38,7 @@ class Case:
     program: Program[Any]
     parameters: Parameters
     decision: Decision
-    request: Request | None  # none for a party without tables
+    request: Request  # of the caller
     table: str
 
 
@@ -65,8 +66,8 @@ class Consent:
             raise ProtocolError(str(error)) from None
         if proposal.schemas != found.schemas():
             raise ProtocolError(
-                f"the messages of {found.name} have other schemas at {caller}: both need the same version of "
-                f"{found.package}"
+                f"the messages of {found.name} have other schemas at {caller}, which runs vfl-toolkit "
+                f"{proposal.version}; {me} runs {release()}: both need the same version of {found.package}"
             )
         table, request, decision = self._judged(caller, proposal, found, parameters)
         record = self._recorded(caller, proposal)
@@ -79,36 +80,36 @@ class Consent:
 
     async def ask(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
         """Wait for a person where the policy says so; that is in the ledger before anything leaves."""
-        by: By = record.granted or "policy"
-        if not record.granted and case.decision.verdict == "ask":
+        by: By = "person" if case.decision.verdict == "ask" else "policy"
+        if by == "person" and not record.granted:
             await say(
                 Answer(job=record.job, attempt=record.attempt, state="waiting", reason=case.decision.reason)
             )
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
             await inbox.meanwhile(self._approved(record.job))
             self.judged_now(case)  # a person cannot grant what the policy has come to refuse
-            by = "person"
         record = record.model_copy(update={"granted": by})
-        self.notes.ledger.grant(record.job, case.program.name, by, reveals(case.program))
+        told = reveals(case.program, record.action)
+        self.notes.ledger.grant(record.job, case.program.name, by, told)
         return self.notes.state(record, "proposed")
 
-    def guard(self, case: Case) -> Guard | None:
-        """What its role has to ask while it runs. A predict job counts from here on."""
-        if case.request is None or case.decision.rule is None:
-            return None
-        caller, table = case.caller, case.table
-        guard = Guard(
-            case.decision.rule,
-            case.request,
-            self._history(caller, table),
-            partial(save_history, self.store.folder, caller, table or "none"),
-        )
-        guard.start()
-        return guard
+    def guard(self, case: Case) -> Guards:
+        """What its role has to ask while it runs: each peer who is to learn something has its own rule and
+        history. A predict job counts from here on."""
+        peers = dict.fromkeys((case.caller, *self._learners(case.proposal, case.program, case.parameters)))
+        guards = Guards(self._guard_of(peer, case) for peer in peers)
+        guards.start()
+        return guards
+
+    def _guard_of(self, peer: str, case: Case) -> Guard:
+        table, history = case.table, self._history(peer, case.table)
+        request = replace(case.request, peer=peer)
+        rule = judge(self.config.policy, request, history).check()
+        return Guard(rule, request, history, partial(save_history, self.store.folder, peer, table or "none"))
 
     def _judged(
         self, caller: str, proposal: Propose, found: Program[Any], parameters: Parameters
-    ) -> tuple[str, Request | None, Decision]:
+    ) -> tuple[str, Request, Decision]:
         table = proposal.table
         if not table and len(self.config.tables) == 1:
             table = next(iter(self.config.tables))
@@ -124,9 +125,23 @@ class Consent:
             plain=found.plain,
             when=datetime.now(UTC),
         )
-        decision = judge(self.config.policy, request, self._history(caller, table))
+        # A table that is not here is refused as one that no rule is about: neither tells which there are.
+        known = not table or table in self.config.tables
+        rules = self.config.policy if known else ()
+        history = self._history(caller, table if known else "")  # its name is a file's
+        decision = judge(rules, request, history)
+        others = [peer for peer in self._learners(proposal, found, parameters) if peer != caller]
+        if others and decision.verdict != "refused":
+            asked = {peer: replace(request, peer=peer) for peer in others}
+            judged = {peer: judge(rules, one, self._history(peer, table)) for peer, one in asked.items()}
+            decision = strictest({caller: decision, **judged})
         decision.check()
         return table, request, decision
+
+    def _learners(self, proposal: Propose, found: Program[Any], parameters: Parameters) -> tuple[str, ...]:
+        """Who would learn something from our rows, the caller or not."""
+        others = tuple(party for party in proposal.parties if party != self.config.name)
+        return found.learners(parameters, others)
 
     def _recorded(self, caller: str, proposal: Propose) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
@@ -144,7 +159,11 @@ class Consent:
             raise ProtocolError(
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )
-        kept = old.model_copy(update={"attempt": new.attempt, "reason": ""})
+        # A consent holds for going on after a cut, not for a job that is over, nor against a person's no.
+        over = old.state == "done" and not self.store.checkpoints(old.job).steps
+        lasts = old.granted == "person" and not over and old.reason != GIVEN_UP
+        granted = old.granted if lasts else ""  # what a policy granted, it is asked about again
+        kept = old.model_copy(update={"attempt": new.attempt, "reason": "", "granted": granted})
         return self.notes.state(kept, "proposed")
 
     async def _approved(self, job: str) -> None:
@@ -155,6 +174,7 @@ class Consent:
         return load_history(self.store.folder, peer, table or "none")
 
 
-def reveals(found: Program[Any]) -> list[str]:
-    """What a job of this program may let leave: each of its package's messages, in words."""
-    return [kind.reveals for kind in load_messages((found.package,)).get(found.package, [])]
+def reveals(found: Program[Any], action: str) -> list[str]:
+    """What a job of this program may let leave: each message that its roles send, in words."""
+    kinds: tuple[type[Message], ...] = (*found.speaks.get(action, ()), Abort)
+    return [kind.reveals for kind in kinds]

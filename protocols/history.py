@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import secrets
 import zipfile
 from collections.abc import Iterable
@@ -26,12 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import DataError
+from protocols.errors import ConfigError, DataError
 
 SIZE = 16  # bytes of a fingerprint
 KEY = 32  # bytes of the key
 FORMAT = 1
 PRINT = np.dtype((np.void, SIZE))
+_NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.[A-Za-z0-9][A-Za-z0-9_-]*")
 Prints = NDArray[np.void]  # sorted, distinct
 Bits = NDArray[np.bool_]
 
@@ -185,6 +187,8 @@ def _check(key: bytes) -> bytes:
 
 
 def _place(store: Path, peer: str, table: str) -> Path:
+    if not _NAMES.fullmatch(f"{peer}.{table}"):
+        raise ConfigError(f"no history of {peer!r} and {table!r}: they are no names of a party and a table")
     return store / "_history" / f"{peer}.{table}.npz"  # no run id begins with an underscore
 
 

@@ -16,6 +16,7 @@ from protocols.jobs import LEASE, Cancel, Claim, Over, Renew, Sealed, Start, Wor
 T = TypeVar("T")
 W = TypeVar("W", Claim, Start, Sealed)
 POLL = 0.3  # seconds between two looks for what a person said
+GIVEN_UP = "cancelled by a person at this party"
 MOST = 1000  # words that wait here; an honest caller says one every few seconds
 
 
@@ -84,7 +85,7 @@ class Inbox:
         try:
             while True:
                 if self._given_up():
-                    raise CancelledJobError("cancelled by a person at this party")
+                    raise CancelledJobError(GIVEN_UP)
                 either: set[asyncio.Future[Any]] = {word, self._lost}
                 before = loop.time()
                 await asyncio.wait(either, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)

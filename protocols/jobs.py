@@ -306,6 +306,8 @@ class Store:
             raise ConfigError(f"no job {job!r} in {self.folder}; `vfl jobs` lists them")
         if what == "approve" and record.state != "proposed":
             raise ConfigError(f"job {job} is {record.state}; only a proposed job can be approved")
+        if what == "approve" and record.granted:  # the word would lie there until somebody asks again
+            raise ConfigError(f"job {job} was granted already, by {record.granted}; it waits for its turn")
         if record.state not in OPEN:
             raise ConfigError(f"job {job} is {record.state} already")
         write_whole(self.folder / what / job, b"")

@@ -12,8 +12,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import nn
 
 from protocols.errors import ConfigError, nearest
@@ -69,6 +71,14 @@ def network(name: str, inputs: int, outputs: int, hidden: Sequence[int], seed: i
 def check_model(name: str) -> None:
     """ConfigError unless `name` is registered, and takes what `network` tells its factory."""
     _bound(name, _factory(name), _told(name, 1, 1, (), 0))
+
+
+def _registered(name: str) -> str:
+    check_model(name)
+    return name
+
+
+Registered = Annotated[str, AfterValidator(_registered)]  # of a program's parameters: a model's name
 
 
 def count_parameters(*modules: nn.Module) -> int:

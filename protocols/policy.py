@@ -13,7 +13,7 @@ a limit was crossed. What each clause stops, and what it does not, is in docs/gu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -71,6 +71,20 @@ def judge(rules: Sequence[Rule], request: Request, history: History) -> Decision
     if (rule.consent_predict if request.action == "predict" else rule.consent) == "ask":
         return Decision("ask", clause, "a person has to approve this job first", rule, columns)
     return Decision("granted", clause, "granted by the policy", rule, columns)
+
+
+def strictest(decisions: Mapping[str, Decision]) -> Decision:
+    """What all of these decisions on one job let it do; by the peers who are to learn something from it."""
+    for peer, decision in decisions.items():
+        if decision.verdict == "refused":
+            return replace(decision, reason=f"{decision.reason} (asked for {peer})")
+    first, *others = sorted(decisions.values(), key=lambda decision: decision.verdict != "ask")
+    rules = [decision.check() for decision in (first, *others)]
+    lists = [rule.columns for rule in rules if rule.columns != (ANY,)]
+    columns = tuple(name for name in lists[0] if all(name in names for names in lists)) if lists else (ANY,)
+    if rules[0].columns and not columns:
+        return Decision("refused", "columns", "no column is granted to all who would learn of it", rules[0])
+    return replace(first, rule=rules[0].model_copy(update={"columns": columns}))
 
 
 def _expires(rule: Rule, request: Request, history: History) -> str:
@@ -204,6 +218,34 @@ class Guard:
     def _keep(self, history: History) -> None:
         self._record(history)
         self.history = history
+
+
+class Guards:
+    """The guards of one job, of each peer who is to learn something from it: what one refuses is refused."""
+
+    def __init__(self, guards: Iterable[Guard]) -> None:
+        self._guards = tuple(guards)
+
+    def start(self) -> None:
+        """As of `Guard`."""
+        for guard in self._guards:
+            guard.start()
+
+    def rows(self, ids: Iterable[bytes]) -> None:
+        """As of `Guard`."""
+        known = list(ids)
+        for guard in self._guards:
+            guard.rows(known)
+
+    def intersection(self, rows: int) -> None:
+        """As of `Guard`."""
+        for guard in self._guards:
+            guard.intersection(rows)
+
+    def group(self, rows: int) -> None:
+        """As of `Guard`."""
+        for guard in self._guards:
+            guard.group(rows)
 
 
 def refusal(clause: str, reason: str) -> PolicyError:

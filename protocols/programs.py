@@ -57,20 +57,23 @@ Prepare = Callable[[P, Seat], Role]
 class Program(Generic[P]):
     """A method that parties can run together.
 
+    speaks: action -> the kinds of messages that its roles send, all of them: what a person consents to.
     prepare: action -> a function that checks a seat and gives the role; it raises ConfigError or DataError
         before any line opens. keep: what `fit`'s role returned -> the party's part. recall: a part -> what
         `kept` of the seat is when predicting. plain: whether embeddings, gradients or updates leave in the
-        clear.
+        clear. learners: those of a party's `others` who learn of its rows, and need a grant.
     """
 
     name: str
     package: str  # whose messages it speaks, besides those of `protocols`
     parameters: type[P]
+    speaks: Mapping[str, tuple[type[Message], ...]]
     prepare: Mapping[str, Prepare[P]]
     keep: Callable[[P, Seat, Any], Part]
     recall: Callable[[P, Part], Any]
     plain: bool = True
     target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
+    learners: Callable[[P, tuple[str, ...]], tuple[str, ...]] = lambda parameters, others: others
 
     def read(self, parameters: Mapping[str, Any]) -> P:
         """Parameters as they came over the wire. ConfigError naming those that do not fit."""
@@ -79,7 +82,9 @@ class Program(Generic[P]):
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)[:3]
             known = list(self.parameters.model_fields)
-            said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found]
+            said = [
+                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in found
+            ]
             said += [nearest(str(e["loc"][0]), known)[2:] for e in found if e["type"] == "extra_forbidden"]
             raise ConfigError(f"{self.name}: {'; '.join(said)}") from None
 

@@ -11,16 +11,18 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from protocols.clients import SERVER, read_client, row_clients
+from protocols.clients import SERVER, Columns, read_client, row_clients
+from protocols.cut import CutGradient, LabelledSmashed, Smashed
 from protocols.errors import ConfigError
 from protocols.federation import Role
-from protocols.models import check_model, network
+from protocols.models import Registered, network
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.tables import Kind, features
+from protocols.tables import Classes, Kind, Moments, Scaling, features
 from protocols.training import Settings, check_network
 from split import storage
 from split.layers import Plan, check_cut, cut_positions
+from split.messages import HandOver, Outputs, RowCount
 from split.prediction import answer, ask
 from split.setup import ClientPart, ServerPart
 from split.storage import Own
@@ -34,7 +36,7 @@ class SplitNet(Parameters):
 
     kind: Kind
     target: str  # the label column, at every client
-    model: str = "mlp"  # a registered network, an nn.Sequential
+    model: Registered = "mlp"  # an nn.Sequential
     cut: tuple[int, ...] = (2,)  # one, or two for the U shape
     hidden: tuple[int, ...] = (64, 32)
     epochs: int = 10
@@ -56,7 +58,6 @@ class SplitNet(Parameters):
             whole = _sequential(module)
             check_cut(cut, len(whole))
             return Plan(lambda d, k: whole, cut, settings, self.standardise)
-        check_model(self.model)
         if self.model == "mlp":
             check_cut(cut, 2 * len(self.hidden) + 1)
 
@@ -116,7 +117,14 @@ def _sequential(model: object) -> nn.Sequential:
     return model
 
 
+SPEAKS = {
+    "fit": (
+        *(Columns, RowCount, Moments, Scaling, Classes),
+        *(Smashed, LabelledSmashed, CutGradient, HandOver),
+    ),
+    "predict": (RowCount, Smashed, Outputs),
+}
 program = Program(
-    *("split-net", "split", SplitNet, {"fit": fit, "predict": predict}, keep, recall),
+    *("split-net", "split", SplitNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
     target=lambda parameters: parameters.target,
 )

@@ -38,7 +38,7 @@ from protocols.party import Party
 from protocols.programs import Seat
 from protocols.progress import bar
 from protocols.psi import ring
-from protocols.psi.ecdh import Learns, meet
+from protocols.psi.ecdh import BlindedIds, IdKind, Learns, TwiceBlinded, meet
 from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical, check_rules
 from protocols.psi.risk import Guessable, guessable
 from protocols.tables import column
@@ -57,6 +57,13 @@ class Repeats(Message, reveals="how many rows each common id has, where it has s
     """In the common order of distinct ids."""
 
     counts: Annotated[Array, Spec("int64", ("n",))]
+
+
+# All that aligning sends, of two parties and of more, where some id is at every party.
+SPOKEN = (
+    *(IdKind, BlindedIds, TwiceBlinded),
+    *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
+)
 
 
 @dataclass(frozen=True)

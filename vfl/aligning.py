@@ -19,8 +19,9 @@ from protocols.parts import Part
 from protocols.party import Party
 from protocols.programs import Parameters, Program, Seat
 from protocols.psi.ids import Duplicates, Rule
+from protocols.psi.ring import InAllSize
 from protocols.sources import fingerprint
-from vfl.align import Aligned, Reveal, align_feature, align_label, ids_of, learns_rows
+from vfl.align import SPOKEN, Aligned, Repeats, Reveal, align_feature, align_label, ids_of, learns_rows
 
 
 class Align(Parameters):
@@ -95,4 +96,7 @@ def recall(p: Align, part: Part) -> None:
     raise ConfigError("an alignment has nothing to predict with")
 
 
-program = Program("align", "vfl", Align, {"align": align}, keep, recall, plain=False)
+program = Program(
+    *("align", "vfl", Align, {"align": (*SPOKEN, InAllSize, Repeats)}, {"align": align}, keep, recall),
+    plain=False,
+)

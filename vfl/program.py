@@ -12,17 +12,29 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from protocols.cut import CutGradient, Smashed
 from protocols.errors import ConfigError, DataError
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
 from protocols.psi.ids import Rule
+from protocols.psi.ring import InAllSize
 from protocols.tables import Kind, check_classes, check_rows, column, features, labels
 from protocols.training import Settings
 from vfl import saving
-from vfl.align import ids_of
-from vfl.layout import embedding_width
-from vfl.neural import Bottom, Plan, Table, Top, feature_party, label_party, predict_feature, predict_label
+from vfl.align import SPOKEN, ids_of
+from vfl.layout import Columns, Width, embedding_width
+from vfl.neural import (
+    Bottom,
+    Order,
+    Plan,
+    Table,
+    Top,
+    feature_party,
+    label_party,
+    predict_feature,
+    predict_label,
+)
 from vfl.saving import Own
 
 
@@ -145,4 +157,10 @@ def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
-program = Program("vertical-net", "vfl", VerticalNet, {"fit": fit, "predict": predict}, keep, recall)
+SPEAKS = {
+    "fit": (*SPOKEN, Columns, Width, Order, Smashed, CutGradient),
+    "predict": (*SPOKEN, InAllSize, Smashed),
+}
+
+
+program = Program("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall)

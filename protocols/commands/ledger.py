@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from protocols.commands.terminal import console, errors, plain, say
+from protocols.commands.terminal import cell, console, errors, plain, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def show(
 
         table = Table(*map(str, sums.columns), title=file.name, title_justify="left")
         for row in sums.itertuples(index=False):
-            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else _cell(cell) for cell in row))
+            table.add_row(*(f"{value:,}" if isinstance(value, int) else cell(value) for value in row))
         console().print(table)
 
 
@@ -123,12 +123,6 @@ def _messages(file: Path) -> pd.DataFrame:
     if "entry" in table.columns:
         table = table[table["entry"] == "message"]
     return table
-
-
-def _cell(cell: object) -> str:
-    from rich.markup import escape
-
-    return escape(plain(str(cell)))
 
 
 def _csv(table: pd.DataFrame) -> str:

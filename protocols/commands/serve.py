@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from protocols.commands.terminal import console, errors, plain, say
+from protocols.commands.terminal import cell, console, errors, plain, say
 
 if TYPE_CHECKING:
     from protocols.jobs import Store
@@ -79,7 +79,7 @@ def jobs(config: Config = CONFIG, json: Json = False) -> None:
                 when,
                 r.reason,
             )
-            table.add_row(*(plain(cell) for cell in said))
+            table.add_row(*map(cell, said))
         console().print(table)
 
 
@@ -91,22 +91,30 @@ def approve(
 ) -> None:
     """Consent to a job that waits for it, after showing what will leave."""
     with errors():
+        from protocols.config import read_config
         from protocols.consent import reveals
         from protocols.errors import ConfigError
+        from protocols.jobs import Store
         from protocols.programs import program
 
-        store = _store(config)
+        found, _ = read_config(config)
+        store = Store(found.store)
         record = store.find(job)
         if record is None:
             raise ConfigError(f"no job {job!r} in {store.folder}; `vfl jobs` lists them")
+        table = record.table or ", ".join(found.tables)  # not named where there is one
         typer.echo(
-            f"{record.caller} asks to {record.action} {record.program} on table {record.table or 'main'} "
-            f"with {', '.join(record.parties)}; parameters:"
+            plain(
+                f"{record.caller} asks to {record.action} {record.program} "
+                f"{f'on table {table} ' if table else ''}with {', '.join(record.parties)}; parameters:"
+            )
         )
-        for name, value in record.parameters.items():
+        # As the role will read them, what the caller left out too.
+        parameters = program(record.program).read(record.parameters).model_dump(mode="json")
+        for name, value in parameters.items():
             typer.echo(plain(f"  {name} = {value}"))
         typer.echo("\nWhat its messages reveal, each to the party that receives it:")
-        for line in reveals(program(record.program)):
+        for line in reveals(program(record.program), record.action):
             typer.echo(f"  - {line}")
         if not yes and not typer.confirm("\nLet it run?"):
             raise typer.Exit(1)
@@ -148,11 +156,10 @@ def _print_status(found: dict[str, Any]) -> None:
         return
     table = Table("peer", "connected", "version", "latency, ms", "last heard, s", "why not")
     for name, peer in found["peers"].items():
-        cells = (peer["latency_ms"], peer["heard_s"])
-        shown = ["" if cell is None else f"{cell:.1f}" for cell in cells]
-        table.add_row(
-            name, "yes" if peer["connected"] else "no", peer["version"], *shown, plain(peer["cause"])
-        )
+        numbers = (peer["latency_ms"], peer["heard_s"])
+        shown = ["" if number is None else f"{number:.1f}" for number in numbers]
+        said = (name, "yes" if peer["connected"] else "no", peer["version"], *shown, peer["cause"])
+        table.add_row(*map(cell, said))
     console().print(table)
 
 
@@ -176,7 +183,7 @@ def list_command(config: Config = CONFIG, json: Json = False) -> None:
 
         table = Table("run", "method", "created", "bytes")
         for row in rows:
-            table.add_row(*(str(cell) for cell in row.values()))
+            table.add_row(*map(cell, row.values()))
         console().print(table)
 
 

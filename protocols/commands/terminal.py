@@ -27,6 +27,13 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def cell(value: object) -> str:
+    """A cell of a table, with nothing in it that a terminal or rich's markup would obey."""
+    from rich.markup import escape
+
+    return escape(plain(str(value)))
+
+
 def console() -> Console:
     """Standard output; of a fixed width where it is no terminal."""
     from rich.console import Console

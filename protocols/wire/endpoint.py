@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from ssl import PEM_cert_to_DER_cert
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -26,8 +27,8 @@ from protocols.wire.parties_pb2 import Hello
 from protocols.wire.proof import CHALLENGE, check_proof, prove, refuse_revoked
 from protocols.wire.tls import Credentials, channel_credentials, is_loopback, server_credentials
 
+_log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 _SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
-_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -110,7 +111,8 @@ class Server:
                 link, shows = self._admit(hello, context)
                 await link.answer(hello, read, context.write, shows)
         except RefusedError as error:
-            _log.warning("%s: a stream from %s is refused: %s", self.name, ascii(context.peer()), error)
+            extra = {"party": self.name, "address": unquote(context.peer())}
+            _log.warning("stream refused", extra=extra, exc_info=error)
             await context.abort(grpc.StatusCode[error.status], str(error))
 
     def _admit(self, hello: Hello, context: Any) -> tuple[Link, dict[str, Any]]:

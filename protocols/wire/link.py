@@ -34,11 +34,11 @@ from protocols.wire.line import Line
 from protocols.wire.parties_pb2 import Hello
 from protocols.wire.transport import Envelope
 
+_log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 METHOD = "/vfl.parties.v1.Parties/Line"
 _SOONEST, _LATEST = 0.05, 5.0  # seconds between two dials
 _ACK_AFTER = 0.02  # seconds
 _FAREWELL = 2.0  # seconds: for a peer to end the stream after our last word
-_log = logging.getLogger(__name__)
 
 Read = Callable[[], Awaitable[bytes | None]]  # None: the stream has ended
 Write = Callable[[bytes], Awaitable[None]]
@@ -97,6 +97,7 @@ class Link:
         self._met = False
         self._patience: asyncio.TimerHandle | None = None
         self._ack: asyncio.TimerHandle | None = None
+        self._names = {"party": line.me, "peer": line.peer}  # for the log
         self._wait_for_it()
 
     # Called by the transport.
@@ -141,7 +142,7 @@ class Link:
         self.final, self.cause = error, str(error)
         if not isinstance(error, ToldError):  # what the peer objects to, it may have put right
             self._barred = self.line.peer_session, self._loop.time() + self.limits.again
-        _log.warning("%s: the line to %s is refused: %s", self.line.me, self.line.peer, error)
+        _log.warning("line refused", extra=self._names, exc_info=error)
         kind = LineError if error.status == "FAILED_PRECONDITION" else ProtocolError
         self._sink.failed(self, "refused", kind, str(error))
         self._changed.set()
@@ -170,7 +171,7 @@ class Link:
 
     async def dial(self, connect: Callable[[], Dialled]) -> None:
         """Keep a stream open. What was refused is tried again at leisure: its cause may be put right."""
-        pause = _SOONEST
+        pause, said = _SOONEST, ""
         while not self._over:
             before = self.line.into.received, self.line.out.acknowledged
             try:
@@ -193,11 +194,13 @@ class Link:
                 self.cause = str(error)
             except Exception as error:  # a fault of ours is told, and must not end the dialling
                 self.cause = f"{type(error).__name__}; the reason is in the log"
-                _log.exception("%s: dialling %s failed", self.line.me, self.line.peer)
+                _log.error("unexpected error", extra=self._names, exc_info=error)
             if self.final is not None:
                 await asyncio.sleep(self.limits.again)
                 continue
-            _log.info("%s: no stream to %s: %s", self.line.me, self.line.peer, self.cause)
+            if self.cause != said:  # once, not at each dial
+                said = self.cause
+                _log.info("peer not reached", extra=self._names, exc_info=LineError(said))
             # A peer that is there and then cut is dialled at once; one that is not, ever more seldom.
             now = self.line.into.received, self.line.out.acknowledged
             pause = _SOONEST if before != now else min(2 * pause, _LATEST)
@@ -380,13 +383,14 @@ class Link:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        _log.info("%s: a stream to %s is open", self.line.me, self.line.peer)
+        _log.info("peer connected", extra=self._names)
         self._sink.recovered(self)
         if self.blocked:
             self._sink.freed(self)  # the peer's Hello acknowledges too
 
     def _lost(self) -> None:
         self.connected = self.line.ack_due = False
+        _log.info("peer lost", extra=self._names)
         if not self.line.left:
             self._wait_for_it()
 

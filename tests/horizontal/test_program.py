@@ -140,7 +140,7 @@ def test_a_network_that_is_not_registered_is_refused_before_any_line_opens(
         FedClassifier(name).fit(PLAIN, target="y")
     seat = Seat(party, PARTIES, TABLES.get(party), IDS.get(party))
     with pytest.raises(ConfigError, match=said):
-        fit(FedAvg(kind="classification", target="y", model=name), seat)
+        fit(program.read({"kind": "classification", "target": "y", "model": name}), seat)
 
 
 def test_a_registered_network_of_another_width_is_refused(registry: None) -> None:

@@ -125,6 +125,7 @@ def trivial(ran: list[str]) -> Program[Given]:
         "trivial",
         "vfl",
         Given,
+        {},
         {action: lambda p, seat: role for action in ("fit", "predict")},
         lambda p, seat, result: Part("Trivial", seat.party, {}, Arrays()),
         lambda p, part: None,

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from horizontal import FedClassifier
+from protocols import connect
 from protocols.compare_parties import compare_parties
 from protocols.connect import Connected
 from protocols.errors import (
@@ -30,7 +31,7 @@ from protocols.errors import (
     VflError,
 )
 from protocols.federation import Federation
-from protocols.jobs import Store
+from protocols.jobs import Store, release
 from protocols.training import Settings
 from protocols.wire.reconcile import verify
 from split import SplitClassifier
@@ -133,6 +134,22 @@ def test_the_caller_may_be_the_server(tmp_path: Path) -> None:
             FedClassifier(rounds=1).fit(server, target="z")
 
 
+def test_a_model_that_is_registered_at_the_caller_alone_is_refused_with_the_reason(
+    as_client: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposal = connect.Asked.proposal
+
+    def changed(self: Any, record: Any, party: str) -> Any:
+        honest = proposal(self, record, party)
+        return honest.model_copy(update={"parameters": {**honest.parameters, "model": "mpl"}})
+
+    monkeypatch.setattr(connect.Asked, "proposal", changed)
+    said = r"^(server|north1)/fit: .*: model: model 'mpl' is not among those registered.*'mlp'"
+    for estimator in (FedClassifier(rounds=1), SplitClassifier(epochs=1)):
+        with pytest.raises(ProtocolError, match=said):
+            estimator.fit(as_client, target="y", id="id")
+
+
 @pytest.fixture(scope="module")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
@@ -194,7 +211,11 @@ REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
         ProtocolError,
         "^(telco|shop)/.*epochs: Input should be a valid integer",
     ),
-    ({"schemas": "0" * 64}, ProtocolError, "^(telco|shop)/.*other schemas at bank"),
+    (
+        {"schemas": "0" * 64, "version": "9.9"},
+        ProtocolError,
+        rf"^(telco|shop)/.*other schemas at bank, which runs vfl-toolkit 9.9; (telco|shop) runs {release()}",
+    ),
 ]
 
 
@@ -202,8 +223,6 @@ REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
 def test_what_is_not_registered_or_fits_no_schema_is_refused(
     bank: Connected, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], kind: type[VflError], said: str
 ) -> None:
-    from protocols import connect
-
     proposal = connect.Asked.proposal
 
     def changed(self: Any, record: Any, party: str) -> Any:
@@ -239,9 +258,9 @@ def test_a_module_is_refused_before_any_connection(bank: Connected) -> None:
         VerticalNetClassifier(top=nn.Linear(64, 2)).fit(bank, **FIT)
 
 
-def test_what_needs_all_tables_says_so(bank: Connected) -> None:
-    with pytest.raises(ConfigError, match=r"needs the tables of all parties here"):
-        align(bank, label_party="bank", id="id")
+def test_what_needs_a_table_that_is_elsewhere_says_so(bank: Connected) -> None:
+    with pytest.raises(ConfigError, match=r"over a network an id is one column, and id names this party's"):
+        align(bank, label_party="bank", id={"bank": "id", "telco": "id", "shop": "id"})
     with pytest.raises(ConfigError, match=r"the target is at telco, whose table is not here"):
         model().fit(bank, target="telco.b", id="id")
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import DataError
+from protocols.errors import ConfigError, DataError
 from protocols.history import KEY, History, load_history, save_history
 
 SECRET = bytes(range(KEY))
@@ -244,3 +244,12 @@ def test_row_sets_of_one_table_cost_a_bit_for_each_id(tmp_path: Path) -> None:
     assert len(history.fits) == 10
     with zipfile.ZipFile(tmp_path / "_history" / "bank.main.npz") as file:
         assert sum(entry.file_size for entry in file.infolist()) < 4000 * (16 + 11 / 8) + 2000
+
+
+@pytest.mark.parametrize("table", ["/../../outside", "../outside", "", "a.b", "a\0", "_key"])
+def test_a_history_is_kept_under_names_only(tmp_path: Path, table: str) -> None:
+    store = tmp_path / "store"
+    history = load_history(store, "bank", "main")
+    with pytest.raises(ConfigError, match="no names of a party and a table"):
+        save_history(store, "bank", table, history)
+    assert [place.name for place in tmp_path.rglob("*") if place.is_file()] == ["key"]

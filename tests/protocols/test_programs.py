@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
+from horizontal import FedClassifier, FedRegressor
 from protocols import programs
+from protocols.consent import reveals
+from protocols.cut import CutGradient
 from protocols.errors import ConfigError
 from protocols.programs import GROUP, program, told
+from protocols.psi.ecdh import BlindedIds
+from protocols.serving import Abort
+from split import SplitClassifier, SplitRegressor
+from tests.protocols.networked import columns, rows
+from vfl import VerticalNetClassifier, VerticalNetRegressor
 
 
 @pytest.mark.parametrize("package", ["horizontal", "split", "vfl"])
@@ -40,3 +51,54 @@ def test_a_broken_program_is_in_the_way_of_no_other(monkeypatch: pytest.MonkeyPa
     ):
         program("brokn")
     programs._registered.cache_clear()
+
+
+def said(*models: Any) -> dict[str, set[str]]:
+    """The kinds of messages of each action, in runs of these fitted models."""
+    ledgers = {"fit": "ledger_", "predict": "predict_ledger_"}
+    found = {
+        action: {entry.kind for model in models for entry in getattr(model, ledger, ())}
+        for action, ledger in ledgers.items()
+    }
+    return {action: kinds for action, kinds in found.items() if kinds}
+
+
+def vertical() -> list[Any]:
+    models = [VerticalNetClassifier(epochs=1), VerticalNetRegressor(epochs=1)]
+    for model, target in zip(models, ("bank.y", "bank.a"), strict=True):
+        model.fit(columns(), target=target, id="id").predict(columns())
+    two = {party: table for party, table in columns().items() if party != "shop"}
+    models.append(VerticalNetClassifier(epochs=1, unmatched="nan").fit(two, target="bank.y", id="id"))
+    models.append(copy.deepcopy(models[-1]))
+    models[-1].predict({**two, "telco": two["telco"].assign(id=two["telco"]["id"] + 10_000)})  # none match
+    models[-2].predict(two)
+    return models
+
+
+def averaged() -> list[Any]:
+    models = [FedClassifier(rounds=3, fraction=0.5, hidden=(4,)), FedRegressor(rounds=1, hidden=(4,))]
+    return [model.fit(rows(), target=target) for model, target in zip(models, "ya", strict=True)]
+
+
+def cut() -> list[Any]:
+    models: list[Any] = [SplitClassifier(cut=cut, epochs=1, hidden=(4, 4)) for cut in (2, (2, 4))]
+    models.append(SplitRegressor(epochs=1, hidden=(4, 4)))
+    for model, target in zip(models, "yya", strict=True):
+        model.fit(rows(), target=target, id="id").predict(rows())
+    return models
+
+
+@pytest.mark.parametrize(
+    ("name", "play"), [("vertical-net", vertical), ("fedavg", averaged), ("split-net", cut)]
+)
+def test_a_program_says_which_messages_its_roles_send(name: str, play: Callable[[], list[Any]]) -> None:
+    """A person consents to what these reveal: none may be missing, and none too many."""
+    speaks = program(name).speaks
+    assert {action: {kind.kind for kind in kinds} for action, kinds in speaks.items()} == said(*play())
+    assert list(speaks) == list(program(name).prepare)
+
+
+def test_what_a_person_is_shown_is_what_leaves() -> None:
+    fit, predict = (reveals(program("vertical-net"), action) for action in ("fit", "predict"))
+    assert BlindedIds.reveals in fit and BlindedIds.reveals in predict
+    assert CutGradient.reveals in fit and CutGradient.reveals not in predict and Abort.reveals in predict

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protocols import certs
 from protocols.certs import new_party
 from protocols.errors import ConfigError, ProtocolError, VflError
+from protocols.logs import structured
 from protocols.wire import proof
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Ping
@@ -414,3 +417,29 @@ def test_whoever_has_a_certificate_may_ask_whether_a_party_serves() -> None:
             assert await ask(None) == "UNAVAILABLE"
 
     bounded(talk())
+
+
+# What an operator reads.
+
+
+def test_the_log_says_who_came_who_left_and_who_was_refused_for_what(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def talk() -> None:
+        async with shop_party(SOON) as shop, bank_party(shop.address, SOON) as bank:
+            assert await bank.reachable("shop", 5.0)
+            await rogue(shop.address, [hello()], certified("post"))
+        async with bank_party(shop.address, SOON) as bank:
+            assert "nothing listens there" in await told(bank, "shop")
+
+    with structured("info"):
+        bounded(talk())
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    found = {(line["party"], line["event"]): line for line in lines}
+    for who in ("bank", "shop"):
+        assert {(who, "peer connected"), (who, "peer lost")} <= found.keys()
+    refused = found["shop", "stream refused"]
+    assert refused["reason"].startswith("the certificate is for 'post, ") and ":" in refused["address"]
+    assert "nothing listens there" in found["bank", "peer not reached"]["reason"]
+    reasons = [line["reason"] for line in lines if line["event"] == "peer not reached"]
+    assert all(a != b for a, b in itertools.pairwise(reasons)), reasons  # once, not at each dial

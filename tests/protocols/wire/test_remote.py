@@ -516,5 +516,5 @@ def test_no_payload_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     with caplog.at_level(logging.DEBUG):
         bounded(talk())
-    assert "a stream to bank is open" in caplog.text
+    assert "peer connected" in caplog.text
     assert canary.decode() not in caplog.text

@@ -1,0 +1,73 @@
+"""What an operator is shown: no peer's words command a terminal, and what is to be approved is whole."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from protocols.commands.serve import app
+from protocols.jobs import Record, Store
+from tests.protocols.served import lay_out
+
+NOW = datetime.now(UTC)
+JOB = "a" * 16
+EVIL = "[/x]\x1b[2J"  # what rich would take for a tag, and a terminal for an order
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    lay_out(tmp_path, {"bank": None, "telco": None})
+    return Store(tmp_path / "telco-store")
+
+
+def asked(store: Store, **changes: Any) -> None:
+    record = Record(
+        job=JOB,
+        attempt=1,
+        caller="bank",
+        program="vertical-net",
+        action="fit",
+        parameters={"label_party": "bank", "kind": "classification"},
+        parties=("bank", "telco"),
+        table="",
+        run="",
+        seed=0,
+        state="proposed",
+        created=NOW,
+        updated=NOW,
+    )
+    store.save(record.model_copy(update=changes))
+
+
+def shown(store: Store, *words: str, stdin: str = "") -> str:
+    config = store.folder.parent / "telco.toml"
+    said = CliRunner().invoke(app, [*words, "--config", str(config)], input=stdin, env={"COLUMNS": "200"})
+    assert said.exit_code in (0, 1) and not isinstance(said.exception, Exception), said.exception
+    assert "\x1b[2J" not in said.output
+    return said.output
+
+
+def test_a_peers_words_are_obeyed_by_nothing(store: Store) -> None:
+    asked(store, table=EVIL, reason=EVIL)
+    assert "[/x]" in shown(store, "jobs")
+    assert "[/x]" in shown(store, "approve", JOB)
+    peer = {"connected": False, "heard_s": None, "latency_ms": 1.0, "cause": EVIL, "version": EVIL}
+    said = {"party": "telco", "version": "1", "seen": datetime.now(UTC).isoformat(), "peers": {"bank": peer}}
+    (store.folder / "status.json").write_text(json.dumps(said))
+    assert "[/x]" in shown(store, "status")
+
+
+def test_what_is_to_be_approved_is_shown_as_it_would_run(store: Store) -> None:
+    config = store.folder.parent / "telco.toml"
+    config.write_text(config.read_text().replace("tables.main", "tables.customers").replace('"main"', '"*"'))
+    asked(store)
+    said = shown(store, "approve", JOB, stdin="n\n")
+    assert "bank asks to fit vertical-net on table customers with bank, telco" in said
+    assert "epochs = 10" in said and "kind = classification" in said  # one of them by default
+    assert not store.said("approve", JOB)
+    assert "approved" in shown(store, "approve", JOB, stdin="y\n") and store.said("approve", JOB)
