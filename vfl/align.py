@@ -324,18 +324,19 @@ def report(
 
 def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], reveal: Reveal) -> str:
     others = [peer for peer in parties if peer != party]
-    have = f"{others[0]} also has" if len(others) == 1 else "all other parties also have"
+    shared = f"{others[0]} also has" if len(others) == 1 else "all other parties also have"
     if reveal == "size":
         what = f"how many ids all have ({own.size}), and not which"
     elif learns_rows(party, label_party, reveal):
-        what = f"which of its own ids {have} ({own.size})"
+        what = f"which of its own ids {shared} ({own.size})"
     else:
         what = "nothing about which ids are shared"
     groups = {group: n for group, n in own.sizes.items() if len(group) < len(parties)}
     if groups:
         said = ", ".join(f"{' and '.join(group)} {n}" for group, n in groups.items())
         what += f", how many ids each group of parties shares, and not which ({said})"
-    return f"{party} learns {what}, and how many ids {' and '.join(others)} have; nothing of the rest."
+    have = "has" if len(others) == 1 else "have"
+    return f"{party} learns {what}, and how many ids {' and '.join(others)} {have}; nothing of the rest."
 
 
 def feature_parties(parties: Sequence[str], label_party: str) -> tuple[str, ...]:
