@@ -16,13 +16,13 @@ from horizontal.local import LocalRule, fedavg, fedsgd
 from horizontal.networks import Network, brought, check_inputs, named
 from horizontal.rounds import Recipe, Trained, client, server
 from horizontal.sampling import check_fraction
-from protocols.clients import SERVER, read_client, row_clients
+from protocols.clients import SERVER, Columns, read_client, row_clients
 from protocols.errors import ConfigError
 from protocols.federation import Role
 from protocols.models import check_model
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.tables import Kind
+from protocols.tables import Classes, Kind, Moments, Scaling
 from protocols.training import Settings, check_count, check_network
 
 METHODS = {"classification": "horizontal.FedClassifier", "regression": "horizontal.FedRegressor"}
@@ -120,5 +120,7 @@ def recall(p: FedAvg, part: Part) -> Trained:
 
 
 program = Program(
-    "fedavg", "horizontal", FedAvg, {"fit": fit}, keep, recall, target=lambda parameters: parameters.target
+    *("fedavg", "horizontal", FedAvg, {"fit": fit}, keep, recall),
+    target=lambda parameters: parameters.target,
+    speaks=(Columns, Moments, Scaling, Classes),
 )

@@ -60,7 +60,6 @@ from protocols.sources import fingerprint, read_table
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.record_rows import By
 from protocols.wire.remote import Change, Grpc, Peer
-from protocols.wire.reveals import load_messages
 
 Say = Callable[[Word], Awaitable[None]]
 Key = tuple[str, str, int]  # caller, job, attempt
@@ -375,9 +374,7 @@ class Agent:
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
             await inbox.meanwhile(self._approved(record.job))
             by = "person"
-        record = record.model_copy(update={"granted": by})
-        self.notes.ledger.grant(record.job, case.program.name, by, reveals(case.program))
-        return self.notes.state(record, "proposed")
+        return self.notes.consent(record, by, case.program.reveals())
 
     async def _approved(self, job: str) -> None:
         while not self.store.said("approve", job):
@@ -455,11 +452,6 @@ def _ours(error: Exception, party: str, scope: str) -> VflError:
         return ours
     assert isinstance(error, VflError)
     return error
-
-
-def reveals(found: Program[Any]) -> list[str]:
-    """What a job of this program may let leave: each of its package's messages, in words."""
-    return [kind.reveals for kind in load_messages((found.package,)).get(found.package, [])]
 
 
 def _refusal(about: dict[str, Any], error: VflError) -> Answer:

@@ -13,6 +13,7 @@ from protocols.jobs import OPEN, Record, State, Store
 from protocols.logs import log
 from protocols.wire.ledger import Entry
 from protocols.wire.record import Record as Ledger
+from protocols.wire.record_rows import By
 
 
 class Notes:
@@ -33,8 +34,15 @@ class Notes:
 
     def state(self, record: Record, state: State, reason: str = "") -> Record:
         """`record` in a new state."""
-        log.info(f"job {state}", extra={"job": record.job, "peer": record.caller})
+        log.info(f"job {state}", extra=_about(record))
         return self._put(record, state, reason)
+
+    def consent(self, record: Record, by: By, reveals: list[str]) -> Record:
+        """`record`, granted by the policy or a person; that is in the ledger before anything leaves."""
+        self.ledger.grant(record.job, record.program, by, reveals)
+        if by == "person":
+            log.info("job approved", extra=_about(record))
+        return self._put(record.model_copy(update={"granted": by}), "proposed", "")
 
     def end(self, record: Record, state: State, reason: str) -> None:
         """The same for an attempt that did not end well: now, or when it can be."""
@@ -68,3 +76,9 @@ class Notes:
         new = record.model_copy(update={"state": state, "reason": reason})
         # What is made up for may be of an attempt that was followed by another.
         return new if known is not None and known.attempt > new.attempt else self.store.save(new)
+
+
+def _about(record: Record) -> dict[str, str]:
+    """What the log says of a job."""
+    said = {"job": record.job, "peer": record.caller, "method": record.program, "action": record.action}
+    return said | ({"table": record.table} if record.table else {})

@@ -71,6 +71,7 @@ class Program(Generic[P]):
     recall: Callable[[P, Part], Any]
     plain: bool = True
     target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
+    speaks: tuple[type[Message], ...] = ()  # the messages of `protocols` that its roles send
 
     def read(self, parameters: Mapping[str, Any]) -> P:
         """Parameters as they came over the wire. ConfigError naming those that do not fit."""
@@ -88,6 +89,11 @@ class Program(Generic[P]):
         if action not in self.prepare:
             raise ConfigError(f"{self.name} has no action {action!r}; it has {', '.join(self.prepare)}")
         return self.prepare[action](parameters, seat)
+
+    def reveals(self) -> list[str]:
+        """What its roles let leave: each message that they send, in words."""
+        own = load_messages((self.package,)).get(self.package, [])
+        return list(dict.fromkeys(kind.reveals for kind in (*self.speaks, *own)))
 
     def schemas(self) -> str:
         """A digest of all messages it speaks, equal at parties that understand each other; 64 hex digits."""

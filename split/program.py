@@ -11,13 +11,14 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from protocols.clients import SERVER, read_client, row_clients
+from protocols.clients import SERVER, Columns, read_client, row_clients
+from protocols.cut import CutGradient, LabelledSmashed, Smashed
 from protocols.errors import ConfigError
 from protocols.federation import Role
 from protocols.models import check_model, network
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.tables import Kind, features
+from protocols.tables import Classes, Kind, Moments, Scaling, features
 from protocols.training import Settings, check_network
 from split import storage
 from split.layers import Plan, check_cut, cut_positions
@@ -119,4 +120,5 @@ def _sequential(model: object) -> nn.Sequential:
 program = Program(
     *("split-net", "split", SplitNet, {"fit": fit, "predict": predict}, keep, recall),
     target=lambda parameters: parameters.target,
+    speaks=(Columns, Moments, Scaling, Classes, Smashed, LabelledSmashed, CutGradient),
 )

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from protocols.cut import CutGradient, Smashed
 from protocols.errors import ConfigError, DataError
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
+from protocols.psi.ecdh import BlindedIds, IdKind, TwiceBlinded
 from protocols.psi.ids import canonical
 from protocols.tables import Kind, check_classes, check_rows, column, features, labels
 from protocols.training import Settings
@@ -142,4 +144,7 @@ def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
-program = Program("vertical-net", "vfl", VerticalNet, {"fit": fit, "predict": predict}, keep, recall)
+program = Program(
+    *("vertical-net", "vfl", VerticalNet, {"fit": fit, "predict": predict}, keep, recall),
+    speaks=(IdKind, BlindedIds, TwiceBlinded, Smashed, CutGradient),
+)

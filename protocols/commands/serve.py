@@ -91,7 +91,6 @@ def approve(
 ) -> None:
     """Consent to a job that waits for it, after showing what will leave."""
     with errors():
-        from protocols.agent import reveals
         from protocols.errors import ConfigError
         from protocols.programs import program
 
@@ -99,6 +98,8 @@ def approve(
         record = store.find(job)
         if record is None:
             raise ConfigError(f"no job {job!r} in {store.folder}; `vfl jobs` lists them")
+        if record.state != "proposed" or record.granted:
+            raise ConfigError(f"job {job} waits for nobody: it is {record.state}")
         typer.echo(
             f"{record.caller} asks to {record.action} {record.program} on table {record.table or 'main'} "
             f"with {', '.join(record.parties)}; parameters:"
@@ -106,7 +107,7 @@ def approve(
         for name, value in record.parameters.items():
             typer.echo(plain(f"  {name} = {value}"))
         typer.echo("\nWhat its messages reveal, each to the party that receives it:")
-        for line in reveals(program(record.program)):
+        for line in program(record.program).reveals():
             typer.echo(f"  - {line}")
         if not yes and not typer.confirm("\nLet it run?"):
             raise typer.Exit(1)
