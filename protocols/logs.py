@@ -40,6 +40,8 @@ EVENTS = frozenset(
         "stopping",
         "peer connected",
         "peer lost",
+        "peer left",
+        "no connection",
         "handshake refused",
         "certificates renewed",
         "table read",

@@ -9,17 +9,18 @@ the party is serving.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Mapping
 from ssl import PEM_cert_to_DER_cert
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from protocols.errors import ConfigError
+from protocols.logs import log
 from protocols.wire.frames import LARGEST_FRAME, Limits, RefusedError, parse_hello
 from protocols.wire.link import METHOD, Dialled, Link
 from protocols.wire.parties_pb2 import Hello
@@ -27,7 +28,6 @@ from protocols.wire.proof import CHALLENGE, check_proof, prove, refuse_revoked
 from protocols.wire.tls import Credentials, channel_credentials, is_loopback, server_credentials
 
 _SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
-_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -110,7 +110,8 @@ class Server:
                 link, shows = self._admit(hello, context)
                 await link.answer(hello, read, context.write, shows)
         except RefusedError as error:
-            _log.warning("%s: a stream from %s is refused: %s", self.name, ascii(context.peer()), error)
+            address = unquote(context.peer())  # of ipv6:%5B::1%5D:50000
+            log.warning("handshake refused", extra={"address": address}, exc_info=error)
             await context.abort(grpc.StatusCode[error.status], str(error))
 
     def _admit(self, hello: Hello, context: Any) -> tuple[Link, dict[str, Any]]:

@@ -6,7 +6,6 @@ the `Sink`, whose methods hand over to that loop."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ import grpc
 import grpc.aio
 
 from protocols.errors import ConfigError, LineError, ProtocolError, VflError
+from protocols.logs import log
 from protocols.wire.causes import cause
 from protocols.wire.frames import (
     CONTROL,
@@ -38,7 +38,6 @@ METHOD = "/vfl.parties.v1.Parties/Line"
 _SOONEST, _LATEST = 0.05, 5.0  # seconds between two dials
 _ACK_AFTER = 0.02  # seconds
 _FAREWELL = 2.0  # seconds: for a peer to end the stream after our last word
-_log = logging.getLogger(__name__)
 
 Read = Callable[[], Awaitable[bytes | None]]  # None: the stream has ended
 Write = Callable[[bytes], Awaitable[None]]
@@ -96,6 +95,7 @@ class Link:
         self._over = False  # we have left
         self._met = False
         self._patience: asyncio.TimerHandle | None = None
+        self._said = ""  # the latest cause that was logged
         self._ack: asyncio.TimerHandle | None = None
         self._wait_for_it()
 
@@ -141,7 +141,7 @@ class Link:
         self.final, self.cause = error, str(error)
         if not isinstance(error, ToldError):  # what the peer objects to, it may have put right
             self._barred = self.line.peer_session, self._loop.time() + self.limits.again
-        _log.warning("%s: the line to %s is refused: %s", self.line.me, self.line.peer, error)
+        log.warning("handshake refused", extra={"peer": self.line.peer}, exc_info=error)
         kind = LineError if error.status == "FAILED_PRECONDITION" else ProtocolError
         self._sink.failed(self, "refused", kind, str(error))
         self._changed.set()
@@ -193,11 +193,11 @@ class Link:
                 self.cause = str(error)
             except Exception as error:  # a fault of ours is told, and must not end the dialling
                 self.cause = f"{type(error).__name__}; the reason is in the log"
-                _log.exception("%s: dialling %s failed", self.line.me, self.line.peer)
+                log.error("unexpected error", extra={"peer": self.line.peer}, exc_info=error)
             if self.final is not None:
                 await asyncio.sleep(self.limits.again)
                 continue
-            _log.info("%s: no stream to %s: %s", self.line.me, self.line.peer, self.cause)
+            self._say_why()
             # A peer that is there and then cut is dialled at once; one that is not, ever more seldom.
             now = self.line.into.received, self.line.out.acknowledged
             pause = _SOONEST if before != now else min(2 * pause, _LATEST)
@@ -380,13 +380,21 @@ class Link:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        _log.info("%s: a stream to %s is open", self.line.me, self.line.peer)
+        self._said = ""
+        log.info("peer connected", extra={"peer": self.line.peer})
         self._sink.recovered(self)
         if self.blocked:
             self._sink.freed(self)  # the peer's Hello acknowledges too
 
+    def _say_why(self) -> None:
+        """Log why there is no stream to the peer; once, until there was one or the cause is another."""
+        if self._said != self.cause:
+            self._said = self.cause
+            log.info("no connection", extra={"peer": self.line.peer}, exc_info=LineError(self.cause))
+
     def _lost(self) -> None:
         self.connected = self.line.ack_due = False
+        log.info("peer left" if self.line.left else "peer lost", extra={"peer": self.line.peer})
         if not self.line.left:
             self._wait_for_it()
 
