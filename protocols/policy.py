@@ -61,7 +61,8 @@ def judge(rules: Sequence[Rule], request: Request, history: History) -> Decision
     covering = (r for r in rules if r.covers(request.peer, request.table, request.method))
     rule = next(covering, None)
     if rule is None:
-        return Decision("refused", "policy", "nothing is granted to this peer for this table and method")
+        reason = f"nothing is granted to {request.peer} for {request.method} on this table"
+        return Decision("refused", "policy", reason)
     for clause, check in CLAUSES.items():
         if reason := check(rule, request, history):
             return Decision("refused", clause, reason, rule)

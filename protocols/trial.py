@@ -178,13 +178,13 @@ parties = "{BOOK}"  # the book: who takes part, where they are, where the certif
 store = "{party}-store"  # a folder of this party's own: jobs, parts of models, the ledger
 # listen = "0.0.0.0:7001"  # where it is not the address in the book, as behind a forwarded port
 # log = "info"  # or debug, warning, error
-# retention_days = 365  # parts of models are deleted after so many days; without it, never
+# retention_days = 365  # parts and finished jobs that are older can go: `vfl parts delete --expired`
 
 {table}# What others may do. The first rule that names a job's peer, table and method decides; a job that none
 # names is refused. This one grants everything that this version's networks need, which is for trials only.
 [[policy]]
 peers = [{peers}]
-{tables}methods = ["*"]  # or names, as `vfl methods` lists them
+{tables}methods = ["*"]  # or names: "vertical-net", "fedavg", "split-net"
 actions = ["fit", "predict", "align"]
 columns = ["*"]  # or the names of those that jobs may use
 show_columns = true  # FedAvg and split learning name the column of the label
