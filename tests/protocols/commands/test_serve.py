@@ -20,11 +20,9 @@ def waiting(folder: Path, state: State = "proposed") -> Store:
     store = Store(folder / "telco-store")
     (folder / "telco-store" / "jobs").mkdir(parents=True)
     now = datetime.now(UTC)
-    record = Record(
-        **{"job": JOB, "attempt": 1, "caller": "bank", "program": "vertical-net", "action": "fit"},
-        **{"parameters": {"epochs": 2}, "parties": ("bank", "telco"), "table": "", "run": "", "seed": 0},
-        **{"state": state, "created": now, "updated": now},
-    )
+    said = {"job": JOB, "attempt": 1, "caller": "bank", "program": "vertical-net", "action": "fit"}
+    said |= {"parameters": {"epochs": 2}, "parties": ("bank", "telco"), "table": "", "run": "", "seed": 0}
+    record = Record.model_validate({**said, "state": state, "created": now, "updated": now})
     store.save(record)
     return store
 
