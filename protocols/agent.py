@@ -186,7 +186,9 @@ class Agent:
         """For a caller that speaks of an attempt that is not open here, and may have missed its end."""
         about: dict[str, Any] = {"job": word.job, "attempt": word.attempt}
         record: Record | None = None
-        error: VflError = LineError("the job is not open here; was this party restarted?")
+        error: VflError = LineError(
+            "the job is not open here; was this party restarted, or is it of another release?"
+        )
         with suppress(DataError):
             record = self.store.find(word.job)
         if record is not None and (record.caller, record.attempt) == (peer, word.attempt):

@@ -18,6 +18,7 @@ from protocols.serving import error_of
 T = TypeVar("T")
 W = TypeVar("W", Answer, Ended)
 GRACE = 2.0  # seconds for our role to fail by itself, once another party said that it did
+ANSWER = 60.0  # seconds for a party's first answer, be it that a person has to approve
 FAREWELL = 2.0  # seconds to tell all that it is over
 
 
@@ -65,12 +66,20 @@ class Talk:
     async def answers(self, state: str) -> None:
         """Until all have answered `state`; whoever refuses first is raised."""
         for party in self.others:
-            await self.answer(party, state)
+            await self.answer(party, state, ANSWER)
 
-    async def answer(self, party: str, state: str) -> None:
-        """Until `party` has answered `state`."""
+    async def answer(self, party: str, state: str, within: float | None = None) -> None:
+        """Until `party` has answered `state`. within: seconds for the first that it says."""
         while True:
-            word = await self._next(party, Answer)
+            try:
+                async with asyncio.timeout(within):
+                    word = await self._next(party, Answer)
+            except TimeoutError:  # what it cannot read, it cannot answer
+                raise ProtocolError(
+                    f"{party} has said nothing to the proposal within {within:g} s; do both run the same "
+                    "release of vfl-toolkit? Its log says more"
+                ) from None
+            within = None
             if word.state == state:
                 self.steps[party] = word.steps
                 return

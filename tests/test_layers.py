@@ -16,6 +16,7 @@ LEVELS = {
     "protocols.arrays": 1,
     "protocols.costs": 1,
     "protocols.flops": 1,
+    "protocols.logs": 1,
     "protocols.randomness": 0,
     "protocols.hazmat": 2,
     "protocols.wire": 2,

@@ -102,6 +102,8 @@ def approve(
         record = store.find(job)
         if record is None:
             raise ConfigError(f"no job {job!r} in {store.folder}; `vfl jobs` lists them")
+        if record.state != "proposed" or record.granted:
+            raise ConfigError(f"job {job} waits for nobody: it is {record.state}")
         table = record.table or ", ".join(found.tables)  # not named where there is one
         typer.echo(
             plain(

@@ -224,7 +224,8 @@ class Record:
             fcntl.flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{self.path} is held by another process; does {self.party} run twice on one store?"
+                f"{self.path} is held by another process; does {self.party} run twice on one store? A party "
+                "that calls does not serve at the same time: stop its `vfl serve` first"
             ).at(self.party, "ledger") from None
 
     def _continue(self) -> None:

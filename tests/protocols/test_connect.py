@@ -32,6 +32,7 @@ from protocols.errors import (
 )
 from protocols.federation import Federation
 from protocols.jobs import Store, release
+from protocols.talk import Talk
 from protocols.training import Settings
 from protocols.wire.reconcile import verify
 from split import SplitClassifier
@@ -132,6 +133,44 @@ def test_the_caller_may_be_the_server(tmp_path: Path) -> None:
             FedClassifier(model="mpl").fit(server, target="y")
         with pytest.raises(VflError, match=r"^north./fit: DataError; the reason is in its own log"):
             FedClassifier(rounds=1).fit(server, target="z")
+
+
+def test_a_proposal_that_a_party_cannot_read_is_no_hang(
+    bank: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of another release, whose proposals have other fields."""
+    proposal = connect.Asked.proposal
+
+    def changed(self: Any, record: Any, party: str) -> Any:
+        honest = proposal(self, record, party)
+        return honest.model_copy(update={"table": 64 * "x"}) if party == "shop" else honest
+
+    monkeypatch.setattr(connect.Asked, "proposal", changed)
+    monkeypatch.setattr(connect, "TRIES", 1)
+    with pytest.raises(LineError, match=r"^shop/jobs: the job is not open here; .* is it of another release"):
+        model(epochs=1).fit(bank, **FIT)
+
+
+def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        async def say(self, to: str, word: Any) -> None: ...
+
+        async def hear(self, sender: str) -> Any:
+            await asyncio.Event().wait()
+
+    async def ask() -> None:
+        talk = Talk(Silent(), {"job": "a" * 16, "attempt": 1}, ["shop"])  # type: ignore[arg-type]
+        talk.listen()
+        try:
+            await talk.answers("ready")
+        finally:
+            await talk.stop()
+
+    monkeypatch.setattr("protocols.talk.ANSWER", 0.1)
+    with pytest.raises(
+        ProtocolError, match="shop has said nothing to the proposal within 0.1 s; do both run"
+    ):
+        asyncio.run(ask())
 
 
 def test_a_model_that_is_registered_at_the_caller_alone_is_refused_with_the_reason(

@@ -71,3 +71,12 @@ def test_what_is_to_be_approved_is_shown_as_it_would_run(store: Store) -> None:
     assert "epochs = 10" in said and "kind = classification" in said  # one of them by default
     assert not store.said("approve", JOB)
     assert "approved" in shown(store, "approve", JOB, stdin="y\n") and store.said("approve", JOB)
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "running"])
+def test_what_waits_for_nobody_is_not_approved(store: Store, state: str) -> None:
+    asked(store, state=state)
+    config = store.folder.parent / "telco.toml"
+    said = CliRunner().invoke(app, ["approve", JOB, "--yes", "--config", str(config)])
+    assert said.exit_code == 2 and f"job {JOB} waits for nobody: it is {state}" in said.stderr
+    assert not store.said("approve", JOB)
