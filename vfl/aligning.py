@@ -96,7 +96,15 @@ def recall(p: Align, part: Part) -> None:
     raise ConfigError("an alignment has nothing to predict with")
 
 
+def learners(p: Align, others: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `others` who learn which ids, or how many, a party shares with them."""
+    if p.reveal != "label-party":
+        return others
+    return (p.label_party,) if p.label_party in others else ()
+
+
 program = Program(
     *("align", "vfl", Align, {"align": (*SPOKEN, InAllSize, Repeats)}, {"align": align}, keep, recall),
     plain=False,
+    learners=learners,
 )
