@@ -106,7 +106,7 @@ class Attempts:
     ) -> None:
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         part: Part | None = None
-        if case.proposal.action == "fit":
+        if case.proposal.action != "predict":
             part = case.program.keep(case.parameters, seat, result)
         await say(Ended(**about, digest=digest(part) if part else ""))
         sealed = await inbox.next(Sealed)

@@ -33,7 +33,6 @@ from protocols.errors import (
 )
 from protocols.federation import Role, Run
 from protocols.jobs import (
-    Action,
     Cancel,
     Claim,
     Control,
@@ -50,6 +49,7 @@ from protocols.notes import Notes
 from protocols.parts import digest, save_part
 from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
+from protocols.rules import Action
 from protocols.serving import serve_role
 from protocols.sources import fingerprint
 from protocols.talk import FAREWELL, Talk
@@ -276,7 +276,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                 try:  # late mail is on its way until all have ended: it is still ours to take down
                     await self._seal(record, asked, talk, run)
                 except LineError:
-                    if asked.action == "fit":  # else we have what we asked for
+                    if asked.action != "predict":  # else we have what we asked for
                         raise
             self._notes.state(record, "done")
             await talk.tell(Over(**about))
@@ -302,7 +302,7 @@ class Connected(Mapping[str, pd.DataFrame]):
     async def _seal(self, record: Record, asked: Asked, talk: Talk, run: Run) -> None:
         """Keep our part, and let all others keep theirs."""
         digests = await talk.ends()
-        if asked.action == "fit":
+        if asked.action != "predict":
             part = asked.program.keep(asked.parameters, asked.seat, run.results[self.me])
             others = {party: digests.get(party, "") for party in talk.others}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from protocols.errors import ConfigError, DataError, marked
 from protocols.party import Coordinator, Desk, run
 from protocols.progress import Report
+from protocols.rules import Action
 from protocols.wire.clock import run_virtual
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
@@ -145,7 +146,7 @@ class Federation(Mapping[str, pd.DataFrame]):
     def execute(
         self,
         program: Program[P],
-        action: Literal["fit", "predict"],
+        action: Action,
         parameters: P,
         seat: Callable[[str], Seat],
         parties: Sequence[str],

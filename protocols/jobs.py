@@ -47,6 +47,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
 from protocols.logs import log
+from protocols.rules import Action
 from protocols.wire.codec import decode, encode
 from protocols.wire.message import Message
 from protocols.wire.transport import Envelope, Transport
@@ -54,7 +55,6 @@ from protocols.wire.transport import Envelope, Transport
 SCOPE = "jobs"
 LEASE = 30.0  # seconds without a word from the caller, until its job is cancelled
 RENEW = 5.0  # seconds between two words
-Action = Literal["fit", "predict"]
 State = Literal["proposed", "agreed", "running", "done", "failed", "cancelled"]
 OPEN: tuple[State, ...] = ("proposed", "agreed", "running")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from protocols.federation import Federation, Role, Run, simulate
 from protocols.parts import Part
 from protocols.programs import Program, Seat, program
 from protocols.progress import Report
+from protocols.rules import Action
 
 Kept = dict[str, Part]
 
@@ -53,7 +54,7 @@ class Apart(Federation):
     def execute(
         self,
         program: Program[Any],
-        action: Literal["fit", "predict"],
+        action: Action,
         parameters: Any,
         seat: Callable[[str], Seat],
         parties: Sequence[str],

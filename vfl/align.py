@@ -1,13 +1,21 @@
 """Entity alignment: one common row order at the label party and at every feature party.
 
-Takes part: the label party and one or more feature parties. The label party runs a two-party private set
-intersection with each feature party, intersects the results, and tells each feature party which of the ids
-that the two share are at every party. All then list the common rows in the order of their normalised ids.
+Takes part: the label party and one or more feature parties. Two parties run a private set intersection
+(`protocols.psi.ecdh`); three and more run it in a ring (`protocols.psi.ring`). All then list the common rows
+in the order of their normalised ids.
 
-Who learns what: the label party learns, for each feature party by itself, which of its own ids that party
-has. A feature party learns which of its ids the label party has, and which of those all parties have. Both
-learn how many ids the other has and whether they are integers or text. Feature parties exchange nothing. So
-with two or more feature parties the pairwise intersections come out, which the ring form would hide.
+Who learns what, by `reveal`:
+
+- "all": each party learns which of its own ids all parties have. Training needs this: who sends features of
+  the common rows knows which they are. To learn together without the feature parties' learning who is in the
+  intersection, they would have to compute on all their rows under encryption or secret sharing; nothing here
+  does.
+- "label-party": the label party alone learns which of its ids all parties have.
+- "size": everybody learns how many ids all parties have, and nobody which.
+
+Besides, every party learns how many distinct ids every other has and whether they are integers or text; of
+three and more parties the label party learns how many ids each group of them shares. With duplicates="many"
+and reveal="all" every party learns how many rows each common id has at the party where it has several.
 
 Being in the common rows is itself a disclosure: who aligns with a hospital tells it who its customers are.
 
@@ -18,161 +26,317 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from protocols.arrays import Array
 from protocols.errors import AlignmentError, ConfigError, ProtocolError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.party import Party
+from protocols.programs import Seat
 from protocols.progress import bar
-from protocols.psi.ecdh import intersect
-from protocols.psi.ids import CanonicalIds, canonical
+from protocols.psi import ring
+from protocols.psi.ecdh import BlindedIds, IdKind, Learns, TwiceBlinded, meet
+from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical, check_rules
+from protocols.psi.risk import Guessable, guessable
 from protocols.tables import column
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 
-Duplicates = Literal["error", "first"]
-Rows = NDArray[np.int64]
+if TYPE_CHECKING:
+    from protocols.connect import Connected
+
+Reveal = Literal["all", "label-party", "size"]
+Id = str | Sequence[str]
+C = TypeVar("C", str, Id)
 
 
-class Common(Message, reveals="which of the ids that sender and receiver share are shared by every party"):
-    """One truth value per id that the two share, in the order of normalised ids."""
+class Repeats(Message, reveals="how many rows each common id has, where it has several"):
+    """In the common order of distinct ids."""
 
-    mask: Annotated[Array, Spec("bool", ("n",))]
+    counts: Annotated[Array, Spec("int64", ("n",))]
+
+
+# All that aligning sends, of two parties and of more, where some id is at every party.
+SPOKEN = (
+    *(IdKind, BlindedIds, TwiceBlinded),
+    *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
+)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """What one party knows of its own table after aligning."""
+    """What one party knows after aligning."""
 
-    rows: Rows = field(repr=False)  # (matched,) positions in its table, in the common order
+    rows: Rows = field(repr=False)  # (matched,) positions in its table, in the common order; empty if unknown
     total: int  # rows in its table
     duplicated: int  # rows left out because an earlier one has their id
-    shared: Mapping[str, int]  # peer -> ids shared with that peer alone
+    size: int | None  # ids that all parties have; None if this one was not to learn it
+    sizes: Mapping[tuple[str, ...], int] = field(default_factory=dict)  # at the label party of three or more
 
 
 @dataclass(frozen=True, eq=False)
 class AlignmentReport:
     """How many rows found each other, and what finding out showed to whom."""
 
-    counts: pd.DataFrame  # one line per party: rows = matched + lost + duplicated
-    shows: str
+    counts: pd.DataFrame  # one line per party: rows = matched + lost + duplicated; missing where not learnt
+    size: int | None  # ids that all parties have
+    learnt: Mapping[str, str]  # party -> what it has learnt of the others, in words
+    risks: Mapping[str, Guessable]  # party -> how well its ids can be guessed
+
+    @property
+    def shows(self) -> str:
+        """All of `learnt`."""
+        return " ".join(self.learnt.values())
 
     def __str__(self) -> str:
-        return f"{self.counts.to_string()}\n{self.shows}"
+        risks = "\n".join(f"{party}: {risk}" for party, risk in self.risks.items())
+        return f"{self.counts.to_string()}\n{self.shows}\n{risks}"
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """The parties' tables with the common rows only, in one order."""
+    """The parties' tables with the common rows only, in one order; of the parties that learnt which."""
 
     tables: dict[str, pd.DataFrame] = field(repr=False)  # row i is of the same id at every party
     report: AlignmentReport
     ledger: Ledger
+    run: str = ""  # over a network: which one it was; each party keeps its own rows under this name
 
 
 async def align_label(
-    me: Party, features: Sequence[str], ids: CanonicalIds, *, may_be_empty: bool = False
+    me: Party,
+    features: Sequence[str],
+    ids: CanonicalIds,
+    *,
+    reveal: Reveal = "all",
+    may_be_empty: bool = False,
 ) -> Aligned:
-    """The label party's role: intersect with each of `features`, then tell each what all share.
+    """The label party's role: find out, with all of `features`, which ids every party has.
 
-    Raises AlignmentError where no id is at every party, unless it `may_be_empty`.
+    Raises AlignmentError where no id is at every party, unless it `may_be_empty`, and where one has several
+    rows at two parties.
     """
-    # One peer after another: the label party's own blinding takes most of the time, and it has one CPU.
-    found = {peer: await intersect(me, peer, ids) for peer in features}
-    marks = sum(len(rows) for rows in found.values())
-    masks = await me.compute(_common, list(found.values()), cost={"id_match": marks})
-    shared = {peer: len(rows) for peer, rows in found.items()}
-    if not masks[0].any() and not may_be_empty:
-        said = ", ".join(f"{n} with {peer}" for peer, n in shared.items())
-        alike = "are they written alike (leading zeros, blanks, upper and lower case, the same kind of id)?"
-        error = AlignmentError(f"no id is at every party: of {len(ids)} ids here {said} are shared; {alike}")
-        error.told = f"no id is at every party; {alike}"  # the counts of each pair are not for the others
-        raise error
-    for peer, mask in zip(features, masks, strict=True):
-        await me.send(peer, Common(mask=mask))
-    rows: Rows = found[features[0]][masks[0]]
+    rows_learnt = reveal != "size"
+    if len(features) == 1:
+        learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
+        met = await meet(me, features[0], ids, learns[reveal])
+        rows, size, sizes = met.rows, met.size, {}
+    else:
+        tell = reveal != "label-party"
+        rung = await ring.compare(me, sorted(features), ids, rows=rows_learnt, tell=tell)
+        rows, size, sizes = rung.rows, rung.size, dict(rung.sizes)
+    if size == 0 and rows_learnt:
+        if not may_be_empty:
+            raise _nothing_shared(ids, sizes)
+        for peer in features if reveal == "all" else ():
+            await me.send(peer, ring.InAllSize(count=0))
+    if rows is None:
+        me.guard.intersection(size or 0)
+        return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, sizes)
     me.guard.rows(ids.at(rows))
-    return Aligned(rows, len(ids) + ids.repeats, ids.repeats, shared)
+    if ids.many and reveal == "all":
+        rows = await _repeat_for_all(me, features, ids, rows)
+    elif ids.many:
+        rows = ids.every(rows, ids.counts(rows))
+    return Aligned(rows, ids.total, _left_out(ids), size, sizes)
 
 
-async def align_feature(me: Party, label_party: str, ids: CanonicalIds) -> Aligned:
-    """A feature party's role: intersect with the label party, then keep what all parties share."""
-    rows = await intersect(me, label_party, ids)
-    mask = (await me.recv(label_party, Common)).mask
-    if len(mask) != len(rows):
-        raise ProtocolError(
-            f"{Common.kind} from {label_party} in {me.scope!r}: expected one mark for each of {len(rows)} "
-            f"shared ids, got {len(mask)}"
+async def align_feature(
+    me: Party, label_party: str, features: Sequence[str], ids: CanonicalIds, *, reveal: Reveal = "all"
+) -> Aligned:
+    """A feature party's role. features: all feature parties, this one among them."""
+    rows_learnt, told = reveal != "size", reveal != "label-party"
+    if len(features) == 1:
+        learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
+        met = await meet(me, label_party, ids, learns[reveal])
+        rows, size = met.rows, met.size
+    else:
+        rung = await ring.pass_on(me, label_party, sorted(features), ids, rows=rows_learnt, tell=told)
+        rows, size = rung.rows, rung.size
+    if rows is None:
+        if size is not None:
+            me.guard.intersection(size)
+        return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size)
+    if size == 0:  # the label party says whether that is an error
+        await me.recv(label_party, ring.InAllSize)
+    me.guard.rows(ids.at(rows))
+    if ids.many:
+        rows = await _repeat_as_told(me, label_party, ids, rows)
+    return Aligned(rows, ids.total, _left_out(ids), size)
+
+
+def _nothing_shared(ids: CanonicalIds, sizes: Mapping[tuple[str, ...], int]) -> AlignmentError:
+    alike = "are they written alike (leading zeros, blanks, upper and lower case, the same kind of id)?"
+    pairs = ", ".join(f"{n} by {' and '.join(group)}" for group, n in sizes.items() if len(group) == 2)
+    error = AlignmentError(
+        f"no id is at every party: of {len(ids)} ids here none is{pairs and '; shared are ' + pairs}; {alike}"
+    )
+    error.told = f"no id is at every party; {alike}"  # the counts of each pair are not for the others
+    return error
+
+
+def _left_out(ids: CanonicalIds) -> int:
+    return 0 if ids.many else ids.repeats
+
+
+async def _repeat_for_all(me: Party, features: Sequence[str], ids: CanonicalIds, rows: Rows) -> Rows:
+    """The label party's part of agreeing on how many rows each common id gets."""
+    counts = {me.name: ids.counts(rows)}
+    for peer in features:
+        counts[peer] = await _counts(me, peer, len(rows))
+    every = np.stack(list(counts.values()))
+    twice = int(((every > 1).sum(axis=0) > 1).sum())
+    if twice:
+        raise AlignmentError(
+            f"{twice} of {len(rows)} common ids have several rows at more than one party, so no row has one "
+            'counterpart; pass duplicates="first", or aggregate at all parties but one'
         )
-    me.guard.rows(ids.at(rows[mask]))
-    return Aligned(rows[mask], len(ids) + ids.repeats, ids.repeats, {label_party: len(rows)})
+    times: Rows = every.max(axis=0)
+    for peer in features:
+        await me.send(peer, Repeats(counts=times))
+    return ids.every(rows, times)
+
+
+async def _repeat_as_told(me: Party, label_party: str, ids: CanonicalIds, rows: Rows) -> Rows:
+    own = ids.counts(rows)
+    await me.send(label_party, Repeats(counts=own))
+    times = await _counts(me, label_party, len(rows))
+    if ((own > 1) & (times != own)).any():
+        raise ProtocolError(f"{Repeats.kind} from {label_party} in {me.scope!r}: other counts than ours")
+    return ids.every(rows, times)
+
+
+async def _counts(me: Party, peer: str, n: int) -> Rows:
+    message = await me.recv(peer, Repeats)
+    if len(message.counts) != n or (message.counts < 1).any():
+        raise ProtocolError(
+            f"{Repeats.kind} from {peer} in {me.scope!r}: expected {n} counts above 0, got "
+            f"{len(message.counts)}, or some below"
+        )
+    return message.counts
 
 
 def align(
     data: Mapping[str, pd.DataFrame] | Federation,
     *,
-    id: str | Mapping[str, str],
+    id: Id | Mapping[str, Id],
     label_party: str,
     duplicates: Duplicates = "error",
+    normalise: Normalise = (),
+    reveal: Reveal = "all",
+    parties: Sequence[str] | None = None,
 ) -> Alignment:
     """Bring the parties' tables into one common row order, by private set intersection.
 
-    id: the id column, or {party: its id column}. duplicates: whether a repeated id is an error or its first
-    row stands for it. Columns and index labels stay as they are. `vertical` estimators align by themselves.
+    id: the id column, or a list of columns that make an id together; or {party: its id column or columns}.
+    duplicates: whether a repeated id is an error, its first row stands for it, or ("many") all its rows stay
+    and the row that another party has of that id is repeated beside them, as `pandas.merge` does. normalise:
+    what is done to all ids before they are compared, any of "strip", "casefold" and "digits" (see
+    `protocols.psi.ids.canonical`). reveal: who learns which ids are common, "all", "label-party" alone, or
+    nobody ("size": everybody learns how many). parties: who takes part, by default all. Columns and index
+    labels stay as they are. Estimators align by themselves.
+
+    Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column,
+    the others name theirs in their own configuration, and each writes its rows with `vfl psi export`.
 
     Raises ConfigError for names that fit no party, DataError for an id column that is missing or cannot be
     used, AlignmentError for ids of different types and where no id is at every party.
     """
-    federation = Federation.local(data)
-    features = feature_parties(federation.parties, label_party)
-    names = id_columns(id, federation.parties)
-    ids = {party: read_ids(federation, party, names[party], duplicates, "align") for party in federation}
+    if reveal not in get_args(Reveal):
+        raise ConfigError(f"reveal={reveal!r} should be one of {', '.join(get_args(Reveal))}")
+    federation = Federation.of(data)
+    taking = tuple(parties) if parties is not None else federation.parties
+    features = feature_parties(taking, label_party)
+    if not isinstance(federation, Federation):
+        how = {"duplicates": duplicates, "normalise": check_rules(normalise), "reveal": reveal}
+        return _align_connected(federation, taking, id, label_party, how)
+    names = id_columns(id, taking)
+    ids = {p: read_ids(federation, p, names[p], duplicates, normalise, "align") for p in taking}
 
     def role(party: str) -> Role:
         async def aligning(me: Party) -> Aligned:
             async with me.within("align") as at:
                 if party == label_party:
-                    return await align_label(at, features, ids[party])
-                return await align_feature(at, label_party, ids[party])
+                    return await align_label(at, features, ids[party], reveal=reveal)
+                return await align_feature(at, label_party, features, ids[party], reveal=reveal)
 
         return aligning
 
     with bar("align") as on_progress:
-        run = federation.run({party: role(party) for party in federation}, on_progress=on_progress)
-    tables = {party: federation[party].iloc[run.results[party].rows] for party in federation}
-    return Alignment(tables, report(label_party, run.results), run.ledger)
+        run = federation.run({party: role(party) for party in taking}, on_progress=on_progress)
+    risks = {party: guessable(found) for party, found in ids.items()}
+    told = report(label_party, run.results, taking, reveal, risks)
+    know = [party for party in taking if learns_rows(party, label_party, reveal)]
+    tables = {party: federation[party].iloc[run.results[party].rows] for party in know}
+    return Alignment(tables, told, run.ledger)
 
 
-def report(label_party: str, aligned: Mapping[str, Aligned]) -> AlignmentReport:
-    """What the parties' own counts say together."""
-    lines = {
-        party: (a.total, len(a.rows), a.total - a.duplicated - len(a.rows), a.duplicated)
-        for party, a in aligned.items()
-    }
+def _align_connected(
+    federation: Connected, parties: Sequence[str], id: object, label_party: str, how: Mapping[str, Any]
+) -> Alignment:
+    from vfl.aligning import program
+
+    if not isinstance(id, str):
+        raise ConfigError("over a network an id is one column, and id names this party's own")
+    me = federation.me
+    parameters = program.read({"label_party": label_party, **how})
+
+    def seat(party: str) -> Seat:
+        return Seat(party, tuple(parties), federation.data, id)
+
+    with bar("align") as on_progress:
+        run = federation.execute(program, "align", parameters, seat, parties, on_progress=on_progress)
+    assert federation.data is not None
+    ids = ids_of(federation.data, id, duplicates=how["duplicates"], normalise=how["normalise"])
+    told = report(label_party, run.results, parties, how["reveal"], {me: guessable(ids)})
+    known = learns_rows(me, label_party, how["reveal"])
+    tables = {me: federation.data.iloc[run.results[me].rows]} if known else {}
+    return Alignment(tables, told, run.ledger, run.job)
+
+
+def learns_rows(party: str, label_party: str, reveal: Reveal) -> bool:
+    """Whether `party` learns which ids are common."""
+    return reveal == "all" or (reveal == "label-party" and party == label_party)
+
+
+def report(
+    label_party: str,
+    aligned: Mapping[str, Aligned],
+    parties: Sequence[str],
+    reveal: Reveal = "all",
+    risks: Mapping[str, Guessable] | None = None,
+) -> AlignmentReport:
+    """What the parties' own counts say together: of those in `aligned`, of all `parties`."""
+    lines = {}
+    for party, a in aligned.items():
+        matched = len(np.unique(a.rows)) if learns_rows(party, label_party, reveal) else None
+        lost = None if matched is None else a.total - a.duplicated - matched
+        lines[party] = (a.total, matched, lost, a.duplicated)
     columns = ["rows", "matched", "lost", "duplicated"]
     counts = pd.DataFrame.from_dict(lines, orient="index", columns=columns).rename_axis("party")
-    shared = aligned[label_party].shared
-    if len(shared) == 1:
-        (peer,) = shared
-        shows = (
-            f"{label_party} and {peer} each learn which of their own ids the other has ({shared[peer]}), "
-            "and how many ids the other has; nothing of the rest."
-        )
+    size = next((a.size for a in aligned.values() if a.size is not None), None)
+    learnt = {party: _learnt(party, label_party, a, parties, reveal) for party, a in aligned.items()}
+    return AlignmentReport(counts.astype("Int64"), size, learnt, risks or {})
+
+
+def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], reveal: Reveal) -> str:
+    others = [peer for peer in parties if peer != party]
+    shared = f"{others[0]} also has" if len(others) == 1 else "all other parties also have"
+    if reveal == "size":
+        what = f"how many ids all have ({own.size}), and not which"
+    elif learns_rows(party, label_party, reveal):
+        what = f"which of its own ids {shared} ({own.size})"
     else:
-        said = ", ".join(f"{n} with {peer}" for peer, n in shared.items())
-        shows = (
-            f"Ids are compared pair by pair. {label_party} learns which of its ids each other party has "
-            f"({said}), also where not all have them ({len(aligned[label_party].rows)} do). Each other party "
-            f"learns which of its ids {label_party} has, and which of those all have. Each pair learns how "
-            "many ids the other has; nothing of the rest."
-        )
-    return AlignmentReport(counts, shows)
+        what = "nothing about which ids are shared"
+    groups = {group: n for group, n in own.sizes.items() if len(group) < len(parties)}
+    if groups:
+        said = ", ".join(f"{' and '.join(group)} {n}" for group, n in groups.items())
+        what += f", how many ids each group of parties shares, and not which ({said})"
+    have = "has" if len(others) == 1 else "have"
+    return f"{party} learns {what}, and how many ids {' and '.join(others)} {have}; nothing of the rest."
 
 
 def feature_parties(parties: Sequence[str], label_party: str) -> tuple[str, ...]:
@@ -188,8 +352,8 @@ def feature_parties(parties: Sequence[str], label_party: str) -> tuple[str, ...]
     return tuple(party for party in parties if party != label_party)
 
 
-def id_columns(id: str | Mapping[str, str], parties: Sequence[str]) -> dict[str, str]:
-    """Each party's id column. ConfigError if a mapping does not name exactly the parties there are."""
+def id_columns(id: C | Mapping[str, C], parties: Sequence[str]) -> dict[str, C]:
+    """Each party's id column or columns. ConfigError if a mapping does not name exactly the parties."""
     if not isinstance(id, Mapping):
         return dict.fromkeys(parties, id)
     absent = [party for party in parties if party not in id]
@@ -201,14 +365,20 @@ def id_columns(id: str | Mapping[str, str], parties: Sequence[str]) -> dict[str,
 
 
 def read_ids(
-    federation: Federation, party: str, name: str, duplicates: Duplicates, step: str
+    federation: Federation, party: str, name: Id, duplicates: Duplicates, normalise: Normalise, step: str
 ) -> CanonicalIds:
-    """The ids in column `name` of a party's table; an error of that table says whose, and in which step."""
+    """The ids in a party's table; an error of that table says whose, and in which step."""
     with marked(party, step):
-        return canonical(column(federation[party], name, "id"), duplicates=duplicates)
+        return ids_of(federation[party], name, duplicates=duplicates, normalise=normalise)
 
 
-def _common(found: Sequence[Rows]) -> list[NDArray[np.bool_]]:
-    """For each pair's rows of the label party's table, which of them are in every pair's."""
-    everywhere = reduce(np.intersect1d, found)
-    return [np.isin(rows, everywhere) for rows in found]
+def ids_of(
+    table: pd.DataFrame, name: Id, *, duplicates: Duplicates = "error", normalise: Normalise = ()
+) -> CanonicalIds:
+    """The ids of a table in its column `name`, or in several columns together."""
+    names = [name] if isinstance(name, str) else list(name)
+    if len(set(names)) < len(names):
+        raise ConfigError("an id column is named twice")
+    columns = [column(table, each, "id") for each in names]
+    found = columns[0] if len(columns) == 1 else pd.concat(columns, axis=1)
+    return canonical(found, duplicates=duplicates, normalise=normalise)

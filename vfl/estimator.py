@@ -21,10 +21,11 @@ from protocols.errors import ConfigError, NotFittedError, nearest
 from protocols.federation import Federation
 from protocols.programs import Seat
 from protocols.progress import bar
+from protocols.psi.ids import Normalise, check_rules
 from protocols.tables import Kind, split_target
 from protocols.training import Settings, check_network, probabilities
 from vfl import saving
-from vfl.align import AlignmentReport, Duplicates, feature_parties, id_columns, report
+from vfl.align import AlignmentReport, feature_parties, id_columns, report
 from vfl.neural import Plan, Top
 from vfl.program import VerticalNet, owned, program
 from vfl.saving import Own
@@ -48,6 +49,8 @@ class _VerticalNet(BaseEstimator):
         party's own optimizer.
     standardise: whether each party standardises its columns on the common training rows.
     duplicates: "error", or "first" to let the first row of a repeated id stand for it.
+    normalise: what every party does to its ids before they are compared, any of "strip", "casefold" and
+        "digits"; see `vfl.align`.
     unmatched: whether `predict` leaves out the label party's rows that not every party knows ("drop"), or
         lists them without a prediction ("nan"). So it does with rows left out by duplicates="first".
     random_state: seed of weights, batches and dropout. Alignment draws its secrets from the operating system.
@@ -68,7 +71,8 @@ class _VerticalNet(BaseEstimator):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         standardise: bool = True,
-        duplicates: Duplicates = "error",
+        duplicates: Literal["error", "first"] = "error",
+        normalise: Normalise = (),
         unmatched: Literal["drop", "nan"] = "drop",
         random_state: int = 0,
     ) -> None:
@@ -83,6 +87,7 @@ class _VerticalNet(BaseEstimator):
         self.weight_decay = weight_decay
         self.standardise = standardise
         self.duplicates = duplicates
+        self.normalise = normalise
         self.unmatched = unmatched
         self.random_state = random_state
 
@@ -121,7 +126,7 @@ class _VerticalNet(BaseEstimator):
         self.parts_ = {party: owned(parameters, seat(party), held) for party, held in run.results.items()}
         self.parties_, self.label_party_, self.run_ = parties, owner, run.job
         self.alignment_: AlignmentReport = report(
-            owner, {party: result[-1] for party, result in run.results.items()}
+            owner, {party: result[-1] for party, result in run.results.items()}, parties
         )
         self.ledger_ = run.ledger
         learnt = self.parts_[owner].top
@@ -183,7 +188,7 @@ class _VerticalNet(BaseEstimator):
             )
         outputs, aligned = run.results[owner]
         self.predict_ledger_ = run.ledger
-        self.predict_alignment_ = report(owner, run.results | {owner: aligned})
+        self.predict_alignment_ = report(owner, run.results | {owner: aligned}, self.parties_)
         return federation, outputs, aligned.rows
 
     def _placed(self, federation: Data, rows: Array, predicted: F) -> F:
@@ -225,6 +230,7 @@ class _VerticalNet(BaseEstimator):
                 "hidden": plan.hidden,
                 "standardise": plan.standardise,
                 "duplicates": self.duplicates,
+                "normalise": check_rules(self.normalise),
                 "may_be_empty": may_be_empty,
             }
         )

@@ -107,7 +107,7 @@ async def feature_party(
 ) -> tuple[Bottom, Aligned]:
     """Align, then train this party's bottom model."""
     async with me.within("align") as at:
-        aligned = await align_feature(at, label_party, table.ids)
+        aligned = await align_feature(at, label_party, _features(me, label_party), table.ids)
     scaler, x = await _standardised(me, table.x[aligned.rows], plan)
     async with me.within("setup") as at:
         bottom = await ask_width(at, label_party, x.shape[1], bottom)
@@ -183,10 +183,15 @@ async def label_party(
     return fitted, Top(top, {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
 
 
+def _features(me: Party, label_party: str) -> list[str]:
+    """All feature parties, this one among them."""
+    return [party for party in me.desk.parties if party != label_party]
+
+
 async def predict_feature(me: Party, label_party: str, table: Table, bottom: Bottom) -> Aligned:
     """Align, then send the embeddings of the common rows."""
     async with me.within("align") as at:
-        aligned = await align_feature(at, label_party, table.ids)
+        aligned = await align_feature(at, label_party, _features(me, label_party), table.ids)
     async with me.within("predict") as at:
         for rows in _batches(aligned.rows, CHUNK):
             cost = bottom.flops(len(rows), table.x.shape[1])

@@ -17,12 +17,12 @@ from protocols.errors import ConfigError, DataError
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.psi.ecdh import BlindedIds, IdKind, TwiceBlinded
-from protocols.psi.ids import canonical
+from protocols.psi.ids import Rule
+from protocols.psi.ring import InAllSize
 from protocols.tables import Kind, check_classes, check_rows, column, features, labels
 from protocols.training import Settings
 from vfl import saving
-from vfl.align import Common
+from vfl.align import SPOKEN, ids_of
 from vfl.layout import Columns, Width, embedding_width
 from vfl.neural import (
     Bottom,
@@ -52,6 +52,7 @@ class VerticalNet(Parameters):
     weight_decay: float = 0.0
     standardise: bool = True
     duplicates: Literal["error", "first"] = "error"
+    normalise: tuple[Rule, ...] = ()
     may_be_empty: bool = False  # when predicting: no common row is no error
 
     @property
@@ -79,7 +80,8 @@ def fit(p: VerticalNet, seat: Seat) -> Role:
     columns = feature_columns(p, seat)
     if not columns and seat.party != p.label_party:
         raise DataError("no column is left beside the id; a feature party needs at least one")
-    rows = Table(canonical(column(table, name, "id"), duplicates=p.duplicates), features(table, columns))
+    ids = ids_of(table, name, duplicates=p.duplicates, normalise=p.normalise)
+    rows = Table(ids, features(table, columns))
     if bottom is not None:
         embedding_width(bottom, len(columns))
     if seat.party == p.label_party:
@@ -91,7 +93,7 @@ def predict(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
     table = _table(seat)
-    ids = canonical(column(table, own.id, "id"), duplicates=p.duplicates)
+    ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     rows = Table(ids, features(table, own.columns))
     if own.top is not None:
         top = own.top
@@ -155,16 +157,10 @@ def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
-ALIGNING = (IdKind, BlindedIds, TwiceBlinded, Common)
-SPEAKS = {"fit": (*ALIGNING, Columns, Width, Order, Smashed, CutGradient), "predict": (*ALIGNING, Smashed)}
+SPEAKS = {
+    "fit": (*SPOKEN, Columns, Width, Order, Smashed, CutGradient),
+    "predict": (*SPOKEN, InAllSize, Smashed),
+}
 
 
-def learners(p: VerticalNet, others: tuple[str, ...]) -> tuple[str, ...]:
-    """Feature parties speak with the label party alone."""
-    return (p.label_party,) if p.label_party in others else others
-
-
-program = Program(
-    *("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
-    learners=learners,
-)
+program = Program("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall)

@@ -62,12 +62,12 @@ def load(
     told: list[Any] = [part.settings["settings"] for part in parts.values() if "settings" in part.settings]
     if len(told) != 1:
         raise DataError(f"{len(told)} parts of run {run!r} are a label party's, expected one")
-    hidden: tuple[int, ...] = tuple(told[0]["hidden"])
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in told[0].items()}
     owns = {}
     for party, part in parts.items():
         with marked(party, "load"):
-            owns[party] = own_of(party, part, bottoms.get(party), top, hidden)
-    return {**told[0], "hidden": hidden}, owns
+            owns[party] = own_of(party, part, bottoms.get(party), top, settings["hidden"])
+    return settings, owns
 
 
 def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any], brought: set[str]) -> Part:
@@ -79,10 +79,14 @@ def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any], brou
         arrays |= scaler_arrays("scaler", own.bottom.scaler)
     if own.top is not None:
         about |= {"target": own.target, "classes": own.top.classes, "widths": dict(own.top.widths)}
-        about |= {"brought_top": "top" in brought, "settings": {**settings, "hidden": [*settings["hidden"]]}}
+        about |= {"brought_top": "top" in brought, "settings": _as_json(settings)}
         arrays |= prefixed("top", Arrays.from_module(own.top.module))
         arrays |= scaler_arrays("target", own.top.scaler)
     return Part(method, party, about, Arrays(arrays))
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: [*value] if isinstance(value, tuple | list) else value for name, value in settings.items()}
 
 
 def own_of(

@@ -2,7 +2,8 @@
 
 Two parties, both sides the same. Each learns which of its own ids the other has too, the other's number of
 ids and whether they are integers or text; nothing of the ids that are not shared. Someone who sees the
-messages without taking part learns the numbers and the type.
+messages without taking part learns the numbers and the type. Where only one is to learn, it does not answer:
+the other learns the number and the type. Where only the size is, answers come in another secret order.
 
     A: a·H(x) for all its x, in secret random order  ->  B
     B: b·(a·H(x)) in the order it got them, cut short  ->  A        and the same from B to A
@@ -29,6 +30,7 @@ Sources: Meadows 1986, "A more efficient cryptographic matchmaking protocol"; Hu
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -36,19 +38,18 @@ import pyarrow.compute as pc
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from numpy.typing import NDArray
 from pydantic import Field
 
 from protocols.arrays import Array
 from protocols.errors import AlignmentError, ProtocolError
 from protocols.party import Party
 from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar
-from protocols.psi.ids import CanonicalIds
+from protocols.psi.ids import MOST_COLUMNS, CanonicalIds, Rows
 from protocols.wire.message import Message, Spec
 
 
 class IdKind(Message, reveals="how many ids it has, and whether they are integers or text"):
-    tag: Literal["int", "str"]
+    tag: Annotated[str, Field(pattern=rf"^(int|str)(\+(int|str)){{0,{MOST_COLUMNS - 1}}}$")]  # of each column
     count: Annotated[int, Field(ge=0, strict=True)]
     public_key: Annotated[Array, Spec("uint8", (32,))]  # X25519, of this run only
 
@@ -63,8 +64,20 @@ class TwiceBlinded(
     marks: Annotated[Array, Spec("uint8", ("n", "w"))]  # the first w bytes of each product
 
 
-async def intersect(me: Party, peer: str, ids: CanonicalIds) -> NDArray[np.int64]:
-    """Rows of this party's table whose ids `peer` has too.
+Learns = Literal["both", "me", "peer", "size"]
+
+
+@dataclass(frozen=True)
+class Met:
+    """What one party has learnt. rows: of its table, with ids that the peer has; None if it was not to learn
+    them. size: how many ids are shared; None if it was not to learn it."""
+
+    rows: Rows | None = field(repr=False)
+    size: int | None
+
+
+async def intersect(me: Party, peer: str, ids: CanonicalIds) -> Rows:
+    """Rows of this party's table whose ids `peer` has too; `peer` learns the same of its own.
 
     Both parties call it at the same time, each with its own ids. Returns int64 (k,), positions in the column
     that `canonical` was given, ordered by the ids' canonical bytes: row i here and row i there have one id.
@@ -73,52 +86,65 @@ async def intersect(me: Party, peer: str, ids: CanonicalIds) -> NDArray[np.int64
     Raises AlignmentError if one side has integers and the other text, ProtocolError for what an honest peer
     would not send; this party's guard a PolicyError, where too few can match. None shows an id.
     """
-    key, m = await _agree(me, peer, ids)
+    met = await meet(me, peer, ids, "both")
+    assert met.rows is not None
+    return met.rows
+
+
+async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
+    """As `intersect`, where `learns` says who learns: both the rows, one of them, or both only the size.
+
+    `peer` calls it with the counterpart, "peer" for "me".
+    """
+    key, m = await agree(me, peer, ids)
     n = len(ids)
-    width, scalar = _width(n, m), new_scalar()
-    cost = {"elligator2": n, "x25519": n}
-    order, blinded = await me.compute(_blind, key, scalar, ids, cost=cost)
+    width, scalar = mark_width(n, m), new_scalar()
+    order, blinded = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})
     await me.send(peer, BlindedIds(points=blinded))
     me.progress(f"ids blinded for {peer}", n, n + m)
-
     theirs = await me.recv(peer, BlindedIds)
-    if len(theirs.points) != m:
-        raise _unlike(me, peer, theirs, f"expected the {m} points announced, got {len(theirs.points)}")
-    try:
-        await me.compute(_check, theirs.points, cost={"point_check": m})
-    except ValueError as error:
-        raise _unlike(me, peer, theirs, str(error)) from None
-    marks = (await me.compute(multiply, scalar, theirs.points, cost={"x25519": m}))[:, :width]
-    await me.send(peer, TwiceBlinded(marks=marks))
+    await check(me, peer, theirs, theirs.points, m)
+    products = await me.compute(multiply, scalar, theirs.points, cost={"x25519": m})
+    marks = products[:, :width]
+    if learns != "me":
+        shuffled = marks[secret_order(m)] if learns == "size" else marks
+        await me.send(peer, TwiceBlinded(marks=shuffled))
     me.progress(f"ids blinded for {peer}", n + m, n + m)
-
+    if learns == "peer":
+        return Met(None, None)
     answer = await me.recv(peer, TwiceBlinded)
     if answer.marks.shape != (n, width):
-        raise _unlike(me, peer, answer, f"expected marks of shape {(n, width)}, got {answer.marks.shape}")
-    return await me.compute(_shared_rows, ids, order, answer.marks, marks, cost={"id_match": n + m})
+        raise unlike(me, peer, answer, f"expected marks of shape {(n, width)}, got {answer.marks.shape}")
+    found = (ids, order, answer.marks, marks, learns != "size")
+    return await me.compute(_found, *found, cost={"id_match": n + m})
 
 
-async def _agree(me: Party, peer: str, ids: CanonicalIds) -> tuple[bytes, int]:
+async def agree(me: Party, peer: str, ids: CanonicalIds) -> tuple[bytes, int]:
     """Exchange types, counts and ephemeral keys: (key of this run's hash, number of the peer's ids)."""
     mine = X25519PrivateKey.generate()
     public_key = np.frombuffer(mine.public_key().public_bytes_raw(), np.uint8)
     await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key))
     other = await me.recv(peer, IdKind)
     if other.tag != ids.tag:
-        said = {"int": "integers", "str": "text"}
         raise AlignmentError(
-            f"the ids of {me.name} are {said[ids.tag]}, those of {peer} are {said[other.tag]}; cast one side"
+            f"the ids of {me.name} are {_said(ids.tag)}, those of {peer} are {_said(other.tag)}; cast one "
+            "side, or let both be normalised"
         )
     # No more can match than the smaller side brings; it is still time not to show which do.
     me.guard.intersection(min(len(ids), other.count))
     try:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:
-        raise _unlike(me, peer, other, str(error)) from None
+        raise unlike(me, peer, other, str(error)) from None
     return key, other.count
 
 
-def _width(n: int, m: int) -> int:
+def _said(tag: str) -> str:
+    said = {"int": "integers", "str": "text"}
+    return " and ".join(said[kind] for kind in tag.split("+"))
+
+
+def mark_width(n: int, m: int) -> int:
     """Bytes of a product that are compared: any two of n·m products agree by chance with at most 2^-40."""
     bits = 40 + max(n * m - 1, 0).bit_length()
     return min(32, -(-bits // 8))
@@ -134,42 +160,55 @@ def _run_key(mine: X25519PrivateKey, theirs: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt=b"".join(both), info=b"vfl-toolkit psi ecdh 1").derive(secret)
 
 
-def _blind(key: bytes, scalar: bytes, ids: CanonicalIds) -> tuple[NDArray[np.int64], Points]:
+def blind(key: bytes, scalar: bytes, ids: CanonicalIds) -> tuple[Rows, Points]:
     """The blinded ids in a secret order: (order, points), where points[i] belongs to ids.values[order[i]]."""
     points = multiply(scalar, encode_points(key, ids.values.to_pylist()))
-    order = _secret_order(len(ids))
+    order = secret_order(len(ids))
     return order, points[order]
 
 
-def _secret_order(n: int) -> NDArray[np.int64]:
+def secret_order(n: int) -> Rows:
     """A random permutation from the operating system's generator: the table's order must not leave."""
     # Two equal keys among a million have probability 3e-8, and would show the order of those two rows only.
     keys = np.frombuffer(secrets.token_bytes(8 * n), np.uint64)
     return np.argsort(keys).astype(np.int64)
 
 
+async def check(me: Party, peer: str, message: Message, points: Points, count: int) -> None:
+    """ProtocolError unless these are `count` distinct points that an honest peer could send."""
+    if len(points) != count:
+        raise unlike(me, peer, message, f"expected the {count} points announced, got {len(points)}")
+    try:
+        await me.compute(_check, points, cost={"point_check": count})
+    except ValueError as error:
+        raise unlike(me, peer, message, str(error)) from None
+
+
 def _check(points: Points) -> None:
     check_points(points)
-    distinct = len(np.unique(_rows(points)))
+    distinct = len(np.unique(as_values(points)))
     if distinct != len(points):
         raise ValueError(f"{len(points) - distinct} of {len(points)} points come twice; ids are distinct")
 
 
-def _shared_rows(
-    ids: CanonicalIds, order: NDArray[np.int64], mine: Array, theirs: Array
-) -> NDArray[np.int64]:
-    """Rows of the shared ids by id bytes. mine: (n, w) marks in `order`, theirs: (m, w) in any order."""
-    _, at, _ = np.intersect1d(_rows(mine), _rows(theirs), return_indices=True)
-    shared = order[at]
+def _found(ids: CanonicalIds, order: Rows, mine: Array, theirs: Array, rows: bool) -> Met:
+    """What the marks say. mine: uint8 (n, w), of our ids in `order`; theirs: (m, w); rows: whether which."""
+    at = np.intersect1d(as_values(mine), as_values(theirs), return_indices=True)[1]
+    return Met(in_order(ids, order[at]) if rows else None, len(at))
+
+
+def in_order(ids: CanonicalIds, shared: Rows) -> Rows:
+    """The rows of these ids (positions in `ids.values`), by the ids' bytes."""
     by_bytes = pc.array_sort_indices(ids.values.take(shared)).to_numpy()
-    rows: NDArray[np.int64] = ids.rows[shared[by_bytes]]
+    rows: Rows = ids.rows[shared[by_bytes]]
     return rows
 
 
-def _rows(table: Array) -> Array:
+def as_values(table: Array) -> Array:
     """Each row of a uint8 (n, w) array as one value that can be compared: void (n,)."""
     return np.ascontiguousarray(table).view(f"V{table.shape[1]}").reshape(-1)
 
 
-def _unlike(me: Party, peer: str, message: Message, reason: str) -> ProtocolError:
+def unlike(me: Party, peer: str, message: Message, reason: str) -> ProtocolError:
+    """What is wrong with a message of the peer's."""
     return ProtocolError(f"{message.kind} from {peer} in {me.scope!r}: {reason}")

@@ -206,13 +206,16 @@ def test_a_prediction_counts_for_all_who_learn_something(
 
 
 def test_who_learns_nothing_needs_no_rule() -> None:
+    aligned = program("align")
+    told = aligned.read({"label_party": "bank", "reveal": "label-party"})
+    assert aligned.learners(told, ("bank", "mill")) == ("bank",)
+    assert aligned.learners(told, ("mill", "telco")) == ()  # seen from the bank
+    for reveal in ("all", "size"):
+        told = aligned.read({"label_party": "bank", "reveal": reveal})
+        assert aligned.learners(told, ("bank", "mill")) == ("bank", "mill")
     vertical = program("vertical-net")
     told = vertical.read({"label_party": "bank", "kind": "classification"})
-    assert vertical.learners(told, ("bank", "mill")) == ("bank",)
-    assert vertical.learners(told, ("mill", "telco")) == (
-        "mill",
-        "telco",
-    )  # what the bank's own policy judges
+    assert vertical.learners(told, ("bank", "mill")) == ("bank", "mill")
     averaged = program("fedavg")
     told = averaged.read({"kind": "classification", "target": "y"})
     assert averaged.learners(told, ("bank", "server")) == ("bank", "server")

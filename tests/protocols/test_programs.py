@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -66,6 +67,11 @@ def vertical() -> list[Any]:
     models = [VerticalNetClassifier(epochs=1), VerticalNetRegressor(epochs=1)]
     for model, target in zip(models, ("bank.y", "bank.a"), strict=True):
         model.fit(columns(), target=target, id="id").predict(columns())
+    two = {party: table for party, table in columns().items() if party != "shop"}
+    models.append(VerticalNetClassifier(epochs=1, unmatched="nan").fit(two, target="bank.y", id="id"))
+    models.append(copy.deepcopy(models[-1]))
+    models[-1].predict({**two, "telco": two["telco"].assign(id=two["telco"]["id"] + 10_000)})  # none match
+    models[-2].predict(two)
     return models
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import unicodedata
 from typing import Any
 
@@ -11,15 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import AlignmentError, ConfigError, DataError, LineError, ProtocolError
+from protocols.errors import AlignmentError, ConfigError, DataError, LineError
 from protocols.federation import Federation, simulate
-from protocols.party import Party
-from protocols.psi.ecdh import intersect
 from protocols.psi.ids import canonical
 from protocols.wire.faults import Plan
 from tests.vfl.parties import joined, small
 from vfl import align
-from vfl.align import Common, align_feature, align_label
+from vfl.align import align_feature, align_label
 
 PARTIES = ["bank", "shop", "telco"]
 
@@ -88,12 +87,15 @@ def test_the_report_adds_up() -> None:
     assert (report.counts["rows"] == report.counts[["matched", "lost", "duplicated"]].sum(axis=1)).all()
 
 
-def test_the_report_says_what_pairwise_intersection_shows() -> None:
+def test_the_report_says_what_each_party_learns() -> None:
     sets: list[list[Any]] = [list(range(50)), list(range(20, 60)), list(range(30))]
     report = align(tables(sets), id="customer", label_party="bank").report
-    assert "pair by pair" in report.shows and "30 with shop, 30 with telco" in report.shows
-    assert "10 do" in report.shows  # ids 20 to 29
-    assert "pair by pair" not in align(tables(sets[:2]), id="customer", label_party="bank").report.shows
+    assert report.size == 10  # ids 20 to 29
+    assert "bank and shop 30, bank and telco 30, shop and telco 10" in report.learnt["bank"]
+    assert (
+        "group" not in report.learnt["shop"] and "all other parties also have (10)" in report.learnt["shop"]
+    )
+    assert "group" not in align(tables(sets[:2]), id="customer", label_party="bank").report.shows
 
 
 def test_duplicates_first_takes_the_first_row_of_each_id() -> None:
@@ -108,14 +110,6 @@ def test_each_party_may_name_its_id_column_differently() -> None:
     data["shop"] = data["shop"].rename(columns={"customer": "card"})
     found = align(data, id={"bank": "customer", "shop": "card"}, label_party="bank").tables
     assert found["bank"]["customer"].tolist() == found["shop"]["card"].tolist()
-
-
-def test_a_feature_party_is_told_only_about_the_ids_it_shares_with_the_label_party() -> None:
-    data = small(50, 3)
-    ledger = align(data, id="customer", label_party="bank").ledger
-    lines = {(entry.sender, entry.receiver) for entry in ledger}
-    assert lines == {("bank", "shop"), ("shop", "bank"), ("bank", "telco"), ("telco", "bank")}
-    assert {entry.scope for entry in ledger} == {"align"}
 
 
 def changed(party: str, ids: list[Any] | pd.Series) -> dict[str, pd.DataFrame]:
@@ -135,7 +129,7 @@ def changed(party: str, ids: list[Any] | pd.Series) -> dict[str, pd.DataFrame]:
         (
             changed("shop", ["c1", "c2"]),
             AlignmentError,
-            "bank/align: no id is at every party: of 18 ids here 0 with",
+            "bank/align: no id is at every party: of 18 ids here none is; are they",
         ),
         (changed("shop", pd.Series([], dtype=str)), AlignmentError, "no id is at every party"),
         (changed("shop", [0.5]), DataError, "shop/align: ids should be integers or text, got floats"),
@@ -186,23 +180,115 @@ def test_disturbed_lines_align_the_same_and_a_cut_one_is_an_error() -> None:
         )
 
 
-def test_marks_that_do_not_fit_the_pair_are_refused() -> None:
-    ids = canonical(pd.Series(["a", "b", "c"]))
-
-    async def liar(me: Party) -> None:
-        rows = await intersect(me, "shop", ids)
-        await me.send("shop", Common(mask=np.ones(len(rows) + 1, bool)))
-
-    with pytest.raises(ProtocolError, match="expected one mark for each of 3 shared ids, got 4"):
-        simulate({"bank": liar, "shop": lambda me: align_feature(me, "bank", ids)})
-
-
 def test_a_label_party_may_allow_for_an_empty_intersection() -> None:
     here, there = canonical(pd.Series(["a"])), canonical(pd.Series(["b"]))
     run = simulate(
         {
             "bank": lambda me: align_label(me, ["shop"], here, may_be_empty=True),
-            "shop": lambda me: align_feature(me, "bank", there),
+            "shop": lambda me: align_feature(me, "bank", ["shop"], there),
         }
     )
     assert [len(aligned.rows) for aligned in run.results.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("parties", [2, 3])
+def test_the_label_party_alone_may_learn(parties: int) -> None:
+    data = small(60, parties)
+    found = align(data, id="customer", label_party="bank", reveal="label-party")
+    whole = align(data, id="customer", label_party="bank")
+    assert list(found.tables) == ["bank"]
+    pd.testing.assert_frame_equal(found.tables["bank"], whole.tables["bank"])
+    assert found.report.counts["matched"].isna().tolist() == [False] + [True] * (parties - 1)
+    assert "nothing about which" in found.report.learnt["shop"]
+    to_features = {e.kind for e in found.ledger if e.sender == "bank"}
+    assert not to_features & {"protocols.InAll/1", "protocols.InAllSize/1", "protocols.TwiceBlinded/1"}
+
+
+@pytest.mark.parametrize("parties", [2, 3])
+def test_all_may_learn_the_size_and_nothing_else(parties: int) -> None:
+    data = small(60, parties)
+    found = align(data, id="customer", label_party="bank", reveal="size")
+    assert found.tables == {} and found.report.size == len(joined(data))
+    assert found.report.counts["matched"].isna().all()
+
+
+def test_no_common_id_has_size_zero() -> None:
+    found = align(tables([["a"], ["b"], ["c"]]), id="customer", label_party="bank", reveal="size")
+    assert found.report.size == 0
+
+
+few = st.lists(st.integers(0, 5), min_size=1, max_size=8)
+
+
+@settings(max_examples=60)
+@given(few, few.map(lambda ids: list(dict.fromkeys(ids))), st.booleans(), st.sampled_from([2, 3]))
+def test_many_is_the_merge_of_pandas(many: list[int], one: list[int], label_has: bool, parties: int) -> None:
+    sides = (many, one) if label_has else (one, many)
+    frames = {
+        party: pd.DataFrame({"customer": ids, party: np.arange(len(ids))})
+        for party, ids in zip(PARTIES[:parties], [*sides, list(range(6))], strict=False)
+    }
+    expected = frames["bank"].merge(frames["shop"], on="customer")
+    if expected.empty:
+        return
+    found = align(frames, id="customer", label_party="bank", duplicates="many")
+    got = pd.DataFrame({"customer": found.tables["bank"]["customer"].to_numpy()})
+    for party in ("bank", "shop"):
+        got[party] = found.tables[party][party].to_numpy()
+    order = ["customer", "bank", "shop"]
+    pd.testing.assert_frame_equal(
+        got.sort_values(order, ignore_index=True), expected[order].sort_values(order, ignore_index=True)
+    )
+    assert got["customer"].astype(str).is_monotonic_increasing
+    counts = found.report.counts
+    assert (counts["rows"] == counts[["matched", "lost", "duplicated"]].sum(axis=1)).all()
+
+
+def test_ids_with_several_rows_at_two_parties_are_refused() -> None:
+    data = tables([[1, 1, 2], [1, 1, 2]])
+    with pytest.raises(AlignmentError, match="bank/align: 1 of 2 common ids have several rows at more than"):
+        align(data, id="customer", label_party="bank", duplicates="many")
+
+
+def test_an_id_of_several_columns_agrees_in_each() -> None:
+    bank = pd.DataFrame({"name": ["ab", "a", "x"], "born": ["c", "bc", "y"], "v": [1, 2, 3]})
+    shop = pd.DataFrame({"surname": ["a", "ab", "x"], "born": ["bc", "c", "z"]})
+    found = align(
+        {"bank": bank, "shop": shop},
+        id={"bank": ["name", "born"], "shop": ["surname", "born"]},
+        label_party="bank",
+    ).tables
+    assert sorted(found["bank"]["v"]) == [1, 2]
+    assert found["bank"]["name"].tolist() == found["shop"]["surname"].tolist()
+
+
+def test_the_same_normalisation_at_all_parties_makes_one_id_of_many_forms() -> None:
+    data = tables([["(030) 12 34", "0 55"], [301234, 55]])
+    data["shop"]["customer"] = data["shop"]["customer"].astype("int64")
+    with pytest.raises(AlignmentError, match="cast one side, or let both be normalised"):
+        align(data, id="customer", label_party="bank")
+    data["shop"]["customer"] = ["0301234", "055"]
+    assert align(data, id="customer", label_party="bank", normalise="digits").report.size == 2
+    mixed = tables([[" STRASSE", "É"], ["straße", "e\u0301 "]])
+    assert align(mixed, id="customer", label_party="bank", normalise=["casefold", "strip"]).report.size == 2
+
+
+def test_names_of_options_are_checked() -> None:
+    data = small(10)
+    with pytest.raises(ConfigError, match="normalise names 'stripe'; there are strip, casefold, digits; did"):
+        align(data, id="customer", label_party="bank", normalise=["stripe"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="reveal='both' should be one of all, label-party, size"):
+        align(data, id="customer", label_party="bank", reveal="both")  # type: ignore[arg-type]
+
+
+def test_the_report_says_how_well_ids_can_be_guessed() -> None:
+    rng = np.random.default_rng(0)
+    phones = [f"017{n:08d}" for n in rng.integers(0, 10**8, 3000)]
+    keys = [secrets.token_hex(16) for _ in range(3000)]
+    data = {
+        "bank": pd.DataFrame({"phone": phones}),
+        "shop": pd.DataFrame({"phone": [*keys[1:], phones[0]]}),
+    }
+    risks = align(data, id="phone", label_party="bank", duplicates="first").report.risks
+    assert risks["bank"].weak and 26 < risks["bank"].bits < 28 and "puts guesses into" in str(risks["bank"])
+    assert not risks["shop"].weak and risks["shop"].bits > 120

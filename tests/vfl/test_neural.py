@@ -252,7 +252,7 @@ def test_an_order_that_is_no_permutation_is_refused(order: list[int]) -> None:
 def test_an_embedding_of_another_shape_is_refused(shape: tuple[int, int]) -> None:
     async def liar(me: Party) -> None:
         async with me.within("align") as at:
-            await align_feature(at, "bank", canonical(pd.Series(IDS)))
+            await align_feature(at, "bank", ["shop"], canonical(pd.Series(IDS)))
         async with me.within("setup") as at:
             await at.send("bank", Columns(count=2, width=None))
             assert (await at.recv("bank", Width)).width == 2

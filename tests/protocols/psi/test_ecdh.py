@@ -251,28 +251,30 @@ def test_the_blinding_depends_on_the_run_even_under_one_hash(monkeypatch: pytest
 def test_points_leave_in_a_secret_order(monkeypatch: pytest.MonkeyPatch) -> None:
     scalar, key, ids = bytes(range(32)), bytes(32), canonical(numbers(*range(100)))
     plain = curve.multiply(scalar, curve.encode_points(key, ids.values.to_pylist()))
-    order, points = ecdh._blind(key, scalar, ids)
+    order, points = ecdh.blind(key, scalar, ids)
     np.testing.assert_array_equal(points, plain[order])
     assert sorted(order) == list(range(100)) and order.tolist() != list(range(100))
     np.random.seed(0)
-    first, _ = ecdh._blind(key, scalar, ids)
+    first, _ = ecdh.blind(key, scalar, ids)
     np.random.seed(0)
-    assert first.tolist() != ecdh._blind(key, scalar, ids)[0].tolist()
+    assert first.tolist() != ecdh.blind(key, scalar, ids)[0].tolist()
     # Where row 0 of 4 goes: 400 draws, 100 expected at each place, six standard deviations allowed.
-    places = [int(np.flatnonzero(ecdh._secret_order(4) == 0)[0]) for _ in range(400)]
+    places = [int(np.flatnonzero(ecdh.secret_order(4) == 0)[0]) for _ in range(400)]
     assert all(48 < places.count(place) < 152 for place in range(4))
 
 
 def test_enough_bits_are_compared() -> None:
     for n, m in [(0, 5), (1, 1), (2, 2), (1000, 30_000), (10**6, 10**6), (2**30, 2**31)]:
-        assert ecdh._width(n, m) == int(np.ceil((40 + np.log2(max(n * m, 1))) / 8))
-    assert ecdh._width(1, 2**400) == 32
+        assert ecdh.mark_width(n, m) == int(np.ceil((40 + np.log2(max(n * m, 1))) / 8))
+    assert ecdh.mark_width(1, 2**400) == 32
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_integers_against_text_is_an_error_that_names_both_types(swapped: bool) -> None:
     bank, shop = (texts("1"), numbers(1)) if swapped else (numbers(1), texts("1"))
-    with pytest.raises(AlignmentError, match=r"^(bank|shop)/psi: the ids of .*; cast one side$") as refused:
+    with pytest.raises(
+        AlignmentError, match=r"^(bank|shop)/psi: the ids of .*; cast one side, or let"
+    ) as refused:
         talk(honest("shop", bank), honest("bank", shop))
     bank_has, shop_has = ("text", "integers") if swapped else ("integers", "text")
     assert f"bank are {bank_has}" in str(refused.value) and f"shop are {shop_has}" in str(refused.value)

@@ -1,0 +1,115 @@
+"""Alignment between processes, and `vfl psi`: the same rows as in one process, in files at each party."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from protocols.connect import Connected
+from protocols.errors import PolicyError
+from protocols.parts import load_part
+from tests.protocols.served import lay_out, serving
+from tests.vfl.parties import small
+from vfl import align
+from vfl.commands import app
+
+POLICY = "min_intersection = 5\n"
+run_cli = CliRunner().invoke
+
+
+def text(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False)
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, pd.DataFrame]:
+    return {party: table.rename(columns={"customer": "id"}) for party, table in small(60, 3).items()}
+
+
+@pytest.mark.parametrize("reveal", ["all", "label-party", "size"])
+def test_the_network_aligns_as_one_process_does(
+    data: dict[str, pd.DataFrame], tmp_path: Path, reveal: str
+) -> None:
+    here = align(data, id="id", label_party="bank", reveal=reveal)  # type: ignore[arg-type]
+    book = lay_out(tmp_path, data, POLICY)
+    with serving(tmp_path, "shop", "telco"), Connected(book, "bank", data["bank"]) as all_:
+        there = align(all_, id="id", label_party="bank", reveal=reveal)  # type: ignore[arg-type]
+    assert there.report.size == here.report.size and list(there.tables) == [*here.tables][:1]
+    for party in there.tables:
+        pd.testing.assert_frame_equal(there.tables[party], here.tables[party])
+    assert there.report.learnt["bank"] == here.report.learnt["bank"]
+    for party in ("shop", "telco"):
+        out = tmp_path / f"{party}.aligned.csv"
+        words = ["export", there.run, "--config", str(tmp_path / f"{party}.toml"), "--out", str(out)]
+        said = run_cli(app, words)
+        if party in here.tables:
+            assert said.exit_code == 0, said.output
+            assert out.read_text() == text(here.tables[party])
+        else:
+            assert said.exit_code == 2 and "did not learn which rows are common" in said.output
+
+
+def test_a_part_of_an_alignment_cannot_be_guessed_from_its_digest(
+    data: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    book = lay_out(tmp_path, data, POLICY)
+    with serving(tmp_path, "shop", "telco"), Connected(book, "bank", data["bank"]) as all_:
+        runs = [align(all_, id="id", label_party="bank").run for _ in range(2)]
+    parts = [load_part(tmp_path / "bank-store" / "parts", run) for run in runs]
+    np.testing.assert_array_equal(parts[0].weights["rows"], parts[1].weights["rows"])
+    assert parts[0].others["shop"] != parts[1].others["shop"]
+
+
+def test_a_table_that_has_changed_is_not_exported(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    book = lay_out(tmp_path, data, POLICY)
+    with serving(tmp_path, "shop", "telco"), Connected(book, "bank", data["bank"]) as all_:
+        run = align(all_, id="id", label_party="bank").run
+    data["shop"].iloc[::-1].to_csv(tmp_path / "shop.csv", index=False)
+    said = run_cli(
+        app, ["export", run, "--config", str(tmp_path / "shop.toml"), "--out", str(tmp_path / "a.csv")]
+    )
+    assert said.exit_code == 2 and "the table has changed since it was aligned" in said.output
+
+
+def test_the_policy_bounds_an_alignment(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    book = lay_out(tmp_path, data, "min_intersection = 1000\n")
+    served = serving(tmp_path, "shop", "telco")
+    refused = pytest.raises(PolicyError, match="min_intersection")
+    with served, Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank")
+
+
+def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    data["bank"].to_csv(tmp_path / "bank.csv", index=False)
+    data["shop"].rename(columns={"id": "card"}).to_parquet(tmp_path / "shop.parquet")
+    words = ["--table", f"bank={tmp_path}/bank.csv", "--table", f"shop={tmp_path}/shop.parquet"]
+    words += ["--id", "bank=id", "--id", "shop=card", "--out", str(tmp_path / "out"), "--format", "csv"]
+    said = run_cli(app, words)
+    assert said.exit_code == 0, said.output
+    assert "bank learns which of its own ids shop also has" in said.output
+    expected = align({p: data[p] for p in ("bank", "shop")}, id="id", label_party="bank").tables
+    assert (tmp_path / "out" / "bank.csv").read_text() == text(expected["bank"])
+    assert (tmp_path / "out" / "shop.csv").read_text() == text(
+        expected["shop"].rename(columns={"id": "card"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--table", "bank=a.csv"], "give --table PARTY=FILE once for each of two parties or more"),
+        (["--table", "a.csv", "--table", "b.csv"], "--table a.csv: expected PARTY=FILE"),
+        (["--me", "bank"], "--book and --me are both needed"),
+        (["--table", "a=a.csv", "--table", "b=b.csv"], "give --id COLUMN, or --id PARTY=COLUMN for every"),
+        (["--table", "a=a.csv", "--table", "b=b.csv", "--id", "a=x"], "give --id COLUMN"),
+        (["export", "r", "--out", "x.txt"], "expected a file that ends in .csv or .parquet"),
+        (["export", "r", "--out", "nowhere/x.csv"], "there is no directory"),
+    ],
+)
+def test_what_a_person_may_get_wrong_is_said(words: list[str], said: str) -> None:
+    found = run_cli(app, words)
+    assert found.exit_code == 2 and said in " ".join(found.output.split())

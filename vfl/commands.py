@@ -1,0 +1,211 @@
+"""`vfl psi`: the common rows of tables in files, here or over the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from protocols.commands.terminal import console, errors, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vfl.align import AlignmentReport
+
+app = typer.Typer(no_args_is_help=True, invoke_without_command=True)
+
+
+@app.callback()
+def psi(
+    context: typer.Context,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="PARTY=FILE, .csv or .parquet; once for each party, all of them here."),
+    ] = None,
+    book: Annotated[
+        Path | None, typer.Option(help="parties.toml: over the network, with parties that run `vfl serve`.")
+    ] = None,
+    me: Annotated[
+        str | None, typer.Option(help="With --book: which party this is; --table is its own.")
+    ] = None,
+    id: Annotated[
+        list[str] | None,
+        typer.Option(help="The id column, or PARTY=COLUMN; several by comma make an id together."),
+    ] = None,
+    label_party: Annotated[
+        str | None, typer.Option(help="Who compares, and learns first. Default: the first table, or --me.")
+    ] = None,
+    parties: Annotated[
+        str | None, typer.Option(help="With --book: who takes part, by comma. Default: all of the book.")
+    ] = None,
+    reveal: Annotated[
+        Literal["all", "label-party", "size"], typer.Option(help="Who learns which ids are common.")
+    ] = "all",
+    duplicates: Annotated[
+        Literal["error", "first", "many"], typer.Option(help="What a repeated id means.")
+    ] = "error",
+    normalise: Annotated[
+        str, typer.Option(help="Any of strip,casefold,digits, by comma: done to all ids first.")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where aligned tables go: a folder, or with --book a .csv or .parquet file."),
+    ] = None,
+    format: Annotated[
+        Literal["parquet", "csv"], typer.Option(help="Of the files in the folder --out.")
+    ] = "parquet",
+) -> None:
+    """Find the rows that all parties have, by private set intersection, in one common order."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors():
+        from protocols.errors import ConfigError
+
+        rules = tuple(rule.strip() for rule in normalise.split(",") if rule.strip())
+        how = {"reveal": reveal, "duplicates": duplicates, "normalise": rules}
+        if (book is None) != (me is None):
+            raise ConfigError("over the network, --book and --me are both needed")
+        if book is not None and me is not None:
+            _over_network(book, me, tables or [], id or [], label_party, parties, how, out)
+        else:
+            _here(tables or [], id or [], label_party, how, out, format)
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[str, typer.Argument(help="The run, as `vfl parts list` names it.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file.")],
+    config: Annotated[Path, typer.Option(help="The party's own file.")] = Path("party.toml"),
+    table: Annotated[str | None, typer.Option(help="Which of its tables, if it has several.")] = None,
+) -> None:
+    """Write the common rows of a party that served an alignment."""
+    with errors():
+        from protocols.config import read_config
+        from protocols.errors import ConfigError
+        from protocols.jobs import Store
+        from protocols.parts import load_part
+        from protocols.sources import read_table
+        from vfl.aligning import export
+
+        _check_out(out)
+        settings, _ = read_config(config)
+        names = list(settings.tables)
+        name = table or (names[0] if len(names) == 1 else "")
+        if name not in settings.tables:
+            raise ConfigError(f"--table should be one of {', '.join(names) or 'none: it has no tables'}")
+        part = load_part(Store(settings.store).parts, run)
+        _write(export(part, read_table(settings.tables[name], settings.base, None)), out)
+
+
+def _here(
+    given: list[str],
+    ids: list[str],
+    label_party: str | None,
+    how: Mapping[str, Any],
+    out: Path | None,
+    format: str,
+) -> None:
+    from protocols.data import read
+    from protocols.errors import ConfigError
+    from vfl.align import align
+
+    files = dict(_pair(one, "--table", "PARTY=FILE") for one in given)
+    if len(files) < 2:
+        raise ConfigError("give --table PARTY=FILE once for each of two parties or more, or --book and --me")
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; all parties' tables go to a folder")
+    named = _ids(ids, list(files))
+    tables = {party: read(file) for party, file in files.items()}
+    found = align(tables, id=named, label_party=label_party or next(iter(files)), **how)
+    _show(found.report)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for party, table in found.tables.items():
+            _write(table, out / f"{party}.{format}")
+
+
+def _over_network(
+    book: Path,
+    me: str,
+    given: list[str],
+    ids: list[str],
+    label_party: str | None,
+    parties: str | None,
+    how: Mapping[str, Any],
+    out: Path | None,
+) -> None:
+    from protocols.data import read
+    from protocols.errors import ConfigError
+    from protocols.federation import Federation
+    from vfl.align import align
+
+    if len(given) != 1 or len(ids) != 1:
+        raise ConfigError("over the network, give one --table FILE and one --id COLUMN: this party's own")
+    if out is not None:
+        _check_out(out)
+    names = [name.strip() for name in parties.split(",")] if parties else None
+    table = read(given[0].removeprefix(f"{me}="))
+    with Federation.connect(book, me, table) as all_:
+        found = align(
+            all_,
+            id=ids[0].removeprefix(f"{me}="),
+            label_party=label_party or me,
+            parties=names,
+            **how,
+        )
+    _show(found.report)
+    say(f"run {found.run}: the others write their rows with `vfl psi export {found.run}`")
+    if out is not None:
+        if me not in found.tables:
+            raise ConfigError(f"{me} does not learn the rows, so nothing was written to {out}")
+        _write(found.tables[me], out)
+
+
+def _ids(given: list[str], parties: list[str]) -> dict[str, list[str]]:
+    from protocols.errors import ConfigError
+
+    common = [one for one in given if "=" not in one]
+    own = dict(_pair(one, "--id", "PARTY=COLUMN") for one in given if "=" in one)
+    if len(common) > 1 or (not common and set(own) != set(parties)):
+        raise ConfigError("give --id COLUMN, or --id PARTY=COLUMN for every party")
+    return {party: own.get(party, *common).split(",") for party in parties}
+
+
+def _pair(said: str, option: str, form: str) -> tuple[str, str]:
+    from protocols.errors import ConfigError
+
+    name, equals, value = said.partition("=")
+    if not (name and equals and value):
+        raise ConfigError(f"{option} {said}: expected {form}")
+    return name, value
+
+
+def _check_out(out: Path) -> None:
+    from protocols.errors import ConfigError
+
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"--out {out}: expected a file that ends in .csv or .parquet")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no directory {out.absolute().parent}")
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    from protocols.report import write_whole
+
+    content = table.to_csv(index=False) if out.suffix == ".csv" else table.to_parquet(index=False)
+    write_whole(out, content)
+    say(f"wrote {len(table)} rows to {out}")
+
+
+def _show(report: AlignmentReport) -> None:
+    from rich.table import Table
+
+    shown = Table("party", *report.counts.columns)
+    for party, row in report.counts.iterrows():
+        shown.add_row(str(party), *("" if value is None or value != value else str(value) for value in row))
+    console().print(shown)
+    for words in (*report.learnt.values(), *(f"{p}: {risk}" for p, risk in report.risks.items())):
+        typer.echo(words)
