@@ -94,6 +94,7 @@ class Attempts:
                     job=name,
                     checkpoints=checkpoints if proposal.action == "fit" else None,
                     guard=self.consent.guard(case),
+                    speaks=case.program.speaks[proposal.action],
                     on_entry=self.notes.entered(record),
                 )
             )

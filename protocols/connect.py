@@ -269,6 +269,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                         job=name,
                         on_progress=on_progress,
                         checkpoints=checkpoints if asked.action == "fit" else None,
+                        speaks=asked.program.speaks[asked.action],
                         on_entry=self._notes.entered(record),
                     )
                 )

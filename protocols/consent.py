@@ -126,7 +126,7 @@ class Consent:
             when=datetime.now(UTC),
         )
         # A table that is not here is refused as one that no rule is about: neither tells which there are.
-        known = not table or table in self.config.tables
+        known = table in self.config.tables or not (table or self.config.tables)
         rules = self.config.policy if known else ()
         history = self._history(caller, table if known else "")  # its name is a file's
         decision = judge(rules, request, history)

@@ -24,7 +24,7 @@ from torch import nn
 
 from protocols.arrays import Arrays
 from protocols.costs import Cost
-from protocols.errors import ConfigError, PartyError, ProtocolError, VflError
+from protocols.errors import ConfigError, PartyError, PolicyError, ProtocolError, VflError
 from protocols.flops import forward_flops
 from protocols.randomness import torch_seeded
 from protocols.wire.codec import decode, encode
@@ -87,6 +87,7 @@ class Desk:
     on_progress: Callable[[str, int, int], None] | None = None
     checkpoints: Checkpoints | None = None  # set where a run outlives its processes
     guard: Guard = field(default_factory=Unguarded)
+    speaks: frozenset[str] | None = None  # the kinds of messages that were granted; None: all
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +116,8 @@ class Party:
 
     async def _deliver(self, to: str, kind: str, body: bytes, digest: bytes) -> None:
         desk = self.desk
+        if desk.speaks is not None and kind not in desk.speaks:
+            raise PolicyError(f"{kind} is not among the messages that this job was granted to send")
         sequence = self._sent.get(to, 0)
         self._sent[to] = sequence + 1
         await desk.ledger.deliver(

@@ -66,17 +66,21 @@ async def serve_role(
     on_progress: Report | None = None,
     checkpoints: Checkpoints | None = None,
     guard: Guard | None = None,
+    speaks: Iterable[type[Message]] | None = None,
     on_entry: Callable[[Entry], None] | None = None,
 ) -> Run:
     """Run `role` of party `name` over `transport`, which is entered already, to its end.
 
-    parties: all that take part, in roster order. `Run.results` holds its result, its ledger both ends
-    of its own lines, its seconds are those of the clock. An error of any party is raised here, marked with
-    that party and scope.
+    parties: all that take part, in roster order. speaks: the messages that it may send; all if not given.
+    `Run.results` holds its result, its ledger both ends of its own lines, its seconds are those of the clock.
+    An error of any party is raised here, marked with that party and scope.
     """
     ledger = Ledger(transport, on_entry)
     desk = Desk(name, ledger, seed, job, tuple(parties), threaded=True, on_progress=on_progress)
     desk.checkpoints, desk.guard = checkpoints, guard or desk.guard
+    if speaks is not None:
+        kinds: tuple[type[Message], ...] = (*speaks, Abort)
+        desk.speaks = frozenset(kind.kind for kind in kinds)
     me = Coordinator(desk)
     aborts = me.within(ABORT)
     start = perf_counter()

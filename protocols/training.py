@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import inf
 from typing import Any, Literal, Self, TypeGuard
 
@@ -19,6 +20,8 @@ from protocols.arrays import Array, Arrays, to_torch
 from protocols.errors import ConfigError, DataError
 from protocols.flops import forward_flops, training_flops
 from protocols.tables import Kind
+
+MOST_WEIGHTS = 1 << 26  # of a network that is built by name, perhaps for a peer: 256 MB
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -87,6 +90,11 @@ def check_network(hidden: object, standardise: object, random_state: object) -> 
     widths = hidden if isinstance(hidden, Sequence) and not isinstance(hidden, str) else [None]
     if not all(type(width) is int and width > 0 for width in widths):
         raise ConfigError(f"hidden={hidden!r} should be a list of whole numbers above 0, as in (64, 32)")
+    weights = sum(a * b for a, b in pairwise(widths))
+    if weights > MOST_WEIGHTS:
+        raise ConfigError(
+            f"hidden={hidden!r} has {weights} weights; at most {MOST_WEIGHTS} are built by name"
+        )
     if not isinstance(standardise, bool | np.bool):
         raise ConfigError(f"standardise={standardise!r} should be True or False")
     if not _is_whole(random_state) or not 0 <= random_state < 2**63:

@@ -23,7 +23,7 @@ from protocols.errors import VflError
 from protocols.jobs import Store
 from protocols.logs import structured
 from protocols.programs import program
-from protocols.psi import curve, ecdh
+from protocols.psi import curve, ecdh, ring
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalNetClassifier
@@ -116,7 +116,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
         keys.append(secrets.token_bytes(32))
         return keys[-1]
 
-    for module in (curve, ecdh):
+    for module in (curve, ecdh, ring):
         monkeypatch.setattr(module, "new_scalar", scalar)
     log = tmp_path / "all.log"
     with (

@@ -92,7 +92,7 @@ class Grpc:
         self._on_change = on_change
         self._posts: dict[str | None, Post] = {None: Post(self, None)}
         self._links: dict[str, Link] = {}
-        self._failed: dict[str, tuple[type[VflError], str]] = {}
+        self._failed: dict[str, tuple[type[VflError], str, str]] = {}
         self._open: dict[str, dict[tuple[str, str], int]] = {peer: {} for peer in self.peers}
         self._space: dict[str, list[asyncio.Future[None]]] = {peer: [] for peer in self.peers}
         self._meetings: dict[str, list[asyncio.Future[None]]] = {peer: [] for peer in self.peers}
@@ -268,7 +268,7 @@ class Grpc:
         """Raise what has become of `peer`, if it is not there."""
         failure = self._failed.get(peer)
         if failure is not None:
-            raise failure[0](failure[1])
+            raise _failure(*failure, peer)
 
     def release(self, link: Link, envelope: Envelope) -> None:
         """Mail was collected or dropped."""
@@ -337,7 +337,7 @@ class Grpc:
 
     def _fail(self, peer: str, state: str, kind: type[VflError], reason: str) -> None:
         if state != "restarted":  # one that was is there
-            self._failed[peer] = kind, reason
+            self._failed[peer] = kind, state, reason
         for post in self._posts.values():
             # A transport of one job may meet another process of a peer that had left, and go on.
             if state == "restarted" or (state == "left" and post.job is not None):
@@ -345,7 +345,7 @@ class Grpc:
         waits = [wait for post in self._posts.values() for wait in post.mailbox.waiting()]
         for future in (*(w for _, sender, _, w in waits if sender == peer), *self._space[peer]):
             if not future.done():
-                future.set_exception(kind(reason))
+                future.set_exception(_failure(kind, state, reason, peer))
         self._say(Change(peer, state, reason))
 
     def _say(self, change: Change) -> None:
@@ -413,6 +413,13 @@ class Grpc:
             if pending and not link.line.left and link.final is None:
                 unfinished.append(f"{pending} messages to {peer}")
         return unfinished
+
+
+def _failure(kind: type[VflError], state: str, reason: str, peer: str) -> VflError:
+    error = kind(reason)
+    if state == "lost":  # why may name a path or an address of ours
+        error.told = f"no connection to {peer}; the reason is in its own log"
+    return error
 
 
 def _wake(waits: list[asyncio.Future[None]]) -> None:

@@ -97,6 +97,18 @@ def test_a_table_that_is_not_here_is_nobodys_to_ask_for(
     assert not list(tmp_path.rglob("outside*"))
 
 
+def test_a_job_that_names_none_of_several_tables_is_refused(
+    trial: Trial, tmp_path: Path, ran: list[str]
+) -> None:
+    async def talk(caller: Caller) -> None:
+        word = await caller.propose(table="")
+        assert isinstance(word, Answer) and word.state == "refused" and "nothing is granted" in word.reason
+
+    (source,) = trial[0].tables.values()
+    play(trial, tmp_path, talk, rule(), tables={"one": source, "two": source})
+    assert not ran
+
+
 def test_a_grant_of_a_policy_that_asks_by_now_does_not_last(
     trial: Trial, tmp_path: Path, ran: list[str]
 ) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from protocols import party as party_module
 from protocols.arrays import Array, Arrays
-from protocols.errors import ConfigError, DataError, PartyError, ProtocolError
+from protocols.errors import ConfigError, DataError, PartyError, PolicyError, ProtocolError
 from protocols.federation import simulate
 from protocols.flops import forward_flops
 from protocols.party import Coordinator, Desk, Party
@@ -291,3 +291,18 @@ def test_progress_reaches_who_watches() -> None:
 
 def test_a_party_does_not_show_what_it_holds() -> None:
     assert "Desk" not in repr(party()) and "Names" not in repr(party())
+
+
+def test_a_party_sends_no_message_that_was_not_granted() -> None:
+    desk = Desk("a", Ledger(Local(["a", "b"])), speaks=frozenset([Vector.kind]))
+    me = Party(desk)
+
+    async def says() -> None:
+        await me.send("b", Vector(x=np.zeros(1, np.float32)))
+        await me.send("b", Done())
+
+    with pytest.raises(
+        PolicyError, match=f"^{Done.kind} is not among the messages that this job was granted"
+    ):
+        asyncio.run(says())
+    assert [entry.kind for entry in desk.ledger] == [Vector.kind]

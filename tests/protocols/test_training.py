@@ -116,7 +116,7 @@ def test_settings_that_cannot_be_meant_are_refused(setting: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("hidden", value) for value in (8, None, "64", (0,), (8, 4.0), (True,))],
+        *[("hidden", value) for value in (8, None, "64", (0,), (8, 4.0), (True,), (1 << 14, 1 << 14))],
         *[("standardise", value) for value in ("no", 1, None)],
         *[("random_state", value) for value in (-1, 0.5, None, "0", True, 2**63)],
     ],
