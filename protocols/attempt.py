@@ -92,9 +92,9 @@ class Attempts:
                     parties=proposal.parties,
                     seed=proposal.seed,
                     job=name,
-                    checkpoints=checkpoints if proposal.action == "fit" else None,
+                    checkpoints=checkpoints if proposal.action != "predict" else None,
                     guard=self.consent.guard(case),
-                    speaks=case.program.speaks[proposal.action],
+                    speaks=case.program.speaks.get(proposal.action, ()),
                     on_entry=self.notes.entered(record),
                 )
             )

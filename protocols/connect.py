@@ -268,8 +268,8 @@ class Connected(Mapping[str, pd.DataFrame]):
                         seed=asked.seed,
                         job=name,
                         on_progress=on_progress,
-                        checkpoints=checkpoints if asked.action == "fit" else None,
-                        speaks=asked.program.speaks[asked.action],
+                        checkpoints=checkpoints if asked.action != "predict" else None,
+                        speaks=asked.program.speaks.get(asked.action, ()),
                         on_entry=self._notes.entered(record),
                     )
                 )

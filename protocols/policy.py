@@ -185,8 +185,8 @@ class Guard:
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that the job uses, as soon as they are known.
 
-        Checks their number, when predicting the budget of distinct ids, else the difference from earlier
-        row sets.
+        Checks their number, when predicting the budget of distinct ids, when fitting the difference from
+        earlier row sets.
         """
         rows = self.history.fingerprints(ids)
         if self.request.action == "predict":
@@ -195,7 +195,7 @@ class Guard:
             if self.rule.max_distinct_ids and self.history.distinct > self.rule.max_distinct_ids:
                 raise refusal("max_distinct_ids", _too_many_ids(self.rule))
         self.intersection(len(rows))
-        if self.request.action != "predict":
+        if self.request.action == "fit":
             differs = self.history.nearest_fit(rows)
             if differs is not None and differs < self.rule.min_difference:
                 least = self.rule.min_difference

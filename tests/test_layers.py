@@ -23,6 +23,8 @@ LEVELS = {
     "protocols.party": 3,
     "protocols": 4,
     **dict.fromkeys(PARADIGMS, 5),
+    # A command of vfl's, outside its package: whatever is inside loads torch, and help must not wait for it.
+    "protocols.commands.psi": 6,
     "examples": 6,
     "tests": 7,
 }

@@ -38,8 +38,9 @@ from protocols.party import Party
 from protocols.programs import Seat
 from protocols.progress import bar
 from protocols.psi import ring
-from protocols.psi.ecdh import BlindedIds, IdKind, Learns, TwiceBlinded, meet
+from protocols.psi.ecdh import BlindedIds, IdKind, Learns, TwiceBlinded
 from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical, check_rules
+from protocols.psi.pair import meet
 from protocols.psi.risk import Guessable, guessable
 from protocols.tables import column
 from protocols.wire.ledger import Ledger
@@ -113,8 +114,11 @@ async def align_label(
     *,
     reveal: Reveal = "all",
     may_be_empty: bool = False,
+    resume: bool = False,
 ) -> Aligned:
     """The label party's role: find out, with all of `features`, which ids every party has.
+
+    resume: as in `protocols.psi.pair.meet`.
 
     Raises AlignmentError where no id is at every party, unless it `may_be_empty`, and where one has several
     rows at two parties.
@@ -122,7 +126,7 @@ async def align_label(
     rows_learnt = reveal != "size"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
-        met = await meet(me, features[0], ids, learns[reveal])
+        met = await meet(me, features[0], ids, learns[reveal], resume=resume)
         rows, size, sizes = met.rows, met.size, {}
     else:
         tell = reveal != "label-party"
@@ -145,13 +149,19 @@ async def align_label(
 
 
 async def align_feature(
-    me: Party, label_party: str, features: Sequence[str], ids: CanonicalIds, *, reveal: Reveal = "all"
+    me: Party,
+    label_party: str,
+    features: Sequence[str],
+    ids: CanonicalIds,
+    *,
+    reveal: Reveal = "all",
+    resume: bool = False,
 ) -> Aligned:
     """A feature party's role. features: all feature parties, this one among them."""
     rows_learnt, told = reveal != "size", reveal != "label-party"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
-        met = await meet(me, label_party, ids, learns[reveal])
+        met = await meet(me, label_party, ids, learns[reveal], resume=resume)
         rows, size = met.rows, met.size
     else:
         rung = await ring.pass_on(me, label_party, sorted(features), ids, rows=rows_learnt, tell=told)

@@ -52,8 +52,8 @@ def align(p: Align, seat: Seat) -> Role:
     async def role(me: Party) -> Aligned:
         async with me.within("align") as at:
             if seat.party == p.label_party:
-                return await align_label(at, features, ids, reveal=p.reveal)
-            return await align_feature(at, p.label_party, features, ids, reveal=p.reveal)
+                return await align_label(at, features, ids, reveal=p.reveal, resume=True)
+            return await align_feature(at, p.label_party, features, ids, reveal=p.reveal, resume=True)
 
     return role
 

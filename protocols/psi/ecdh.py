@@ -97,6 +97,11 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     `peer` calls it with the counterpart, "peer" for "me".
     """
     key, m = await agree(me, peer, ids)
+    return await meet_under(me, peer, ids, learns, key, m)
+
+
+async def meet_under(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
+    """The same once `agree` gave the key of the hash and the number of the peer's ids, `m`."""
     n = len(ids)
     width, scalar = mark_width(n, m), new_scalar()
     order, blinded = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})

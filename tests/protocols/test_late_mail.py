@@ -61,7 +61,7 @@ def late(talker: str) -> Program[Parameters]:
     def keep(p: Parameters, seat: Seat, result: Any) -> Part:
         return Part("Late", seat.party, {}, Arrays())
 
-    return Program("late", "vfl", Parameters, {}, {"fit": role}, keep, lambda p, part: None)
+    return Program("late", "vfl", Parameters, {"fit": (Remark,)}, {"fit": role}, keep, lambda p, part: None)
 
 
 def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, talker: str) -> None:

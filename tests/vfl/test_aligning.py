@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from protocols.commands.psi import app
 from protocols.connect import Connected
 from protocols.errors import PolicyError
 from protocols.parts import load_part
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
 from vfl import align
-from vfl.commands import app
 
 POLICY = "min_intersection = 5\n"
 run_cli = CliRunner().invoke

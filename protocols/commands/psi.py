@@ -1,4 +1,8 @@
-"""`vfl psi`: the common rows of tables in files, here or over the network."""
+"""`vfl psi`: the common rows of tables in files, here or over the network.
+
+Who takes part and who learns what: see `vfl.align`. It is a command of that package,
+and loads it when it runs.
+"""
 
 from __future__ import annotations
 

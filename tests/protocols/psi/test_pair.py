@@ -1,0 +1,113 @@
+"""Bucket by bucket: the same rows, buckets of one size, and a run that goes on at the bucket it was in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protocols.errors import LineError
+from protocols.jobs import Kept
+from protocols.party import Desk, Party, run
+from protocols.psi import pair
+from protocols.psi.ecdh import BlindedIds, Learns
+from protocols.psi.ids import canonical
+from protocols.psi.pair import bucket_of, capacity, meet
+from protocols.wire.clock import run_virtual
+from protocols.wire.faults import Faults, Plan
+from protocols.wire.ledger import Ledger
+from protocols.wire.transport import Local
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair, "FROM", 40)
+    monkeypatch.setattr(pair, "BUCKET", 16)
+
+
+def play(
+    sets: dict[str, list[int]],
+    learns: dict[str, Learns] | None = None,
+    kept: dict[str, Kept] | None = None,
+    faults: Plan | None = None,
+) -> tuple[dict[str, Any], Ledger]:
+    local = Local(list(sets))
+    ledger = Ledger(local if faults is None else Faults(local, faults))
+
+    async def role(name: str) -> Any:
+        peer = next(other for other in sets if other != name)
+        desk = Desk(name, ledger, checkpoints=kept[name] if kept else None)
+        async with Party(desk).within("align") as at:
+            ids = canonical(pd.Series(sets[name], dtype="int64"))
+            return await meet(at, peer, ids, (learns or {}).get(name, "both"), resume=kept is not None)
+
+    found, _ = run_virtual(run(**{name: role(name) for name in sets}), local.on_stall)
+    return found, ledger
+
+
+ids = st.lists(st.integers(0, 150), unique=True, max_size=110)
+
+
+@settings(max_examples=25)
+@given(ids, ids)
+def test_buckets_give_the_rows_that_one_run_gives(bank: list[int], shop: list[int]) -> None:
+    found, _ = play({"bank": bank, "shop": shop})
+    expected = sorted(set(bank) & set(shop), key=lambda i: str(i).encode())
+    for name, own in (("bank", bank), ("shop", shop)):
+        assert [own[row] for row in found[name].rows] == expected and found[name].size == len(expected)
+
+
+def test_one_may_learn_and_all_may_learn_the_size() -> None:
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    found, _ = play(sets, {"bank": "me", "shop": "peer"})
+    assert len(found["bank"].rows) == 50 and found["shop"].rows is found["shop"].size is None
+    found, _ = play(sets, {"bank": "size", "shop": "size"})
+    assert [(met.rows, met.size) for met in found.values()] == [(None, 50), (None, 50)]
+
+
+def test_every_bucket_looks_alike() -> None:
+    _, ledger = play({"bank": [*range(90)], "shop": [*range(45)]})
+    sizes: dict[str, set[int]] = {"bank": set(), "shop": set()}
+    for entry in ledger:
+        if entry.kind == BlindedIds.kind:
+            sizes[entry.sender].add(entry.nbytes)
+    assert all(len(seen) == 1 for seen in sizes.values())
+    assert sum(entry.kind == BlindedIds.kind for entry in ledger) == 2 * 6
+
+
+@pytest.mark.parametrize(("n", "count"), [(10**6, 4), (10**8, 382), (5000, 20), (3, 2)])
+def test_ids_find_room_in_every_bucket(n: int, count: int) -> None:
+    rng = np.random.default_rng(n)
+    most = max(np.bincount(rng.integers(count, size=n)).max() for _ in range(5)) if n < 10**8 else 0
+    assert most <= capacity(n, count) <= n
+    if n >= 10**6:
+        assert capacity(n, count) < 1.03 * n / count  # and little is wasted
+
+
+def test_a_bucket_is_a_keyed_hash() -> None:
+    known = canonical(pd.Series(range(4000)))
+    one, other = (bucket_of(known, bytes([key]) * 32, 8) for key in (1, 2))
+    assert np.bincount(one, minlength=8).min() > 400 and (one != other).mean() > 0.8
+
+
+def test_a_run_that_was_cut_goes_on_at_the_bucket_it_was_in(tmp_path: Path) -> None:
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    whole, ledger = play(sets)
+    kept = {name: Kept(tmp_path / name) for name in sets}
+    cut = Plan(cut=("bank", "shop"), cut_after=11)
+    with pytest.raises(LineError):
+        play(sets, kept=kept, faults=cut)
+    done = min(max(kept[name].steps) for name in sets)
+    assert 0 < done < 6
+    for one in kept.values():
+        one.agree(done)
+    again, rest = play(sets, kept=kept)
+    for name in sets:
+        np.testing.assert_array_equal(again[name].rows, whole[name].rows)
+    blinded = [sum(entry.kind == BlindedIds.kind for entry in book) for book in (ledger, rest)]
+    assert blinded == [2 * 7, 2 * (7 - done)]
