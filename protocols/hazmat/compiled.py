@@ -27,8 +27,8 @@ _turn = threading.Lock()  # numba's setting is one for the whole process
 
 
 def part(function: F) -> F:
-    """A part of kernels: compiled with whatever calls it."""
-    compiled: F = njit(nogil=True)(function)
+    """A part of kernels: compiled with whatever calls it, and called by compiled code only."""
+    compiled: F = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return compiled
 
 
@@ -42,7 +42,7 @@ def kernel(function: F) -> F:
         before = config.CACHE_DIR
         config.CACHE_DIR = str(_directory())
         try:
-            compiled: F = njit(nogil=True, cache=True)(function)
+            compiled: F = njit(nogil=True, no_cfunc_wrapper=True, cache=True)(function)
         except RuntimeError:  # no place for a cache
             compiled = njit(nogil=True)(function)
         finally:
