@@ -23,6 +23,7 @@ from numba.misc.appdirs import AppDirs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_kernels: list[Any] = []
 _turn = threading.Lock()  # numba's setting is one for the whole process
 
 
@@ -47,7 +48,14 @@ def kernel(function: F) -> F:
             compiled = njit(nogil=True)(function)
         finally:
             config.CACHE_DIR = before
+    _kernels.append(compiled)
     return compiled
+
+
+def keep_nothing() -> None:
+    """Write no compiled code any more in this process: a failure to write fails the call that it serves."""
+    for each in _kernels:
+        each._cache.disable()
 
 
 @cache

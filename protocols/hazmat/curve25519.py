@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from numpy.typing import NDArray
 
 from protocols.hazmat import blake2b, curve_kernels
-from protocols.hazmat.compiled import mark, marked
+from protocols.hazmat.compiled import keep_nothing, mark, marked
 from protocols.hazmat.lanes import COUNT, has_ifma, host_has
 from protocols.hazmat.switch import Prepared
 
@@ -148,7 +148,11 @@ def _misses() -> int:
 
 def _checked(field: Field) -> Field | Literal["library"]:
     try:
-        wrong = _differences(field)
+        try:
+            wrong = _differences(field)
+        except OSError:  # a full disk: what was compiled cannot be kept, but it can be used
+            keep_nothing()
+            wrong = _differences(field)
     except Exception as error:  # numba's and LLVM's are of many kinds, and none should cost a user the run
         wrong = [f"{type(error).__name__}"]
     if not wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Callable
@@ -188,7 +189,6 @@ LIMITS: dict[str, tuple[int, int]] = {
 def test_elements_of_any_size_that_is_promised(holds: Any) -> None:
     least, most = LIMITS[holds]
 
-    @given(limbs_up_to(least, most))
     def check(elements: list[list[int]]) -> None:
         kind = np.float64 if holds == "float" else np.uint64
         given_ = [np.repeat(np.array(e, kind)[:, None], COUNT[holds], axis=1) for e in elements]
@@ -202,7 +202,9 @@ def test_elements_of_any_size_that_is_promised(holds: Any) -> None:
             assert least <= result.min() and result.max() <= most
             assert (number(result[:, 0].tolist()) - meant) % P == 0
 
-    check()
+    for ends in itertools.product((least, most), repeat=3):
+        check([[end] * 5 for end in ends])
+    given(limbs_up_to(least, most))(check)()
 
 
 def test_operations_refuse_what_they_do_not_mean() -> None:
