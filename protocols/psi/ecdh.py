@@ -42,8 +42,9 @@ from pydantic import Field
 
 from protocols.arrays import Array
 from protocols.errors import AlignmentError, ProtocolError
+from protocols.hazmat import switch
 from protocols.party import Party
-from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar
+from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar, prepare
 from protocols.psi.ids import MOST_COLUMNS, CanonicalIds, Rows
 from protocols.wire.message import Message, Spec
 
@@ -103,6 +104,7 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
 async def meet_under(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
     """The same once `agree` gave the key of the hash and the number of the peer's ids, `m`."""
     n = len(ids)
+    await ready(me, max(n, m))
     width, scalar = mark_width(n, m), new_scalar()
     order, blinded = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})
     await me.send(peer, BlindedIds(points=blinded))
@@ -122,6 +124,15 @@ async def meet_under(me: Party, peer: str, ids: CanonicalIds, learns: Learns, ke
         raise unlike(me, peer, answer, f"expected marks of shape {(n, width)}, got {answer.marks.shape}")
     found = (ids, order, answer.marks, marks, learns != "size")
     return await me.compute(_found, *found, cost={"id_match": n + m})
+
+
+async def ready(me: Party, count: int) -> None:
+    """Have what serves sets of `count` ids ready; where that takes long, whoever watches is told."""
+    step = "kernels made ready (compiled once on a machine)"
+    if count >= switch.LARGE:
+        me.progress(step, 0, 1)
+        await me.compute(prepare, count, cost=0.0)
+        me.progress(step, 1, 1)
 
 
 async def agree(me: Party, peer: str, ids: CanonicalIds) -> tuple[bytes, int]:
@@ -167,7 +178,7 @@ def _run_key(mine: X25519PrivateKey, theirs: bytes) -> bytes:
 
 def blind(key: bytes, scalar: bytes, ids: CanonicalIds) -> tuple[Rows, Points]:
     """The blinded ids in a secret order: (order, points), where points[i] belongs to ids.values[order[i]]."""
-    points = multiply(scalar, encode_points(key, ids.values.to_pylist()))
+    points = multiply(scalar, encode_points(key, ids.values))
     order = secret_order(len(ids))
     return order, points[order]
 

@@ -41,7 +41,17 @@ from protocols.arrays import Array
 from protocols.errors import ProtocolError
 from protocols.party import Party
 from protocols.psi.curve import multiply, new_scalar
-from protocols.psi.ecdh import agree, as_values, blind, check, in_order, mark_width, secret_order, unlike
+from protocols.psi.ecdh import (
+    agree,
+    as_values,
+    blind,
+    check,
+    in_order,
+    mark_width,
+    ready,
+    secret_order,
+    unlike,
+)
 from protocols.psi.ids import CanonicalIds, Rows
 from protocols.wire.message import Message, Spec
 
@@ -100,6 +110,7 @@ async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bo
     for peer in ring:
         wrapped = ChaCha20Poly1305(keys[peer]).encrypt(_NONCE, key, None)
         await me.send(peer, RingKey(counts=known, wrapped=wrapped))
+    await ready(me, max(counts.values()))
     n, scalar = len(ids), new_scalar()
     order, own = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})
     await me.send(ring[0], RingPoints(owner=me.name, points=own))
@@ -138,6 +149,7 @@ async def pass_on(
     place, n, scalar = ring.index(me.name), len(ids), new_scalar()
     before, after = ring[place - 1], ring[(place + 1) % len(ring)]
     shuffle: Rows = np.zeros(0, np.int64)
+    await ready(me, max(counts.values()))
     order, own = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})
     await me.send(after, RingPoints(owner=me.name, points=own))
     total, done = sum(counts.values()), n
