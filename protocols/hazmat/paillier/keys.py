@@ -70,7 +70,8 @@ class PaillierKey:
         _check_size(public.n.bit_length(), small_key)
         if private is not None:
             _check_private(public, private)
-        self.phe, self.phe_private = public, private
+        self.phe: Any = public
+        self.phe_private: Any = private
         self._backend, self._small = backend, small_key
         primes = (private.p, private.q) if private is not None else (0, 0)
         self.engine: Engine = _engine(backend, public.n, *primes)

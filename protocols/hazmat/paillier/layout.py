@@ -98,7 +98,7 @@ class Layout:
     def decode(self, ints: Array) -> Array:
         """Numbers: float64 (nearest) where there are fraction bits, else int64, or objects beyond it."""
         if self.bits <= 0:
-            whole = ints if self.bits == 0 else objects(ints) * 2**-self.bits
+            whole = np.asarray(ints if self.bits == 0 else objects(ints) * 2**-self.bits)
             return whole.astype(np.int64) if self.bound << -self.bits < 2**63 else objects(whole)
         if self.bound < 2**53 and self.bits <= 1000:
             return np.ldexp(ints.astype(np.float64), -self.bits)
