@@ -13,9 +13,13 @@ Assumes decisional Diffie-Hellman on curve25519 with the hash as a random oracle
 do not run in constant time in the ids, so code that shares the CPU could learn about them by timing; the
 multiplication, OpenSSL's, is constant-time in the scalar.
 
-Sources: RFC 7748 section 5 (X25519), RFC 9380 section 6.7.1 (the map). `multiply` holds the GIL and OpenSSL
-has no batch call, so threads gain nothing; batches go through joblib, and a user's `joblib.parallel_config`
-moves them to processes or to a cluster, together with the scalar that they need.
+Large sets are served by the kernels of `protocols.hazmat.curve25519`, small ones by the libraries (OpenSSL,
+gmpy2, hashlib), with the same result to the bit; `prepare` says which, and `VFL_KERNELS` decides otherwise.
+Batches go through joblib: a user's `joblib.parallel_config` moves them to threads, processes or a cluster,
+together with the scalar that they need. The kernels release the GIL, so threads do for them; OpenSSL's X25519
+holds it.
+
+Sources: RFC 7748 section 5 (X25519), RFC 9380 section 6.7.1 (the map).
 """
 
 from __future__ import annotations
@@ -23,11 +27,16 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+
+from protocols.hazmat import switch
 
 try:
     from gmpy2 import divm, legendre, mpz
@@ -60,6 +69,7 @@ SMALL_ORDER = frozenset(
 )
 
 _BATCH = 4096  # ids a joblib task; a tenth of a second of work hides the cost of a task
+_PERSON = b"vfl psi ell2 v1"  # keeps this use of the hash to itself
 
 
 def new_scalar() -> bytes:
@@ -67,15 +77,34 @@ def new_scalar() -> bytes:
     return secrets.token_bytes(32)
 
 
-def encode_points(key: bytes, values: Sequence[bytes]) -> Points:
+def prepare(count: int) -> switch.Prepared:
+    """Have ready whatever serves a set of `count` points: nothing, compiled code from disk, or a compiler's
+    work.
+
+    The other functions do this themselves; whoever shows progress calls it before, since the first time on a
+    machine it takes longer than many a set.
+    """
+    return switch.prepare(count)[0]
+
+
+def encode_points(key: bytes, values: Sequence[bytes] | pa.LargeBinaryArray) -> Points:
     """Map each value to a point of the curve, by Elligator 2 of its keyed hash.
 
-    `key`: 16 to 64 bytes that both sides of a run derive and nobody else knows. Returns uint8 (n, 32).
-    A value whose image is of small order exists with probability below 2^-250.
+    `key`: 16 to 64 bytes that both sides of a run derive and nobody else knows. `values`: no nulls; an Arrow
+    array is hashed from its buffers. Returns uint8 (n, 32). A value whose image is of small order exists with
+    probability below 2^-250.
     """
     if not 16 <= len(key) <= 64:
         raise ValueError(f"the key of the hash should have 16 to 64 bytes, got {len(key)}")
-    return _in_batches(_encode, key, values)
+    _, kernels = switch.prepare(len(values))
+    if kernels:
+        data, ends = _buffers(values)
+        parts = [ends[at : at + _BATCH + 1] for at in range(0, len(values), _BATCH)]
+        encoded: Points = _by_kernel(
+            kernels.encode, [(key, _PERSON, data[part[0] : part[-1]], part - part[0]) for part in parts]
+        )
+        return encoded
+    return _in_batches(_encode, key, values.to_pylist() if isinstance(values, pa.Array) else values)
 
 
 def multiply(scalar: bytes, points: Points) -> Points:
@@ -85,6 +114,12 @@ def multiply(scalar: bytes, points: Points) -> Points:
     `check_points` finds: a point on the twist is multiplied on the twist, and bit 255 is ignored.
     """
     raw = _raw(points)
+    _, kernels = switch.prepare(len(points))
+    if kernels:
+        products: Points = _by_kernel(kernels.multiply, [(scalar, part) for part in _parts(points)])
+        if not products.any(axis=1).all():
+            raise _zero_product(len(points))
+        return products
     return _in_batches(_multiply, scalar, [raw[i : i + 32] for i in range(0, len(raw), 32)])
 
 
@@ -98,6 +133,17 @@ def check_points(points: Points) -> None:
     of the multiplication that follows.
     """
     raw = _raw(points)
+    _, kernels = switch.prepare(len(points))
+    alien, twist, small = _faults_by_kernel(kernels, points) if kernels else _faults(raw)
+    if alien or twist or small:
+        raise ValueError(
+            f"of {len(points)} points {alien} are not below the field's prime, {twist} lie on the twist of "
+            f"curve25519 and {small} are of small order; none of them should"
+        )
+
+
+def _faults(raw: bytes) -> tuple[int, int, int]:
+    """How many points are not below p, on the twist, of small order; a point has one fault at most."""
     alien = twist = small = 0
     for at in range(0, len(raw), 32):
         u = mpz(int.from_bytes(raw[at : at + 32], "little"))
@@ -107,11 +153,17 @@ def check_points(points: Points) -> None:
             small += 1
         elif legendre(u * ((u + A) * u + 1), P) < 0:
             twist += 1
-    if alien or twist or small:
-        raise ValueError(
-            f"of {len(points)} points {alien} are not below the field's prime, {twist} lie on the twist of "
-            f"curve25519 and {small} are of small order; none of them should"
-        )
+    return alien, twist, small
+
+
+def _faults_by_kernel(kernels: ModuleType, points: Points) -> tuple[int, int, int]:
+    twisted = _by_kernel(kernels.on_twist, [(part,) for part in _parts(points)])
+    words = np.ascontiguousarray(points).view("<u8")
+    top = (words[:, 3] == 2**63 - 1) & (words[:, 1:3] == 2**64 - 1).all(axis=1) & (words[:, 0] >= 2**64 - 19)
+    alien = top | (words[:, 3] >= 2**63)
+    weak = np.array([list(u.to_bytes(32, "little")) for u in SMALL_ORDER], np.uint8).view("<u8")
+    small = (words[:, None, :] == weak).all(axis=2).any(axis=1)
+    return int(alien.sum()), int((twisted & ~alien & ~small).sum()), int(small.sum())
 
 
 def map_to_curve(r: int) -> int:
@@ -128,8 +180,8 @@ def map_to_curve(r: int) -> int:
 
 
 def _encode(key: bytes, values: Sequence[bytes]) -> bytes:
-    # 64 bytes reduced mod p are within 2^-256 of uniform; `person` keeps this use of the hash to itself.
-    keyed = hashlib.blake2b(key=key, person=b"vfl psi ell2 v1")
+    # 64 bytes reduced mod p are within 2^-256 of uniform.
+    keyed = hashlib.blake2b(key=key, person=_PERSON)
     coded = []
     for value in values:
         hashed = keyed.copy()
@@ -144,13 +196,21 @@ def _multiply(scalar: bytes, points: Sequence[bytes]) -> bytes:
     try:
         return b"".join([exchange(load(point)) for point in points])
     except ValueError:
-        raise ValueError(f"a point among {len(points)} is of small order: its product is zero") from None
+        raise _zero_product(len(points)) from None
+
+
+def _zero_product(count: int) -> ValueError:
+    return ValueError(f"a point among {count} is of small order: its product is zero")
 
 
 def _raw(points: Points) -> bytes:
     if points.dtype != np.uint8 or points.ndim != 2 or points.shape[1] != 32:
         raise ValueError(f"points should be uint8 (n, 32), got {points.dtype} {points.shape}")
     return points.tobytes()
+
+
+def _parts(points: Points) -> list[Points]:
+    return [points[at : at + _BATCH] for at in range(0, len(points), _BATCH)]
 
 
 def _in_batches(
@@ -162,3 +222,30 @@ def _in_batches(
         parts = (items[at : at + _BATCH] for at in range(0, len(items), _BATCH))
         done = Parallel()(delayed(fn)(secret, part) for part in parts)
     return np.frombuffer(b"".join(done), np.uint8).reshape(-1, 32)
+
+
+def _buffers(values: Sequence[bytes] | pa.LargeBinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of all values, and where in them each begins and the last ends: uint8 (size,), int64 (n +
+    1,).
+    """
+    array = values if isinstance(values, pa.Array) else pa.array(values, pa.large_binary())
+    _, ends, data = array.buffers()
+    return np.frombuffer(data or b"", np.uint8), np.frombuffer(ends, np.int64)[
+        array.offset : array.offset + len(array) + 1
+    ]
+
+
+def _by_kernel(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> Any:
+    """A function of `protocols.hazmat.curve25519` on the arguments of each part; the results one after
+    another.
+    """
+    if len(parts) == 1:
+        return function(*parts[0])
+    return np.concatenate(Parallel(prefer="threads")(delayed(_checked)(function, *part) for part in parts))
+
+
+def _checked(function: Callable[..., Any], *arguments: Any) -> Any:
+    # joblib may run this on another machine, whose CPU its kernels have not been compared on.
+    if switch.prepare(switch.HUGE)[1] is None:
+        raise RuntimeError("a worker of joblib cannot run the kernels; set VFL_KERNELS=off here and there")
+    return function(*arguments)

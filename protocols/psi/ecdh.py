@@ -130,7 +130,7 @@ def _run_key(mine: X25519PrivateKey, theirs: bytes) -> bytes:
 
 def _blind(key: bytes, scalar: bytes, ids: CanonicalIds) -> tuple[NDArray[np.int64], Points]:
     """The blinded ids in a secret order: (order, points), where points[i] belongs to ids.values[order[i]]."""
-    points = multiply(scalar, encode_points(key, ids.values.to_pylist()))
+    points = multiply(scalar, encode_points(key, ids.values))
     order = _secret_order(len(ids))
     return order, points[order]
 
