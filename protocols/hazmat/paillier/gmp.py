@@ -38,14 +38,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from gmpy2 import invert, mpz, powmod, powmod_sec
+from gmpy2 import invert, mpz, powmod, powmod_sec, unpack
 from joblib import Parallel, delayed, effective_n_jobs
 
 from protocols.hazmat.paillier.engine import Cells, Index
 from protocols.hazmat.paillier.words import Words, to_ints, to_words, word_count
 
-Table = list[list[Any]]  # a row of 256 powers for each byte of an exponent
-_FEW = 256  # obfuscators; the comb of random bases costs about as much as 180 of them made as r^n
+Table = list[list[Any]]  # a row of powers for each digit of an exponent
+_DIGIT = (
+    9  # bits of the owner's exponents: 35 MB of powers at 2048 bits, and a third of a second to make them
+)
+FEW = 256  # obfuscators; the comb of random bases costs about as much as 180 of them made as r^n
 
 
 class Gmp:
@@ -102,7 +105,7 @@ class Gmp:
         self._made += count
         if self._primes is not None:
             return _batches(_owner_residues, [(_size(at),) for at in _parts(count, 256)], *self._primes)
-        if self._made <= _FEW:
+        if self._made <= FEW:
             return _batches(_textbook_residues, [(_size(at),) for at in _parts(count, 16)], self._n)
         return _batches(_public_residues, [(_size(at),) for at in _parts(count, 256)], self._n)
 
@@ -110,8 +113,7 @@ class Gmp:
         if self._primes is None:
             raise ValueError("only an engine with the private key decrypts")
         words = _batches(_decrypt, [(cells[at],) for at in _parts(len(cells), 16)], *self._primes)
-        n, half = self._n, self._n // 2
-        return [int(m - n if m > half else m) for m in to_ints(words)]
+        return signed(to_ints(words), self._n)
 
     def _cells(self, ints: Sequence[Any]) -> Cells:
         return to_words(ints, self._width)
@@ -155,52 +157,61 @@ def _bucket_products(nn: Any, cells: Words, index: Index, buckets: int) -> Words
     return to_words(products, cells.shape[1])
 
 
-def _table(base: Any, modulus: Any, size: int) -> Table:
-    """The powers of `base` with which an exponent of `size` bytes needs one product a byte."""
+def _table(base: Any, modulus: Any, digits: int, bits: int) -> Table:
+    """The powers of `base` with which an exponent of so many digits needs one product for each of them."""
     table = []
-    for _ in range(size):
+    for _ in range(digits):
         row = [mpz(1)]
-        for _ in range(255):
+        for _ in range(2**bits - 1):
             row.append(row[-1] * base % modulus)
         table.append(row)
         base = row[-1] * base % modulus
     return table
 
 
-def _product(table: Table, digits: bytes, modulus: Any) -> Any:
+def _product(table: Table, digits: Sequence[Any], modulus: Any) -> Any:
     product = mpz(1)
-    for row, digit in zip(table, digits, strict=True):
+    for row, digit in zip(table, digits, strict=False):  # leading zeros may be missing
         product = product * row[digit] % modulus
     return product
 
 
-def _residue(n: Any) -> Any:
+def residue(n: Any) -> Any:
     return powmod(1 + secrets.randbelow(int(n) - 1), n, n * n)
 
 
 @lru_cache(maxsize=4)
 def _owner_tables(p: int, q: int) -> tuple[Table, Table]:
-    h, size = _residue(mpz(p) * q), -(-max(p, q).bit_length() // 8)
-    return _table(h % p**2, mpz(p) ** 2, size), _table(h % q**2, mpz(q) ** 2, size)
+    h = residue(mpz(p) * q)
+    by_p, by_q = ((mpz(x) ** 2, -(-x.bit_length() // _DIGIT)) for x in (p, q))
+    return _table(h % by_p[0], *by_p, _DIGIT), _table(h % by_q[0], *by_q, _DIGIT)
+
+
+def owner_exponents(p: int, q: int, count: int) -> tuple[list[int], list[int]]:
+    """Secret exponents s of h: s mod (p - 1) for its powers modulo p^2, and s mod (q - 1) modulo q^2."""
+    drawn = [secrets.randbits((p * q).bit_length() + 128) for _ in range(count)]
+    return [s % (p - 1) for s in drawn], [s % (q - 1) for s in drawn]
+
+
+def joined(a: Sequence[Any], b: Sequence[Any], x: Any, y: Any) -> list[Any]:
+    """The numbers below x y that are a modulo x and b modulo y."""
+    back = invert(x, y)
+    return [r + x * ((s - r) * back % y) for r, s in zip(a, b, strict=True)]
 
 
 def _owner_residues(p: int, q: int, count: int) -> Words:
-    n, pp, qq = p * q, mpz(p) ** 2, mpz(q) ** 2
-    by_p, by_q = _owner_tables(p, q)
-    back, bits = invert(pp, qq), n.bit_length() + 128
-    residues = []
-    for _ in range(count):
-        s = secrets.randbits(bits)
-        a = _product(by_p, (s % (p - 1)).to_bytes(len(by_p), "little"), pp)
-        b = _product(by_q, (s % (q - 1)).to_bytes(len(by_q), "little"), qq)
-        residues.append(a + pp * ((b - a) * back % qq))
-    return to_words(residues, word_count(2 * n.bit_length()))
+    pp, qq, tables = mpz(p) ** 2, mpz(q) ** 2, _owner_tables(p, q)
+    a, b = (
+        [_product(table, unpack(mpz(s), _DIGIT), xx) for s in exponents]
+        for table, exponents, xx in zip(tables, owner_exponents(p, q, count), (pp, qq), strict=True)
+    )
+    return to_words(joined(a, b, pp, qq), word_count(2 * (p * q).bit_length()))
 
 
 @lru_cache(maxsize=4)
 def _public_table(n: Any) -> Table:
     bases = -(-(n.bit_length() + 256) // 16)
-    return [row for _ in range(bases) for row in _table(_residue(n), n * n, 2)]
+    return [row for _ in range(bases) for row in _table(residue(n), n * n, 2, 8)]
 
 
 def _public_residues(n: Any, count: int) -> Words:
@@ -210,14 +221,24 @@ def _public_residues(n: Any, count: int) -> Words:
 
 
 def _textbook_residues(n: Any, count: int) -> Words:
-    return to_words([_residue(n) for _ in range(count)], word_count(2 * n.bit_length()))
+    return to_words([residue(n) for _ in range(count)], word_count(2 * n.bit_length()))
 
 
 def _decrypt(p: int, q: int, cells: Words) -> Words:
-    """Paillier 1999, section 7: modulo p and q apart, and together by the Chinese remainder theorem."""
-    halves = [(mpz(prime), mpz(prime) ** 2, invert(-other, prime)) for prime, other in ((p, q), (q, p))]
-    back, found = invert(p, q), []
-    for c in to_ints(cells):
-        a, b = ((powmod_sec(c, x - 1, xx) - 1) // x * scale % x for x, xx, scale in halves)
-        found.append(a + p * ((b - a) * back % q))
-    return to_words(found, word_count((p * q).bit_length()))
+    ciphertexts = to_ints(cells)
+    a, b = ([powmod_sec(c, x - 1, mpz(x) ** 2) for c in ciphertexts] for x in (p, q))
+    return to_words(opened(a, b, p, q), word_count((p * q).bit_length()))
+
+
+def opened(a: Sequence[Any], b: Sequence[Any], p: int, q: int) -> list[Any]:
+    """Plaintexts from c^(p-1) mod p^2 and c^(q-1) mod q^2: Paillier 1999, section 7."""
+    mp, mq = (
+        [(power - 1) // x * scale % x for power in powers]
+        for powers, x, scale in ((a, p, invert(-q, p)), (b, q, invert(-p, q)))
+    )
+    return joined(mp, mq, p, q)
+
+
+def signed(plain: Sequence[Any], n: Any) -> list[int]:
+    """Plaintexts below n as numbers around 0."""
+    return [int(m - n if m > n // 2 else m) for m in plain]

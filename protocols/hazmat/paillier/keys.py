@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,8 +20,9 @@ from protocols.hazmat.paillier.gmp import Gmp
 from protocols.hazmat.paillier.layout import Header, Layout, plan, read_header
 from protocols.hazmat.paillier.stock import Stock
 from protocols.hazmat.paillier.words import Words, to_ints, word_count
+from protocols.hazmat.switch import chosen
 
-Backend = Literal["auto", "gmpy2", "ifma"]
+Backend = Literal["auto", "gmpy2", "ifma", "fma"]
 SAFE_BITS, MOST_BITS = 2048, 8192
 
 
@@ -29,7 +31,8 @@ class Paillier:
     """Settings of Paillier encryption: `Paillier(bits=3072).new_key()`.
 
     bits: of the modulus; fewer than 2048 are refused unless `small_key=True`, which is for tests: such a key
-    can be broken. backend: "ifma" (numba; CPUs with AVX512-IFMA), "gmpy2" (any), or "auto".
+    can be broken. backend: "ifma" (numba; for CPUs with AVX512-IFMA), "fma" (numba; for those with AVX2),
+    "gmpy2" (any), or "auto": "ifma" where the CPU has it, unless `VFL_KERNELS=off` is set, else "gmpy2".
     """
 
     bits: int = SAFE_BITS
@@ -187,7 +190,35 @@ def _check_private(public: PaillierPublicKey, private: PaillierPrivateKey) -> No
         raise ConfigError("the private key is no Paillier key: n should be prime to (p - 1)(q - 1)")
 
 
+def backends() -> tuple[Backend, ...]:
+    """The engines for this machine, as `VFL_KERNELS` has it; the first is the one that "auto" takes."""
+    setting = chosen()
+    if setting == "off":
+        return ("gmpy2",)
+    try:
+        from protocols.hazmat import lanes  # and numba, which takes a second to load
+    except ImportError as error:  # a numba that does not know this numpy or Python
+        warnings.warn(
+            f"numba cannot be imported, so Paillier is slower: {error}", RuntimeWarning, stacklevel=2
+        )
+        return ("gmpy2",)
+    if lanes.has_ifma():
+        return ("ifma", "gmpy2")
+    return ("fma", "gmpy2") if setting == "on" else ("gmpy2",)
+
+
 def _engine(backend: Backend, n: int, p: int, q: int) -> Engine:
-    if backend in ("auto", "gmpy2"):
-        return Gmp(n, p, q)
-    raise ConfigError(f"backend={backend!r}: expected 'auto' or 'gmpy2'")
+    by_name = backend != "auto"
+    name = backend if by_name else backends()[0]
+    if name in ("ifma", "fma"):
+        from protocols.hazmat.paillier import vector
+
+        if vector.works(name) and n.bit_length() <= vector.MOST_BITS:
+            return vector.Vector(name, n, p, q)
+        if by_name:
+            raise ConfigError(
+                f"backend={name!r} cannot serve a key of {n.bit_length()} bits here; use 'auto'"
+            )
+    elif name != "gmpy2":
+        raise ConfigError(f"backend={backend!r}: expected 'auto', 'gmpy2', 'ifma' or 'fma'")
+    return Gmp(n, p, q)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, DataError, ProtocolError
-from protocols.hazmat.paillier import Fixed, Paillier, PaillierKey, Plain, gmp
+from protocols.hazmat import lanes, montgomery
+from protocols.hazmat.paillier import Fixed, Paillier, PaillierKey, Plain, gmp, keys, vector
 from protocols.hazmat.paillier.array import EncryptedArray
 from protocols.hazmat.paillier.gmp import Gmp
 from protocols.hazmat.paillier.words import to_ints, to_words, word_count
@@ -262,7 +263,7 @@ def residues(engine: Gmp, count: int) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["owner", "few", "many"])
 def test_obfuscators_are_residues_that_differ(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gmp, "_FEW", 0 if kind == "many" else 100)
+    monkeypatch.setattr(gmp, "FEW", 0 if kind == "many" else 100)
     made = residues(Gmp(N, P512, Q512) if kind == "owner" else Gmp(N), 40)
     assert len({*made}) == 40
     assert set(Gmp(N, P512, Q512).decrypt(to_words(made, 32))) == {0}
@@ -270,7 +271,7 @@ def test_obfuscators_are_residues_that_differ(kind: str, monkeypatch: pytest.Mon
 
 def test_public_obfuscators_reach_every_coset_of_the_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Powers of one base would miss half of the four, and the owner could tell which sums were whose."""
-    monkeypatch.setattr(gmp, "_FEW", 0)
+    monkeypatch.setattr(gmp, "FEW", 0)
     made = residues(Gmp(N), 200)
     assert {(legendre(r, P512), legendre(r, Q512)) for r in made} == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
 
@@ -315,3 +316,36 @@ def test_plain_refuses_what_paillier_refuses() -> None:
     with pytest.raises(ProtocolError, match="16 bytes"):
         Plain().key_from_bytes(secrets.token_bytes(15))
     assert isinstance(Plain().key_from_bytes(mine.to_bytes()).load(raw, head), EncryptedArray)
+
+
+def test_kernels_that_compute_wrong_numbers_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = montgomery.Modulus.power
+    monkeypatch.setattr(montgomery.Modulus, "power", lambda m, cells, e: right(m, cells, [k ^ 1 for k in e]))
+    monkeypatch.setattr(keys, "backends", lambda: ("ifma", "gmpy2"))
+    vector.works.cache_clear()
+    with pytest.warns(UserWarning, match="wrong numbers"):
+        key = PaillierKey(*phe_pair(P512, Q512), small_key=True)
+    assert key.engine.name == "gmpy2"
+    with pytest.raises(ConfigError, match="cannot serve"):
+        PaillierKey(*phe_pair(P512, Q512), backend="ifma", small_key=True)
+    vector.works.cache_clear()
+
+
+def test_kernels_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "has_ifma", lambda: True)
+    monkeypatch.delenv("VFL_KERNELS", raising=False)
+    assert keys.backends() == ("ifma", "gmpy2")
+    monkeypatch.setenv("VFL_KERNELS", "off")
+    assert keys.backends() == ("gmpy2",)
+    monkeypatch.setattr(lanes, "has_ifma", lambda: False)
+    for setting, wanted in (("auto", ("gmpy2",)), ("on", ("fma", "gmpy2"))):
+        monkeypatch.setenv("VFL_KERNELS", setting)
+        assert keys.backends() == wanted
+
+
+def test_arrays_of_two_backends_go_together() -> None:
+    a, b = (small(backend).encrypt([1.5, 2.0], FIXED) for backend in BACKENDS[:2])
+    for key in (small(BACKENDS[0]), small(BACKENDS[1])):
+        assert key.decrypt(a + b).tolist() == key.decrypt(b + a).tolist() == [3.0, 4.0]
+    with pytest.raises(ConfigError, match="expected 'auto'"):
+        PaillierKey(*phe_pair(P512, Q512), backend="gmp", small_key=True)  # type: ignore[arg-type]
