@@ -85,8 +85,9 @@ class Modulus:
         """Row by row, for exponents of at least 0. One exponent serves all rows."""
         bits = max((int(e).bit_length() for e in exponents), default=0)
         raw = b"".join(int(e).to_bytes(-(-bits // 8) or 1, "big") for e in exponents)
-        whole = np.frombuffer(raw, np.uint8).reshape(len(exponents), -1)
-        digits = np.stack([whole >> 4, whole & 15], axis=2).reshape(len(exponents), -1).astype(np.int64)
+        whole = np.frombuffer(raw, np.uint8).reshape(len(exponents), -(-bits // 8) or 1)
+        digits = np.stack([whole >> 4, whole & 15], axis=2).astype(np.int64)
+        digits = digits.reshape(len(exponents), 2 * whole.shape[1])
         digits = np.broadcast_to(digits, (len(cells), digits.shape[1]))
 
         def run(at: slice, out: Cells) -> None:

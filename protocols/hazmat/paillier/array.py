@@ -152,7 +152,7 @@ class EncryptedArray:
         """
         if isinstance(other, int | np.integer) and not isinstance(other, bool):
             factor = int(other)
-            layout = roomy(self.layout, "*", bound=self.layout.bound * abs(factor))
+            layout = roomy(self.layout, "*", bound=self.layout.bound * (abs(factor) or 1))
             powers = self.key.engine.power(self.rows, [factor] * self.layout.count)
             return EncryptedArray(self.key, powers, layout)
         if not isinstance(other, Encoded | np.ndarray):
@@ -199,7 +199,7 @@ class EncryptedArray:
                 "is summed after decrypting"
             )
         shape = self.shape[:axis] + self.shape[axis + 1 :]
-        layout = roomy(self.layout, "sum", bound=self.layout.bound * self.shape[axis], shape=shape)
+        layout = roomy(self.layout, "sum", bound=self.layout.bound * (self.shape[axis] or 1), shape=shape)
         first = np.moveaxis(self._cells, axis, 0)
         index = np.zeros((1, self.shape[axis]), np.int64)
         return EncryptedArray(self.key, bucket_sums(self.key.engine, first, index, 1), layout)
@@ -218,12 +218,12 @@ class EncryptedArray:
         if outside := int(np.count_nonzero((buckets < 0) | (buckets >= n))):
             raise ConfigError(f"{outside} of {buckets.size} indices are not buckets from 0 to {n - 1}")
         shape = (*buckets.shape[1:], n, *self.shape[1:])
-        layout = roomy(self.layout, "bucket_sum", bound=self.layout.bound * rows, shape=shape)
+        layout = roomy(self.layout, "bucket_sum", bound=self.layout.bound * (rows or 1), shape=shape)
         per_feature = np.atleast_2d(buckets.T).astype(np.int64)
         return EncryptedArray(self.key, bucket_sums(self.key.engine, self._cells, per_feature, n), layout)
 
     def refreshed(self) -> EncryptedArray:
-        """The same numbers under new ciphertexts, which only the key's owner can link to these."""
+        """The same numbers under new ciphertexts, which nobody can link to these but by their content."""
         new = self.key.engine.multiply(self.rows, self.key.obfuscators(self.layout.count))
         return EncryptedArray(self.key, new, self.layout, fresh=True)
 

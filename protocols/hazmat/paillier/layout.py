@@ -122,7 +122,7 @@ def stretched(ints: Array, shape: tuple[int, ...]) -> Array:
 
 
 def product(layout: Layout, factors: Encoded, verb: str, terms: int) -> Layout:
-    bound = layout.bound * factors.fixed.bound * terms
+    bound = layout.bound * factors.fixed.bound * (terms or 1)
     return roomy(layout, verb, bound=bound, bits=layout.bits + factors.fixed.bits)
 
 
@@ -180,10 +180,12 @@ def read_header(head: Header, fingerprint: str, room: int) -> Layout:
 
 def _sane(*shape: int, bits: int, bound: int, width: int, slots: int, room: int) -> Iterator[bool]:
     yield len(shape) <= 8 and all(0 <= size < 2**40 for size in shape) and prod(shape) < 2**40
+    # Of nothing, sums along another axis would still make as many results as the header says.
+    yield 0 not in shape or prod(size or 1 for size in shape) <= 2**20
     yield -_MOST_BITS <= bits <= _MOST_BITS
     yield slots >= 1 and width >= 2 and slots * width <= room
     yield slots == 1 or (len(shape) > 0 and slots <= shape[-1])
-    yield 0 <= bound < 2 ** (width - 1)
+    yield bound >= 1 and bound < 2 ** (width - 1)
 
 
 def header(layout: Layout, fingerprint: str) -> Header:

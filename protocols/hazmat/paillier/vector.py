@@ -82,6 +82,8 @@ class Vector:
         return total
 
     def obfuscators(self, count: int) -> Cells:
+        if not count:
+            return self._from_ints([])
         self._made += count
         if self._primes is None and self._made <= FEW:
             return self._from_ints([residue(self._n) for _ in range(count)])

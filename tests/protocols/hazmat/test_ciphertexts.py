@@ -125,6 +125,11 @@ def test_any_header_is_read_or_refused(field: str | None, value: Any) -> None:
     assert array.layout.count == 2 and array.layout.bound <= array.layout.capacity
 
 
+def test_an_empty_array_does_not_promise_a_huge_sum() -> None:
+    with pytest.raises(ProtocolError, match="that no array has"):
+        small().load(words(), {**header(small(), 0), "shape": [0, 2**39]})
+
+
 @pytest.mark.parametrize(
     "wrong",
     [words(1), words(1, 1, 1), words(1, 1)[:, :-1], words(1, 1).astype(np.int64), words(1, 1).ravel()],
