@@ -23,12 +23,13 @@ from numba.misc.appdirs import AppDirs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_kernels: list[Any] = []
 _turn = threading.Lock()  # numba's setting is one for the whole process
 
 
 def part(function: F) -> F:
-    """A part of kernels: compiled with whatever calls it."""
-    compiled: F = njit(nogil=True)(function)
+    """A part of kernels: compiled with whatever calls it, and called by compiled code only."""
+    compiled: F = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return compiled
 
 
@@ -42,12 +43,19 @@ def kernel(function: F) -> F:
         before = config.CACHE_DIR
         config.CACHE_DIR = str(_directory())
         try:
-            compiled: F = njit(nogil=True, cache=True)(function)
+            compiled: F = njit(nogil=True, no_cfunc_wrapper=True, cache=True)(function)
         except RuntimeError:  # no place for a cache
             compiled = njit(nogil=True)(function)
         finally:
             config.CACHE_DIR = before
+    _kernels.append(compiled)
     return compiled
+
+
+def keep_nothing() -> None:
+    """Write no compiled code any more in this process: a failure to write fails the call that it serves."""
+    for each in _kernels:
+        each._cache.disable()
 
 
 @cache

@@ -7,9 +7,10 @@ work, and a CPU gets the one that it is faster with:
 - `ifma`: eight points at a time in whole numbers, for CPUs with AVX512-IFMA;
 - `fma`: four at a time in doubles, for those with AVX2 and FMA.
 
-Both run on any CPU, slowly where its instructions are missing. No branch and no address depends on a
-coordinate or on the scalar, and no operation that they compile to is known to take longer for some values;
-that is weaker than a promise about timing, since LLVM makes none. Hashing takes longer for longer values.
+Both run on any CPU, slowly where its instructions are missing. No branch and no address depends on the
+scalar, or on a coordinate but for points of small order, and no operation that they compile to is known to
+take longer for some values; that is less than a promise about timing, since LLVM makes none. Hashing takes
+longer for longer values.
 
 `prepare` compiles, which takes seconds the first time on a machine, and then compares some results with the
 library's. If they differ, or if numba fails, it warns once, and the library serves for the rest of the
@@ -33,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from numpy.typing import NDArray
 
 from protocols.hazmat import blake2b, curve_kernels
-from protocols.hazmat.compiled import mark, marked
+from protocols.hazmat.compiled import keep_nothing, mark, marked
 from protocols.hazmat.lanes import COUNT, has_ifma, host_has
 from protocols.hazmat.switch import Prepared
 
@@ -99,7 +100,8 @@ def _run(kernel: Callable[..., None], rows: Rows, field: Field | None) -> Rows:
     padded = np.zeros((-(-len(rows) // lanes) * lanes, 32), np.uint8)
     padded[: len(rows)] = rows
     words, out = padded.view(np.uint64), np.empty((len(padded), 4), np.uint64)
-    kernel(words, out, np.empty((5, lanes), np.uint64 if field == "ifma" else np.float64))
+    kind = np.uint64 if field == "ifma" else np.float64
+    kernel(words, out, np.empty((3 * curve_kernels.GROUP, 5, lanes), kind))
     return out.view(np.uint8)[: len(rows)]
 
 
@@ -146,7 +148,11 @@ def _misses() -> int:
 
 def _checked(field: Field) -> Field | Literal["library"]:
     try:
-        wrong = _differences(field)
+        try:
+            wrong = _differences(field)
+        except OSError:  # a full disk: what was compiled cannot be kept, but it can be used
+            keep_nothing()
+            wrong = _differences(field)
     except Exception as error:  # numba's and LLVM's are of many kinds, and none should cost a user the run
         wrong = [f"{type(error).__name__}"]
     if not wrong:

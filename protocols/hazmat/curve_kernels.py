@@ -1,8 +1,9 @@
 """Curve25519 in lanes: the compiled side of `protocols.hazmat.curve25519`, which says what it is for.
 
-`work` is scratch memory, float64 (5, 4) or uint64 (5, 8), and its type says which field is meant. Points and
-field elements come and go as uint64 (n, 4), little-endian words; n is a multiple of the lanes. Nothing here
-branches on a coordinate or on a bit of the scalar.
+`work` is scratch memory for 3 GROUP elements, float64 (..., 5, 4) or uint64 (..., 5, 8), and its type says
+which field is meant. Points and field elements come and go as uint64 (n, 4), little-endian words; n is a
+multiple of the lanes. Nothing here branches on a bit of the scalar, or on a coordinate but for points of
+small order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from protocols.hazmat.words import freeze, thaw
 
 A = 486662  # the curve is v^2 = u^3 + A u^2 + u
 _A24 = 121665  # (A - 2) / 4
+GROUP = 16  # blocks of lanes that share an inversion
 
 
 def _field(a: Any) -> ModuleType:
@@ -210,35 +212,67 @@ def put(work: Any, a: Any) -> None:
     store(work, 4, a[4])
 
 
+@part
+def ladder(points: Any, at: Any, masks: Any, x: Any, z: Any) -> None:
+    """RFC 7748's ladder for as many points as there are lanes: their multiples, x : z."""
+    fill(points, at, x)
+    u = settle(take(x))
+    a, b, c, d = ladder_start(u)
+    for mask in masks:
+        a, b, c, d = ladder_step(u, a, b, c, d, mask)
+    ends = ladder_end(a, b)
+    put(x, ends[0])
+    put(z, ends[1])
+
+
+@part
+def infinity_to_zero(x: Any, z: Any, words: Any, at: Any) -> None:
+    """x : 0 becomes 0 : 1. `words`: scratch, from row `at`."""
+    empty(z, words, at)
+    for lane in range(x.shape[1]):
+        w = words[at + lane]
+        if w[0] | w[1] | w[2] | w[3] == 0:  # tells a point of small order from others, as the result does
+            for limb in range(5):
+                x[limb, lane] = 0
+                z[limb, lane] = 1 if limb == 0 else 0
+
+
 @kernel
 def multiply(points: Any, masks: Any, out: Any, work: Any) -> None:
-    """u of the scalar's multiple of each point. masks: uint64 (255,), all ones where a bit differs from the
-    one above it, the highest bit first; the last bit is 0, as in any clamped scalar.
+    """u of the scalar's multiple of each point, 0 where it has none. masks: uint64 (255,), all ones where a
+    bit differs from the one above it, the highest bit first; the last bit is 0, as in any clamped scalar.
+
+    Montgomery's trick: one inversion, a tenth of a multiplication, serves GROUP blocks of lanes.
     """
-    for at in range(0, len(points), work.shape[1]):
-        fill(points, at, work)
-        u = settle(take(work))
-        a, b, c, d = ladder_start(u)
-        for mask in masks:
-            a, b, c, d = ladder_step(u, a, b, c, d, mask)
-        x, z = ladder_end(a, b)
-        put(work, times(x, inverse(z)))
-        empty(work, out, at)
+    x, z, products = work[:GROUP], work[GROUP : 2 * GROUP], work[2 * GROUP :]
+    lanes = work.shape[2]
+    for start in range(0, len(points), GROUP * lanes):
+        blocks = min(GROUP, (len(points) - start) // lanes)
+        for i in range(blocks):
+            ladder(points, start + i * lanes, masks, x[i], z[i])
+            infinity_to_zero(x[i], z[i], out, start + i * lanes)
+            put(products[i], times(take(products[i - 1]), take(z[i])) if i else take(z[i]))
+        inverted = inverse(take(products[blocks - 1]))
+        for i in range(blocks - 1, -1, -1):
+            own = times(inverted, take(products[i - 1])) if i else inverted
+            inverted = times(inverted, take(z[i]))
+            put(x[i], times(take(x[i]), own))
+            empty(x[i], out, start + i * lanes)
 
 
 @kernel
 def map_to_curve(elements: Any, out: Any, work: Any) -> None:
     """u of Elligator 2 of each element."""
-    for at in range(0, len(elements), work.shape[1]):
-        fill(elements, at, work)
-        put(work, elligator(settle(take(work))))
-        empty(work, out, at)
+    for at in range(0, len(elements), work.shape[2]):
+        fill(elements, at, work[0])
+        put(work[0], elligator(settle(take(work[0]))))
+        empty(work[0], out, at)
 
 
 @kernel
 def squareness(points: Any, out: Any, work: Any) -> None:
     """1 for each u on the curve, -1 (mod p) for each on the twist, 0 where u^3 + A u^2 + u is 0."""
-    for at in range(0, len(points), work.shape[1]):
-        fill(points, at, work)
-        put(work, legendre(right_side(settle(take(work)))))
-        empty(work, out, at)
+    for at in range(0, len(points), work.shape[2]):
+        fill(points, at, work[0])
+        put(work[0], legendre(right_side(settle(take(work[0])))))
+        empty(work[0], out, at)

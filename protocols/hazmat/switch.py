@@ -15,10 +15,11 @@ from typing import Literal, cast
 
 from protocols.errors import ConfigError
 
-# Points in a set. Loading takes one to two seconds, compiling ten times that, and with a kernel an id's share
-# of a PSI is about 60 µs less, on a CPU without IFMA.
+# Points in a set. Loading compiled kernels takes one to two seconds and compiling them ten times that, while
+# they save an id 60 µs of a PSI (docs/decisions/011-kernels.md): so sets from LARGE on use what is compiled
+# already, and from HUGE on are worth the compiling.
 LARGE = 30_000
-HUGE = 100_000
+HUGE = 200_000
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,21 @@ def test_a_compiler_that_fails_costs_no_run(unprepared: None, monkeypatch: pytes
         assert curve.multiply(bytes(32), rows(9)).tobytes() == library_product(bytes(32), 9)
 
 
+def test_a_full_disk_costs_no_kernel(unprepared: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = curve_kernels.multiply
+    told: list[bool] = []
+
+    def full(*arguments: Any) -> None:
+        if not told:
+            raise OSError(28, "No space left on device")
+        right(*arguments)
+
+    full.stats = right.stats  # type: ignore[attr-defined]
+    monkeypatch.setattr(curve_kernels, "multiply", full)
+    monkeypatch.setattr(curve25519, "keep_nothing", lambda: told.append(True))
+    assert curve.prepare(10).by != "library" and told == [True]
+
+
 for _test in (
     test_x25519_is_the_librarys,
     test_elligator_is_that_of_python_integers,

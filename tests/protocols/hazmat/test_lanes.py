@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from llvmlite import ir
 
 from protocols.hazmat import curve_kernels, field_float, field_whole, lanes
-from protocols.hazmat.compiled import part
+from protocols.hazmat.compiled import kernel
 from protocols.hazmat.lanes import COUNT, Lanes, Vec, load, mhi, mlo, store, traced
 
 P = 2**255 - 19
@@ -139,7 +140,7 @@ def both_products(total: Any, a: Any, b: Any) -> Any:
     return mlo(total, a, b), mhi(total, a, b)
 
 
-@part
+@kernel
 def run_products(total: Any, a: Any, b: Any, out: Any) -> None:
     pair = both_products(load(total, 0), load(a, 0), load(b, 0))
     store(out, 0, pair[0])
@@ -149,7 +150,7 @@ def run_products(total: Any, a: Any, b: Any, out: Any) -> None:
 @given(*[st.lists(words, min_size=8, max_size=8)] * 3)
 def test_products_of_52_bits_here(total: list[int], a: list[int], b: list[int]) -> None:
     out = np.zeros((2, 8), np.uint64)
-    run_products(*(np.array(x, np.uint64) for x in (total, a, b)), out)
+    run_products(np.array(total, np.uint64), np.array(a, np.uint64), np.array(b, np.uint64), out)
     assert out.tolist() == [list(map(low, total, a, b)), list(map(high, total, a, b))]
 
 
@@ -165,7 +166,7 @@ def at_the_limit(a: Any, b: Any, c: Any) -> Any:
     return f.tight(f.total(v, w)), f.tight(f.difference(v, w)), f.scaled(f.apart(a, b), 2**20 - 1, c)
 
 
-@part
+@kernel
 def run_limit(a: Any, b: Any, c: Any, total: Any, difference: Any, scaled: Any) -> None:
     results = at_the_limit(curve_kernels.take(a), curve_kernels.take(b), curve_kernels.take(c))
     curve_kernels.put(total, results[0])
@@ -188,7 +189,6 @@ LIMITS: dict[str, tuple[int, int]] = {
 def test_elements_of_any_size_that_is_promised(holds: Any) -> None:
     least, most = LIMITS[holds]
 
-    @given(limbs_up_to(least, most))
     def check(elements: list[list[int]]) -> None:
         kind = np.float64 if holds == "float" else np.uint64
         given_ = [np.repeat(np.array(e, kind)[:, None], COUNT[holds], axis=1) for e in elements]
@@ -202,7 +202,9 @@ def test_elements_of_any_size_that_is_promised(holds: Any) -> None:
             assert least <= result.min() and result.max() <= most
             assert (number(result[:, 0].tolist()) - meant) % P == 0
 
-    check()
+    for ends in itertools.product((least, most), repeat=3):
+        check([[end] * 5 for end in ends])
+    given(limbs_up_to(least, most))(check)()
 
 
 def test_operations_refuse_what_they_do_not_mean() -> None:

@@ -93,6 +93,13 @@ def test_code_is_kept_in_the_users_cache_directory(elsewhere: Path) -> None:
     assert compiled.marked("fma") and not compiled.marked("ifma")
 
 
+def test_a_kernel_that_is_not_to_be_kept_works(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_kernels", [])
+    doubled = compiled.kernel(double)
+    compiled.keep_nothing()
+    assert doubled(3) == 6 and not list(elsewhere.rglob("*.nbc"))
+
+
 def test_a_users_own_directory_is_obeyed(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "CACHE_DIR", str(elsewhere / "own"))
     assert compiled.kernel(double)(1) == 2
