@@ -102,6 +102,12 @@ class EncryptedArray:
         """One ciphertext a row, in the engine's form."""
         return self._cells.reshape(-1, self._cells.shape[-1])
 
+    def rows_for(self, key: Key) -> Cells:
+        """The rows in the form of the engine of `key`: this key, or its other half with another backend."""
+        if key.engine.name == self.key.engine.name:
+            return self.rows
+        return key.engine.load(self.key.words(self.rows, self.layout))
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -273,9 +279,7 @@ class EncryptedArray:
         a, b = self.layout, other.layout
         if (a.shape, a.slots, a.slots > 1 and a.width) != (b.shape, b.slots, b.slots > 1 and b.width):
             raise ConfigError(f"{self!r} and {other!r} differ in shape or packing; encrypt them alike")
-        if other.key.engine is not self.key.engine:  # the owner's and the public one, or of two backends
-            cells = self.key.engine.load(other.key.words(other.rows, b))
-            other = EncryptedArray(self.key, cells, b)
+        other = EncryptedArray(self.key, other.rows_for(self.key), b)
         bits = max(a.bits, b.bits)
         return self.rescaled(bits), other.rescaled(bits)
 

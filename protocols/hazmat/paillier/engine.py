@@ -23,7 +23,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """As in `Paillier(backend=...)`."""
+        """As in `Paillier(backend=...)`. Engines of one name and one modulus share their cells."""
 
     def load(self, words: Words) -> Cells:
         """From numbers below n^2, little-endian."""

@@ -130,9 +130,7 @@ class PaillierKey:
         if array.key.fingerprint != self.fingerprint:
             raise ConfigError(f"{array!r} is encrypted under another key than this")
         layout = array.layout
-        # Through words: the array may have been made by another engine of the same key.
-        cells = self.engine.load(array.key.words(array.rows, layout))
-        return layout.decode(layout.unpack(self.engine.decrypt(cells)))
+        return layout.decode(layout.unpack(self.engine.decrypt(array.rows_for(self))))
 
     def load(self, words: Words, head: Header) -> EncryptedArray:
         """What a peer's `dump` gave. ProtocolError if it is not whole, or not of this key.
