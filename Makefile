@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check bench bench-network fuzz docs
+.PHONY: demo test test-long check bench bench-network bench-paillier fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
@@ -23,6 +23,9 @@ bench: .venv/.test
 
 bench-network: .venv/.test
 	$(BIN)/python -m tests.bench network jobs
+
+bench-paillier: .venv/.test
+	$(BIN)/python -m tests.bench paillier
 
 fuzz: .venv/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds 60

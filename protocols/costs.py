@@ -20,6 +20,11 @@ SECONDS_PER_OPERATION: dict[str, float] = {
     "elligator2": 8e-6,  # one id hashed to a point, through gmpy2
     "point_check": 3.5e-6,  # one received point found to be on the curve
     "id_match": 5e-7,  # one mark in the comparison of blinded ids
+    # Paillier of 2048 bits through gmpy2, one ciphertext:
+    "paillier_encrypt": 0.9e-3,  # by the key's owner
+    "paillier_refresh": 2.6e-3,  # re-randomised by anybody else
+    "paillier_decrypt": 6e-3,
+    "paillier_product": 9e-6,  # of two ciphertexts: one addition
 }
 
 Cost = float | Mapping[str, int]

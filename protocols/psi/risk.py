@@ -42,10 +42,10 @@ class Guessable:
         if not self.weak:
             return f"{said}: too many to go through."
         hit = min(1.0, self.ids / 2**self.bits)
-        one = f"one guess in {1 / hit:,.0f}" if hit < 0.5 else "most guesses"
+        some = f"one guess in {1 / hit:,.0f} is" if hit < 0.5 else "most guesses are"
         return (
             f"{said}, as of phone numbers or counters: a peer that puts guesses into its own set finds out "
-            f"of each whether it is here, and {one} is. Limit how many ids a peer may bring and how often."
+            f"of each whether it is here, and {some}. Limit how many ids a peer may bring and how often."
         )
 
 
