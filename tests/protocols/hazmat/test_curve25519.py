@@ -197,4 +197,4 @@ for _test in (
     test_elligator_is_that_of_python_integers,
     test_the_twist_is_found,
 ):
-    settings(max_examples=40)(_test)  # of up to 64 points each
+    settings(max_examples=20)(_test)  # of up to 64 points each
