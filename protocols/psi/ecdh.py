@@ -97,6 +97,11 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     `peer` calls it with the counterpart, "peer" for "me".
     """
     key, m = await agree(me, peer, ids)
+    return await compare(me, peer, ids, learns, key, m)
+
+
+async def compare(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
+    """`meet`, after `agree`: key of this run's hash, m ids at the peer."""
     n = len(ids)
     width, scalar = mark_width(n, m), new_scalar()
     order, blinded = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})

@@ -96,6 +96,9 @@ class ValuesFound(Message, reveals="which of the receiver's own ids are shared")
     mask: Annotated[Array, Spec("bool", ("n",))]  # of its values, in the order in which it sent them
 
 
+SPOKEN = (SeedOffer, SeedChoices, TableHash, MaskedCodes, FunctionValues, ValuesFound)
+
+
 async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     """Find out which ids are shared; `learns` says who learns: "both", "me" or "peer".
 
