@@ -20,7 +20,7 @@ import pyarrow as pa
 from protocols.errors import ConfigError
 
 # Items of the larger set. An item takes about 10 µs without kernels, loading them a second, compiling ten.
-LARGE = 50_000
+LARGE = 100_000
 
 
 def kernels(count: int) -> ModuleType | None:
@@ -42,13 +42,18 @@ def _tried() -> ModuleType | None:
     except ImportError as error:  # a numba that does not know this numpy or Python says so when imported
         warnings.warn(f"numba cannot be imported, so PSI is slower: {error}", RuntimeWarning, stacklevel=3)
         return None
-    if not agree(oprf_kernels):
-        warnings.warn(
-            "the compiled kernels of PSI differ from hashlib and numpy on this machine and are left out; "
-            "PSI is slower",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    wrong = "they differ from hashlib and numpy"
+    try:
+        try:
+            good = agree(oprf_kernels)
+        except OSError:  # a full disk: what was compiled cannot be kept, but it can be used
+            oprf_kernels.keep_nothing()
+            good = agree(oprf_kernels)
+    except Exception as error:  # numba's and LLVM's are of many kinds, and none should cost a user the run
+        good, wrong = False, f"{type(error).__name__}: {error}"
+    if not good:
+        said = f"PSI is slower: its compiled kernels are left out on this machine, {wrong}"
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
         return None
     return oprf_kernels
 

@@ -53,7 +53,23 @@ def test_a_kernel_that_is_wrong_is_found(name: str) -> None:
 
 def test_wrong_kernels_are_left_out_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oprf_switch, "agree", lambda module: False)
-    with pytest.warns(RuntimeWarning, match="differ from hashlib and numpy on this machine"):
+    with pytest.warns(RuntimeWarning, match="left out on this machine, they differ from hashlib and numpy"):
+        assert oprf_switch._tried.__wrapped__() is None
+
+
+def test_a_full_disk_costs_no_kernel_and_a_failing_compiler_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def full(module: object) -> bool:
+        if not told:
+            raise OSError(28, "No space left on device")
+        return True
+
+    monkeypatch.setattr(oprf_switch, "agree", full)
+    monkeypatch.setattr(oprf_kernels, "keep_nothing", lambda: told.append(True))
+    assert oprf_switch._tried.__wrapped__() is oprf_kernels and told == [True]
+    monkeypatch.setattr(oprf_switch, "agree", lambda module: 1 // 0)
+    with pytest.warns(RuntimeWarning, match="left out on this machine, ZeroDivisionError: "):
         assert oprf_switch._tried.__wrapped__() is None
 
 
