@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -51,3 +53,15 @@ def test_a_message_is_one_line_with_its_fields() -> None:
     shape = r"`x`: int64\|float32 \[b, 3]; `weights`: named arrays; `tag`: int or list of str or none"
     assert rf"| `tests.Spill/1` | {shape} | everything \| nothing |" in lines
     assert "## none" not in lines
+
+
+def test_primitives_define_no_message_and_are_not_imported_for_the_page() -> None:
+    sources = (PAGE.parent.parent / "protocols" / "hazmat").glob("*.py")
+    assert not [source.name for source in sources if "Message" in source.read_text(encoding="utf-8")]
+    program = """
+import sys
+from protocols.wire.reveals import load_messages
+load_messages()
+assert "protocols.psi.kkrt" in sys.modules and "numba" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

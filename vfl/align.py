@@ -1,7 +1,8 @@
 """Entity alignment: one common row order at the label party and at every feature party.
 
-Takes part: the label party and one or more feature parties. Two parties run a private set intersection
-(`protocols.psi.ecdh`); three and more run it in a ring (`protocols.psi.ring`). All then list the common rows
+Takes part: the label party and one or more feature parties. Two parties run a private set intersection, by
+blinding (`protocols.psi.ecdh`) or, of two large sets, by oblivious evaluation (`protocols.psi.kkrt`; see
+`protocols.psi.choose`); three and more run it in a ring (`protocols.psi.ring`). All then list the common rows
 in the order of their normalised ids.
 
 Who learns what, by `reveal`:
@@ -19,7 +20,7 @@ and reveal="all" every party learns how many rows each common id has at the part
 
 Being in the common rows is itself a disclosure: who aligns with a hospital tells it who its customers are.
 
-Assumes semi-honest parties and what `protocols.psi.ecdh` assumes. Sources: there.
+Assumes semi-honest parties and what the protocol assumes that is run. Sources: there.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from protocols.federation import Federation, Role
 from protocols.party import Party
 from protocols.programs import Seat
 from protocols.progress import bar
-from protocols.psi import ring
-from protocols.psi.ecdh import BlindedIds, IdKind, Learns, TwiceBlinded
+from protocols.psi import choose, ring
+from protocols.psi.choose import Protocol, check_protocol, meet
+from protocols.psi.ecdh import Learns
 from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical, check_rules
-from protocols.psi.pair import meet
 from protocols.psi.risk import Guessable, guessable
 from protocols.tables import column
 from protocols.wire.ledger import Ledger
@@ -62,7 +63,7 @@ class Repeats(Message, reveals="how many rows each common id has, where it has s
 
 # All that aligning sends, of two parties and of more, where some id is at every party.
 SPOKEN = (
-    *(IdKind, BlindedIds, TwiceBlinded),
+    *choose.SPOKEN,
     *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
 )
 
@@ -113,12 +114,13 @@ async def align_label(
     ids: CanonicalIds,
     *,
     reveal: Reveal = "all",
+    protocol: Protocol = "auto",
     may_be_empty: bool = False,
     resume: bool = False,
 ) -> Aligned:
     """The label party's role: find out, with all of `features`, which ids every party has.
 
-    resume: as in `protocols.psi.pair.meet`.
+    resume: as in `protocols.psi.choose.meet`.
 
     Raises AlignmentError where no id is at every party, unless it `may_be_empty`, and where one has several
     rows at two parties.
@@ -126,7 +128,7 @@ async def align_label(
     rows_learnt = reveal != "size"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
-        met = await meet(me, features[0], ids, learns[reveal], resume=resume)
+        met = await meet(me, features[0], ids, learns[reveal], protocol, resume=resume)
         rows, size, sizes = met.rows, met.size, {}
     else:
         tell = reveal != "label-party"
@@ -155,13 +157,14 @@ async def align_feature(
     ids: CanonicalIds,
     *,
     reveal: Reveal = "all",
+    protocol: Protocol = "auto",
     resume: bool = False,
 ) -> Aligned:
     """A feature party's role. features: all feature parties, this one among them."""
     rows_learnt, told = reveal != "size", reveal != "label-party"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
-        met = await meet(me, label_party, ids, learns[reveal], resume=resume)
+        met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume)
         rows, size = met.rows, met.size
     else:
         rung = await ring.pass_on(me, label_party, sorted(features), ids, rows=rows_learnt, tell=told)
@@ -237,6 +240,7 @@ def align(
     duplicates: Duplicates = "error",
     normalise: Normalise = (),
     reveal: Reveal = "all",
+    protocol: Protocol = "auto",
     parties: Sequence[str] | None = None,
 ) -> Alignment:
     """Bring the parties' tables into one common row order, by private set intersection.
@@ -246,8 +250,10 @@ def align(
     and the row that another party has of that id is repeated beside them, as `pandas.merge` does. normalise:
     what is done to all ids before they are compared, any of "strip", "casefold" and "digits" (see
     `protocols.psi.ids.canonical`). reveal: who learns which ids are common, "all", "label-party" alone, or
-    nobody ("size": everybody learns how many). parties: who takes part, by default all. Columns and index
-    labels stay as they are. Estimators align by themselves.
+    nobody ("size": everybody learns how many). protocol: of two parties, "ecdh", "kkrt", or "auto", which
+    takes the second where both have several hundred thousand ids; three and more have one of their own.
+    parties: who takes part, by default all. Columns and index labels stay as they are. Estimators align by
+    themselves.
 
     Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column,
     the others name theirs in their own configuration, and each writes its rows with `vfl psi export`.
@@ -260,8 +266,10 @@ def align(
     federation = Federation.of(data)
     taking = tuple(parties) if parties is not None else federation.parties
     features = feature_parties(taking, label_party)
+    check_protocol(protocol, reveal == "size", len(taking))
     if not isinstance(federation, Federation):
-        how = {"duplicates": duplicates, "normalise": check_rules(normalise), "reveal": reveal}
+        rules = check_rules(normalise)
+        how = {"duplicates": duplicates, "normalise": rules, "reveal": reveal, "protocol": protocol}
         return _align_connected(federation, taking, id, label_party, how)
     names = id_columns(id, taking)
     ids = {p: read_ids(federation, p, names[p], duplicates, normalise, "align") for p in taking}
@@ -270,8 +278,10 @@ def align(
         async def aligning(me: Party) -> Aligned:
             async with me.within("align") as at:
                 if party == label_party:
-                    return await align_label(at, features, ids[party], reveal=reveal)
-                return await align_feature(at, label_party, features, ids[party], reveal=reveal)
+                    return await align_label(at, features, ids[party], reveal=reveal, protocol=protocol)
+                return await align_feature(
+                    at, label_party, features, ids[party], reveal=reveal, protocol=protocol
+                )
 
         return aligning
 

@@ -18,6 +18,7 @@ from protocols.federation import Role
 from protocols.parts import Part
 from protocols.party import Party
 from protocols.programs import Parameters, Program, Seat
+from protocols.psi.choose import Protocol, check_protocol
 from protocols.psi.ids import Duplicates, Rule
 from protocols.psi.ring import InAllSize
 from protocols.sources import fingerprint
@@ -31,6 +32,7 @@ class Align(Parameters):
     duplicates: Duplicates = "error"
     normalise: tuple[Rule, ...] = ()
     reveal: Reveal = "all"
+    protocol: Protocol = "auto"
 
     def features(self, parties: Sequence[str]) -> list[str]:
         """The feature parties. ConfigError where the label party takes no part, or alone."""
@@ -48,12 +50,15 @@ def align(p: Align, seat: Seat) -> Role:
         raise ConfigError("has no table with an id column; every party of an alignment brings ids")
     ids = ids_of(seat.table, seat.id, duplicates=p.duplicates, normalise=p.normalise)
     features = p.features(seat.parties)
+    check_protocol(p.protocol, p.reveal == "size", len(seat.parties))
 
     async def role(me: Party) -> Aligned:
         async with me.within("align") as at:
             if seat.party == p.label_party:
-                return await align_label(at, features, ids, reveal=p.reveal, resume=True)
-            return await align_feature(at, p.label_party, features, ids, reveal=p.reveal, resume=True)
+                return await align_label(at, features, ids, reveal=p.reveal, protocol=p.protocol, resume=True)
+            return await align_feature(
+                at, p.label_party, features, ids, reveal=p.reveal, protocol=p.protocol, resume=True
+            )
 
     return role
 

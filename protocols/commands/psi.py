@@ -48,6 +48,9 @@ def psi(
     reveal: Annotated[
         Literal["all", "label-party", "size"], typer.Option(help="Who learns which ids are common.")
     ] = "all",
+    protocol: Annotated[
+        Literal["auto", "ecdh", "kkrt"], typer.Option(help="By which two parties compare their ids.")
+    ] = "auto",
     duplicates: Annotated[
         Literal["error", "first", "many"], typer.Option(help="What a repeated id means.")
     ] = "error",
@@ -69,7 +72,7 @@ def psi(
         from protocols.errors import ConfigError
 
         rules = tuple(rule.strip() for rule in normalise.split(",") if rule.strip())
-        how = {"reveal": reveal, "duplicates": duplicates, "normalise": rules}
+        how = {"reveal": reveal, "protocol": protocol, "duplicates": duplicates, "normalise": rules}
         if (book is None) != (me is None):
             raise ConfigError("over the network, --book and --me are both needed")
         if book is not None and me is not None:

@@ -98,11 +98,11 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     `peer` calls it with the counterpart, "peer" for "me".
     """
     key, m = await agree(me, peer, ids)
-    return await meet_under(me, peer, ids, learns, key, m)
+    return await compare(me, peer, ids, learns, key, m)
 
 
-async def meet_under(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
-    """The same once `agree` gave the key of the hash and the number of the peer's ids, `m`."""
+async def compare(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
+    """`meet`, after `agree`: key of this run's hash, m ids at the peer."""
     n = len(ids)
     await ready(me, max(n, m))
     width, scalar = mark_width(n, m), new_scalar()

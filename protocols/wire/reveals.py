@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 from protocols.arrays import Arrays
 from protocols.wire.message import OURS, Message
 
+_MUTE = "protocols.hazmat"
+
 HEAD = """\
 # What leaves
 
@@ -36,7 +38,8 @@ def load_messages(packages: tuple[str, ...] = OURS) -> dict[str, list[type[Messa
         if package not in offering:
             continue
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            if not module.name.endswith(".__main__"):
+            # Primitives send nothing, and their kernels take a second to import.
+            if not module.name.endswith(".__main__") and not module.name.startswith(_MUTE):
                 importlib.import_module(module.name)
         kinds = (kind for kind in Message.kinds.values() if kind.__module__.startswith(f"{package}."))
         found[package] = sorted(kinds, key=lambda kind: kind.kind)

@@ -16,6 +16,7 @@ from protocols.consent import reveals
 from protocols.cut import CutGradient
 from protocols.errors import ConfigError
 from protocols.programs import GROUP, program, told
+from protocols.psi import choose
 from protocols.psi.ecdh import BlindedIds
 from protocols.serving import Abort
 from split import SplitClassifier, SplitRegressor
@@ -72,6 +73,10 @@ def vertical() -> list[Any]:
     models.append(copy.deepcopy(models[-1]))
     models[-1].predict({**two, "telco": two["telco"].assign(id=two["telco"]["id"] + 10_000)})  # none match
     models[-2].predict(two)
+    with pytest.MonkeyPatch.context() as patch:  # as if two tables were large
+        patch.setattr(choose, "LARGE", 1)
+        models.append(VerticalNetClassifier(epochs=1).fit(two, target="bank.y", id="id"))
+        models[-1].predict(two)
     return models
 
 

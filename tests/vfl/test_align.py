@@ -18,7 +18,7 @@ from protocols.psi.ids import canonical
 from protocols.wire.faults import Plan
 from tests.vfl.parties import joined, small
 from vfl import align
-from vfl.align import align_feature, align_label
+from vfl.align import Reveal, align_feature, align_label
 
 PARTIES = ["bank", "shop", "telco"]
 
@@ -279,6 +279,27 @@ def test_names_of_options_are_checked() -> None:
         align(data, id="customer", label_party="bank", normalise=["stripe"])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="reveal='both' should be one of all, label-party, size"):
         align(data, id="customer", label_party="bank", reveal="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reveal", ["all", "label-party"])
+def test_the_protocol_changes_neither_rows_nor_report(reveal: Reveal) -> None:
+    data = small(60)
+    found, other = (
+        align(data, id="customer", label_party="bank", reveal=reveal, protocol=protocol)
+        for protocol in ("kkrt", "ecdh")
+    )
+    assert list(found.tables) == list(other.tables) and str(found.report) == str(other.report)
+    for party, table in found.tables.items():
+        pd.testing.assert_frame_equal(table, other.tables[party])
+    assert "protocols.FunctionValues/1" in {e.kind for e in found.ledger}
+    assert "protocols.BlindedIds/1" in {e.kind for e in other.ledger}
+
+
+def test_a_protocol_that_does_not_fit_is_refused_before_anything_leaves() -> None:
+    with pytest.raises(ConfigError, match='protocol="kkrt" is for two parties, got 3'):
+        align(small(10, 3), id="customer", label_party="bank", protocol="kkrt")
+    with pytest.raises(ConfigError, match='protocol="kkrt" cannot show the size alone'):
+        align(small(10), id="customer", label_party="bank", protocol="kkrt", reveal="size")
 
 
 def test_the_report_says_how_well_ids_can_be_guessed() -> None:

@@ -53,6 +53,18 @@ def test_the_network_aligns_as_one_process_does(
             assert said.exit_code == 2 and "did not learn which rows are common" in said.output
 
 
+def test_two_parties_align_by_the_protocol_that_the_caller_names(
+    data: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    two = {party: data[party] for party in ("bank", "shop")}
+    here = align(two, id="id", label_party="bank", protocol="ecdh")
+    book = lay_out(tmp_path, two, POLICY)
+    with serving(tmp_path, "shop"), Connected(book, "bank", data["bank"]) as all_:
+        there = align(all_, id="id", label_party="bank", protocol="kkrt")
+    pd.testing.assert_frame_equal(there.tables["bank"], here.tables["bank"])
+    assert "protocols.FunctionValues/1" in {entry.kind for entry in there.ledger}
+
+
 def test_a_part_of_an_alignment_cannot_be_guessed_from_its_digest(
     data: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
@@ -88,6 +100,7 @@ def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -
     data["shop"].rename(columns={"id": "card"}).to_parquet(tmp_path / "shop.parquet")
     words = ["--table", f"bank={tmp_path}/bank.csv", "--table", f"shop={tmp_path}/shop.parquet"]
     words += ["--id", "bank=id", "--id", "shop=card", "--out", str(tmp_path / "out"), "--format", "csv"]
+    words += ["--protocol", "kkrt"]
     said = run_cli(app, words)
     assert said.exit_code == 0, said.output
     assert "bank learns which of its own ids shop also has" in said.output

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from protocols.errors import LineError
 from protocols.jobs import Kept
 from protocols.party import Desk, Party, run
-from protocols.psi import pair
+from protocols.psi import buckets
+from protocols.psi.buckets import bucket_of, capacity
+from protocols.psi.choose import Protocol, meet
 from protocols.psi.ecdh import BlindedIds, Learns
 from protocols.psi.ids import canonical
-from protocols.psi.pair import bucket_of, capacity, meet
 from protocols.wire.clock import run_virtual
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
@@ -26,8 +27,8 @@ from protocols.wire.transport import Local
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair, "FROM", 40)
-    monkeypatch.setattr(pair, "BUCKET", 16)
+    monkeypatch.setattr(buckets, "FROM", 40)
+    monkeypatch.setattr(buckets, "BUCKET", 16)
 
 
 def play(
@@ -35,6 +36,7 @@ def play(
     learns: dict[str, Learns] | None = None,
     kept: dict[str, Kept] | None = None,
     faults: Plan | None = None,
+    protocol: Protocol = "ecdh",
 ) -> tuple[dict[str, Any], Ledger]:
     local = Local(list(sets))
     ledger = Ledger(local if faults is None else Faults(local, faults))
@@ -44,7 +46,9 @@ def play(
         desk = Desk(name, ledger, checkpoints=kept[name] if kept else None)
         async with Party(desk).within("align") as at:
             ids = canonical(pd.Series(sets[name], dtype="int64"))
-            return await meet(at, peer, ids, (learns or {}).get(name, "both"), resume=kept is not None)
+            return await meet(
+                at, peer, ids, (learns or {}).get(name, "both"), protocol, resume=kept is not None
+            )
 
     found, _ = run_virtual(run(**{name: role(name) for name in sets}), local.on_stall)
     return found, ledger
@@ -60,6 +64,15 @@ def test_buckets_give_the_rows_that_one_run_gives(bank: list[int], shop: list[in
     expected = sorted(set(bank) & set(shop), key=lambda i: str(i).encode())
     for name, own in (("bank", bank), ("shop", shop)):
         assert [own[row] for row in found[name].rows] == expected and found[name].size == len(expected)
+
+
+def test_buckets_are_for_any_protocol() -> None:
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    by_ecdh, _ = play(sets)
+    by_kkrt, ledger = play(sets, protocol="kkrt")
+    for name in sets:
+        np.testing.assert_array_equal(by_kkrt[name].rows, by_ecdh[name].rows)
+    assert BlindedIds.kind not in {entry.kind for entry in ledger}
 
 
 def test_one_may_learn_and_all_may_learn_the_size() -> None:

@@ -1,11 +1,10 @@
-"""Intersection of two parties' ids by whatever protocol suits how many there are.
+"""Intersection of two large sets bucket by bucket, each bucket by whatever protocol was chosen.
 
-Both parties choose alike, from the numbers that each has announced. From a million ids on they go bucket by
-bucket: an id's bucket is a hash of it under the run's key, so that equal ids are in equal buckets, and every
-bucket is filled up to one size with random strings, so that its size says nothing. Points and products of one
+An id's bucket is a hash of it under the run's key, so that equal ids are in equal buckets, and every bucket
+is filled up to one size with random strings, so that its size says nothing. Points and products of one
 bucket are in memory at a time, and a run that is resumed goes on at the bucket it was in.
 
-Who learns what, and what is assumed: see `protocols.psi.ecdh`. Buckets add nothing to it.
+Two parties; who learns what, and what is assumed, is the protocol's affair. Buckets add nothing to it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import numpy as np
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from protocols.arrays import Arrays
 from protocols.errors import ProtocolError
 from protocols.party import Party
-from protocols.psi.ecdh import Learns, Met, agree, in_order, meet_under
+from protocols.psi.ecdh import Learns, Met, in_order
 from protocols.psi.ids import CanonicalIds, Rows
 
 FROM = 1 << 20  # ids at either party, from which on there are buckets
@@ -31,23 +31,24 @@ BUCKET = 1 << 18  # ids in one, on average, of the party that has more
 CHUNK = 1 << 16  # ids that are Python objects at a time
 
 
-async def meet(
-    me: Party, peer: str, ids: CanonicalIds, learns: Learns = "both", *, resume: bool = False
+Compare = Callable[[Party, str, CanonicalIds, Learns, bytes, int], Awaitable[Met]]
+
+
+async def by_buckets(
+    me: Party,
+    peer: str,
+    ids: CanonicalIds,
+    learns: Learns,
+    key: bytes,
+    m: int,
+    compare: Compare,
+    resume: bool,
 ) -> Met:
-    """Find out which ids `peer` has too; who learns it as in `protocols.psi.ecdh.meet`.
+    """`compare` of each bucket, and what they say together; other arguments as `compare` takes them.
 
     resume: whether this run keeps its state after each bucket as a checkpoint of the job, and goes on from
     there; for jobs that do nothing else.
     """
-    key, m = await agree(me, peer, ids)
-    if max(len(ids), m) < FROM:
-        return await meet_under(me, peer, ids, learns, key, m)
-    return await _by_buckets(me, peer, ids, learns, key, m, resume)
-
-
-async def _by_buckets(
-    me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int, resume: bool
-) -> Met:
     n = len(ids)
     count = -(-max(n, m) // BUCKET)
     own, theirs = capacity(n, count), capacity(m, count)
@@ -65,7 +66,7 @@ async def _by_buckets(
             raise ProtocolError(f"a bucket of {len(chosen)} ids, at most {own} fit; run it again")
         filled = _filled(ids, chosen, own)
         async with me.within(f"bucket {bucket}") as at:
-            met = await meet_under(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs)
+            met = await compare(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs)
         size += met.size or 0
         if met.rows is not None:
             found.append(met.rows)
