@@ -25,11 +25,11 @@ SECONDS_PER_OPERATION: dict[str, float] = {
     "paillier_refresh": 2.6e-3,  # re-randomised by anybody else
     "paillier_decrypt": 6e-3,
     "paillier_product": 9e-6,  # of two ciphertexts: one addition
-    "base_ot": 300e-6,  # one seed of an oblivious transfer at one side, through libsodium
+    "base_ot": 250e-6,  # one seed of an oblivious transfer at one side, through libsodium
     "id_hash": 2e-7,  # one id's keyed digest
-    "cuckoo_insert": 2e-7,  # one id put into a cuckoo table
+    "cuckoo_insert": 1e-7,  # one id put into a cuckoo table
     "oprf_row": 2e-7,  # one row of a bit matrix expanded, transposed and masked
-    "oprf_value": 2e-7,  # one value of a pseudorandom function from a row
+    "oprf_value": 3e-7,  # one value of a pseudorandom function from a row
 }
 
 Cost = float | Mapping[str, int]

@@ -213,6 +213,17 @@ def test_values_leave_in_a_secret_order(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(orders) == 2 and orders[0] != orders[1] and list(range(100)) not in orders
 
 
+def test_digests_bins_and_codes_are_of_this_run_only() -> None:
+    ids = canonical(numbers(*range(300)))
+    one, two = (Own.of(ids, bytes([which]) * 32, 10) for which in (1, 2))
+    digests = one.digests(None)
+    assert (digests != two.digests(None)).any(axis=1).all()
+    assert (one.codes(digests) != two.codes(digests)).all()
+    rows = [one.bins(digests, 10**6, 0), two.bins(digests, 10**6, 0), one.bins(digests, 10**6, 1)]
+    for other in rows[1:]:
+        assert (rows[0] != other).any(axis=1).all()
+
+
 def own_of(ids: pd.Series) -> Own:
     return Own.of(canonical(ids), bytes(32), 10)
 
