@@ -391,7 +391,7 @@ def test_a_hello_that_acknowledges_lets_a_deliver_go_on() -> None:
         return body
 
     async def talk() -> None:
-        async with shop_party(Limits(unacknowledged=CHUNK, handshake=0.2)) as shop:
+        async with shop_party(Limits(unacknowledged=CHUNK, handshake=2.0)) as shop:
             await shop.deliver(envelope("shop", "bank", bytes(CHUNK)))
             second = asyncio.create_task(shop.deliver(envelope("shop", "bank", b"second", 1)))
             heard = await asyncio.to_thread(speak, shop.address)
