@@ -4,7 +4,8 @@ An id's bucket is a hash of it under the run's key, so that equal ids are in equ
 is filled up to one size with random strings, so that its size says nothing. Points and products of one
 bucket are in memory at a time, and a run that is resumed goes on at the bucket it was in.
 
-Two parties; who learns what, and what is assumed, is the protocol's affair. Buckets add nothing to it.
+Two parties; who learns what, and what is assumed, is the protocol's affair. Buckets add nothing to it for
+whoever learns which ids are shared. They are not for learning the size alone: each would show its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from protocols.arrays import Arrays
+from protocols.arrays import Array, Arrays
 from protocols.errors import ProtocolError
 from protocols.party import Party
 from protocols.psi.ecdh import Learns, Met, in_order
@@ -53,10 +54,10 @@ async def by_buckets(
     count = -(-max(n, m) // BUCKET)
     own, theirs = capacity(n, count), capacity(m, count)
     done, state = me.resumed() if resume else (0, None)
-    found, size = [np.zeros(0, np.int64)], 0
+    found = [np.zeros(0, np.int64)]
     places = _expand(key, "places")
     if state is not None:
-        found, size, places = [state["rows"]], int(state["size"][0]), state["key"].tobytes()
+        found, places = [state["rows"]], state["key"].tobytes()
     buckets = await me.compute(bucket_of, ids, places, count, cost={"id_match": n})
     order = np.argsort(buckets, kind="stable")
     ends = np.searchsorted(buckets[order], np.arange(count), side="right")
@@ -67,21 +68,21 @@ async def by_buckets(
         filled = _filled(ids, chosen, own)
         async with me.within(f"bucket {bucket}") as at:
             met = await compare(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs)
-        size += met.size or 0
         if met.rows is not None:
             found.append(met.rows)
         if resume:
             found = [np.concatenate(found)]
-            me.checkpoint(bucket + 1, partial(_state, found[0], size, places))
+            me.checkpoint(bucket + 1, partial(_state, found[0], places))
         me.progress("buckets", bucket + 1, count)
     rows = np.concatenate(found)
-    if learns in ("peer", "size"):
-        return Met(None, size if learns == "size" else None)
-    return Met(in_order(ids, np.searchsorted(ids.rows, np.sort(rows))), size)
+    if learns == "peer":
+        return Met(None, None)
+    return Met(in_order(ids, np.searchsorted(ids.rows, np.sort(rows))), len(rows))
 
 
-def _state(rows: Rows, size: int, key: bytes) -> Arrays:
-    return Arrays({"rows": rows, "size": np.array([size]), "key": np.frombuffer(key, np.uint8)})
+def _state(rows: Rows, key: bytes) -> Arrays:
+    state: dict[str, Array] = {"rows": rows, "key": np.frombuffer(key, np.uint8)}
+    return Arrays(state)
 
 
 def capacity(n: int, count: int) -> int:

@@ -34,11 +34,12 @@ async def meet(
     resume: bool = False,
 ) -> Met:
     """As `protocols.psi.ecdh.meet`, by `protocol`, which `peer` must be given too. From a million ids on it
-    goes bucket by bucket; `resume` is for `protocols.psi.buckets`.
+    goes bucket by bucket, unless the size alone is to be learnt; `resume` is for `protocols.psi.buckets`.
     """
     key, m = await agree(me, peer, ids)
     compare = kkrt.compare if chosen(protocol, len(ids), m, learns) == "kkrt" else ecdh.compare
-    if max(len(ids), m) >= buckets.FROM:
+    # Sizes of buckets would say more than the one size that is to be learnt.
+    if max(len(ids), m) >= buckets.FROM and learns != "size":
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)
     return await compare(me, peer, ids, learns, key, m)
 

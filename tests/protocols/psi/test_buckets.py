@@ -75,12 +75,18 @@ def test_buckets_are_for_any_protocol() -> None:
     assert BlindedIds.kind not in {entry.kind for entry in ledger}
 
 
-def test_one_may_learn_and_all_may_learn_the_size() -> None:
+def test_one_may_learn() -> None:
     sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
     found, _ = play(sets, {"bank": "me", "shop": "peer"})
     assert len(found["bank"].rows) == 50 and found["shop"].rows is found["shop"].size is None
-    found, _ = play(sets, {"bank": "size", "shop": "size"})
+
+
+def test_the_size_alone_is_learnt_in_one_piece() -> None:
+    """Whoever knows the hash that places ids would learn from each bucket's size."""
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    found, ledger = play(sets, {"bank": "size", "shop": "size"})
     assert [(met.rows, met.size) for met in found.values()] == [(None, 50), (None, 50)]
+    assert {entry.scope for entry in ledger} == {"align"}
 
 
 def test_every_bucket_looks_alike() -> None:
