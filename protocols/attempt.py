@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from protocols.columns import id_column
 from protocols.consent import Case, Consent, Say
 from protocols.errors import CancelledJobError, ProtocolError, VflError, marked
 from protocols.federation import Role
@@ -24,7 +25,7 @@ from protocols.party import mark
 from protocols.programs import Seat
 from protocols.rules import ANY
 from protocols.serving import said_of, serve_role
-from protocols.sources import fingerprint, read_table
+from protocols.sources import check_unchanged, fingerprint, read_table
 from protocols.wire.remote import Grpc
 
 CLAIM = 600.0  # seconds that a caller may hold a party that it claimed, before it says Start
@@ -130,22 +131,38 @@ class Attempts:
 
     def _prepare(self, case: Case, record: Record) -> tuple[Seat, Role, str]:
         """The seat, the checked role, and a fingerprint of the table; in a thread."""
-        proposal, table, told, id = case.proposal, None, "", None
+        proposal, table, ids, told, id = case.proposal, None, None, "", None
         if case.table in self.config.tables:
             source = self.config.tables[case.table]
             assert case.decision.rule is not None  # or it would have been refused
-            granted = case.decision.rule.columns
-            table = read_table(
-                source,
-                self.config.base,
-                None if granted == (ANY,) else [name for name in granted if name != source.id],
-                unchanged=record.table_digest or None,
-            )
-            told, id = fingerprint(table), source.id
+            id, granted = source.id, case.decision.rule.columns
+            if case.program.ids_only:
+                ids = id_column(source, self.config.base)
+            else:
+                table = read_table(
+                    source,
+                    self.config.base,
+                    None if granted == (ANY,) else [name for name in granted if name != id],
+                    unchanged=record.table_digest or None,
+                )
+                told = fingerprint(table)
         target = case.program.target(case.parameters) if case.program.target and table is not None else None
         kept = self._recall(case) if proposal.action == "predict" else None
-        seat = Seat(self.config.name, tuple(proposal.parties), table, id, target, kept)
-        return seat, case.program.role(proposal.action, case.parameters, seat), told
+        seat = Seat(
+            self.config.name,
+            tuple(proposal.parties),
+            table,
+            id,
+            target,
+            kept,
+            ids=ids,
+            scratch=self.store.scratch,
+        )
+        role = case.program.role(proposal.action, case.parameters, seat)
+        if ids is not None:  # they have been read now
+            told = ids.fingerprint
+            check_unchanged(record.table_digest or told, told, ids.rows)
+        return seat, role, told
 
     def _recall(self, case: Case) -> Any:
         trained = self.store.find(case.proposal.run)

@@ -51,7 +51,6 @@ from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
 from protocols.rules import Action
 from protocols.serving import serve_role
-from protocols.sources import fingerprint
 from protocols.talk import FAREWELL, Talk
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.remote import Change, Grpc
@@ -236,7 +235,7 @@ class Connected(Mapping[str, pd.DataFrame]):
             seed=asked.seed,
             state="proposed",
             granted="person",
-            table_digest="" if asked.seat.table is None else fingerprint(asked.seat.table),
+            table_digest=asked.seat.fingerprint,
             created=now,
             updated=now,
         )

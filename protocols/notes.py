@@ -51,6 +51,7 @@ class Notes:
 
     def restarted(self) -> None:
         """What an earlier process of this party had not ended, has ended with it."""
+        self.store.clear_scratch()
         for record in self.store.all():
             if record.state in OPEN:
                 self.end(record, "failed", "this party was restarted meanwhile; its caller can go on with it")

@@ -62,12 +62,18 @@ def read_table(
         else:
             with _connected(source, base) as connection:
                 table = _read_query(connection, source, columns)
-        if unchanged is not None and fingerprint(table) != unchanged:
-            raise DataError(
-                f"the table has changed since the job began, and has {len(table)} rows now; restore it, or "
-                "start a new job"
-            )
+        if unchanged is not None:
+            check_unchanged(unchanged, fingerprint(table), len(table))
     return table
+
+
+def check_unchanged(before: str, now: str, rows: int) -> None:
+    """DataError where two fingerprints of a table, which has so many rows now, differ."""
+    if before != now:
+        raise DataError(
+            f"the table has changed since the job began, and has {rows} rows now; restore it, or start a new "
+            "job"
+        )
 
 
 def fingerprint(table: pd.DataFrame) -> str:
@@ -100,7 +106,7 @@ def _wanted(
 
 
 def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    with _file(place):
+    with readable(place):
         # As text and without a header: with one, pandas would rename the second of two equal names.
         first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
         names = _wanted(source, columns, first.iloc[0].tolist(), place.name)
@@ -122,8 +128,15 @@ def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -
     return table
 
 
+def parquet_columns(source: TableSource, base: Path) -> list[str]:
+    """The columns of a Parquet file that methods may use, the id first; errors as of `read_table`."""
+    place = base / (source.path or "")
+    with readable(place), pq.ParquetFile(place) as file:
+        return _wanted(source, None, file.schema_arrow.names, place.name)
+
+
 def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    with _file(place), pq.ParquetFile(place) as file:
+    with readable(place), pq.ParquetFile(place) as file:
         names = _wanted(source, columns, file.schema_arrow.names, place.name)
         # Without pandas' own notes in the file, which would make some columns an index.
         table: pd.DataFrame = file.read(columns=names).to_pandas(ignore_metadata=True)
@@ -131,7 +144,7 @@ def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | Non
 
 
 @contextmanager
-def _file(place: Path) -> Iterator[None]:
+def readable(place: Path) -> Iterator[None]:
     """Errors of reading `place`, without the parser's words: they can quote the cell it stumbled over."""
     if not place.is_file():
         raise ConfigError(f"{place}: {'is no file' if place.exists() else 'no such file'}")

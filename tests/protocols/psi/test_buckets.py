@@ -15,10 +15,11 @@ from protocols.errors import LineError
 from protocols.jobs import Kept
 from protocols.party import Desk, Party, run
 from protocols.psi import buckets
-from protocols.psi.buckets import bucket_of, capacity
+from protocols.psi.buckets import capacity
 from protocols.psi.choose import Protocol, meet
 from protocols.psi.ecdh import BlindedIds, Learns
 from protocols.psi.ids import canonical
+from protocols.psi.stored import drawer_of
 from protocols.wire.clock import run_virtual
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
@@ -110,7 +111,7 @@ def test_ids_find_room_in_every_bucket(n: int, count: int) -> None:
 
 def test_a_bucket_is_a_keyed_hash() -> None:
     known = canonical(pd.Series(range(4000)))
-    one, other = (bucket_of(known, bytes([key]) * 32, 8) for key in (1, 2))
+    one, other = (drawer_of(known.values, bytes([key]) * 32, 8, 4000) for key in (1, 2))
     assert np.bincount(one, minlength=8).min() > 400 and (one != other).mean() > 0.8
 
 
