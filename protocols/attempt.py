@@ -60,7 +60,10 @@ class Attempts:
                 await inbox.next(Claim)
                 async with self._turns(inbox):
                     # The jobs before ours may have used up what it was to be granted from.
-                    await self._run(record, self.consent.judged_now(case), inbox, say)
+                    try:
+                        await self._run(record, self.consent.judged_now(case), inbox, say)
+                    finally:
+                        self.store.clear_scratch()
         except Exception as caught:
             error = _ours(caught, self.config.name, proposal.action)
             extra = {"peer": caller, "job": proposal.job}

@@ -20,7 +20,7 @@ from protocols.config import TableSource
 from protocols.errors import DataError, nearest
 from protocols.progress import Report
 from protocols.psi.ids import Column, as_arrow, tag_of
-from protocols.sources import read_table, readable
+from protocols.sources import parquet_batches, read_table, readable
 from protocols.tables import column
 
 CHUNK = 1 << 17  # rows at a time
@@ -78,7 +78,7 @@ class InTable(IdColumn):
         return pd.concat(self._columns, axis=1)
 
     def _read(self) -> Iterator[Sequence[Column]]:
-        for at in range(0, self.rows, CHUNK):
+        for at in range(0, max(self.rows, 1), CHUNK):
             yield [column.iloc[at : at + CHUNK] for column in self._columns]
 
 
@@ -102,9 +102,8 @@ class InFile(IdColumn):
             return file.read(columns=list(self.names)).select(list(self.names))
 
     def _read(self) -> Iterator[Sequence[Column]]:
-        with readable(self.path), pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(CHUNK, columns=list(self.names), use_threads=False):
-                yield [batch.column(name) for name in self.names]
+        for batch in parquet_batches(self.path, self.names, CHUNK):
+            yield batch.columns
 
 
 def id_column(source: TableSource, base: Path) -> IdColumn:

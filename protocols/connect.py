@@ -153,7 +153,25 @@ class Connected(Mapping[str, pd.DataFrame]):
         """
         if self.me not in parties:
             raise ConfigError(f"{self.me} takes no part: {', '.join(parties)} do; connect as one of them")
-        own = seat(self.me)
+        with self._busy:
+            try:
+                return self._execute(
+                    program, action, parameters, seat(self.me), parties, seed, on_progress, run
+                )
+            finally:
+                self.store.clear_scratch()
+
+    def _execute(
+        self,
+        program: Program[P],
+        action: Action,
+        parameters: P,
+        own: Seat,
+        parties: Sequence[str],
+        seed: int,
+        on_progress: Report | None,
+        run: str,
+    ) -> Run:
         if own.modules:
             raise ConfigError(
                 f"{', '.join(own.modules)}: a module of one's own cannot cross the network; name a model "
@@ -162,8 +180,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         with marked(self.me, action):
             role = program.role(action, parameters, own)
         asked = Asked(program, action, parameters, own, role, tuple(parties), int(seed), run, self._tables)
-        with self._busy:
-            return self._there(self._job(asked, on_progress))
+        return self._there(self._job(asked, on_progress))
 
     def close(self) -> None:
         """Say goodbye to the parties. Closing twice does nothing."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from protocols.errors import DataError
 from protocols.psi.shelf import Shelf
-from protocols.sources import readable
+from protocols.sources import parquet_batches, readable
 
-PIECE = 1 << 26  # bytes of a piece of the result, about
+PIECE = 1 << 24  # bytes of a piece of the result, about; writing one takes several times that
 CHUNK = 1 << 16  # rows that are read at a time
 _PLACE = "\0place"  # no column of a table that came from anywhere is called so
 
@@ -34,18 +34,17 @@ def write_rows(
     out: Path,
     *,
     columns: Sequence[str] | None = None,
-    scratch: Path | None = None,
 ) -> None:
     """Write these rows of `source`, in this order, as the Parquet file `out`, whole or not at all.
 
-    rows: positions, which may come more than once. columns: which, in this order; default: all. scratch:
-    where there is place for as much as is written.
+    rows: positions, which may come more than once. columns: which, in this order; default: all. What is put
+    aside is beside `out`, in a hidden folder.
 
     ConfigError where there is no `source`, DataError for what cannot be read or written.
     """
     new = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
-        _write(source, rows, new, columns, scratch)
+        _write(source, rows, new, columns)
         os.replace(new, out)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
@@ -54,9 +53,7 @@ def write_rows(
             new.unlink(missing_ok=True)
 
 
-def _write(
-    source: Path, rows: NDArray[np.int64], new: Path, columns: Sequence[str] | None, scratch: Path | None
-) -> None:
+def _write(source: Path, rows: NDArray[np.int64], new: Path, columns: Sequence[str] | None) -> None:
     with readable(source), pq.ParquetFile(source) as file:
         schema, meta = file.schema_arrow.remove_metadata(), file.metadata
         size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
@@ -64,7 +61,7 @@ def _write(
         schema = pa.schema([schema.field(name) for name in columns])
     per = max(1024, PIECE * meta.num_rows // max(size, 1))
     count = -(-len(rows) // per) or 1
-    shelf = Shelf(scratch, count, schema.append(pa.field(_PLACE, pa.int64())))
+    shelf = Shelf(new.parent, count, schema.append(pa.field(_PLACE, pa.int64())))
     try:
         _put_aside(source, rows, per, shelf)
         with pq.ParquetWriter(new, schema) as writer:
@@ -79,18 +76,10 @@ def _write(
 
 def _put_aside(source: Path, rows: NDArray[np.int64], per: int, shelf: Shelf) -> None:
     order = np.argsort(rows, kind="stable")
-    wanted = rows[order]
     at = 0
-    for batch in _batches(source, shelf.schema.names[:-1]):
-        low, high = np.searchsorted(wanted, [at, at + len(batch)])
+    for batch in parquet_batches(source, shelf.schema.names[:-1], CHUNK):
+        low, high = np.searchsorted(rows, [at, at + len(batch)], sorter=order)
         places = order[low:high]
-        taken = batch.take(pa.array(wanted[low:high] - at))
+        taken = batch.take(pa.array(rows[places] - at))
         shelf.put(places // per, [*taken.columns, pa.array(places)])
         at += len(batch)
-
-
-def _batches(source: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    # Apart from what is done with them: an error of that is none of reading.
-    with readable(source), pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(CHUNK, columns=names):
-            yield batch.select(names)

@@ -256,7 +256,7 @@ class Store:
         return self.folder / "scratch"
 
     def clear_scratch(self) -> None:
-        """Delete what runs of a process that was killed left there."""
+        """Delete what is there: for whoever holds this store, while it runs nothing."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @property

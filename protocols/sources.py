@@ -135,6 +135,15 @@ def parquet_columns(source: TableSource, base: Path) -> list[str]:
         return _wanted(source, None, file.schema_arrow.names, place.name)
 
 
+def parquet_batches(place: Path, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Columns of a Parquet file, at most so many `rows` at a time; errors as of `read_table`."""
+    with readable(place), pq.ParquetFile(place, pre_buffer=False) as file:
+        # One row group after another: in one go the reader would keep all that it has read.
+        for group in range(file.metadata.num_row_groups):
+            for batch in file.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False):
+                yield batch.select(list(names))
+
+
 def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
     with readable(place), pq.ParquetFile(place) as file:
         names = _wanted(source, columns, file.schema_arrow.names, place.name)

@@ -105,13 +105,12 @@ def export_command(
         name = table or (names[0] if len(names) == 1 else "")
         if name not in settings.tables:
             raise ConfigError(f"--table should be one of {', '.join(names) or 'none: it has no tables'}")
-        store, source = Store(settings.store), settings.tables[name]
-        part = load_part(store.parts, run)
+        part, source = load_part(Store(settings.store).parts, run), settings.tables[name]
         if source.path is not None and {source.path.suffix.lower(), out.suffix} == {".parquet"}:
             column = id_column(source, settings.base)
             rows = exported(part, column)
             columns = parquet_columns(source, settings.base)
-            write_rows(settings.base / source.path, rows, out, columns=columns, scratch=store.scratch)
+            write_rows(settings.base / source.path, rows, out, columns=columns)
             say(f"wrote {len(rows)} rows to {out}")
         else:
             _write(export(part, read_table(source, settings.base, None)), out)
@@ -204,7 +203,7 @@ def _by_file(
             return
         if not learns_rows(me, label_party, how["reveal"]):
             raise _not_learnt(me, out)
-        write_rows(file, own.rows, out, scratch=all_.store.scratch)
+    write_rows(file, own.rows, out)
     say(f"wrote {len(own.rows)} rows to {out}")
 
 

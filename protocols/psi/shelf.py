@@ -32,7 +32,7 @@ class Shelf:
         with _disk(above or Path(tempfile.gettempdir())):
             if above is not None:
                 above.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix="shelf-", dir=above))  # mode 0700
+            self.folder = Path(tempfile.mkdtemp(prefix=".shelf-", dir=above))  # mode 0700
         self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def put(self, drawers: NDArray[np.integer], columns: Sequence[pa.Array]) -> None:

@@ -169,7 +169,7 @@ def store(
         for parts in column.chunks():
             here = read_values(parts, rules)
             n = len(here.values)
-            tag = read.tag or ("" if here.missing == n else here.tag)
+            tag = read.tag or ("" if 0 < n == here.missing else here.tag)
             if tag not in ("", here.tag) and here.missing < n:
                 raise DataError("ids are integers in some rows and text in others; cast all to int or to str")
             read = Read(tag, here.values, read.missing + here.missing, read.empty + here.empty)
