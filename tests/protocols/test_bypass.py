@@ -74,6 +74,7 @@ def play(trial: Trial, store: Path, talk: Talk, *policy: Rule, **changes: Any) -
 
 
 ASK = rule(consent="ask", consent_predict="ask")
+NOTHING = "nothing is granted to this peer for this table and method; ask the owner for a rule"
 
 
 @pytest.mark.parametrize("table", ["/../../../../outside", "../outside", "mian"])
@@ -89,7 +90,7 @@ def test_a_table_that_is_not_here_is_nobodys_to_ask_for(
         for action in ("fit", "predict"):
             word = await caller.propose(job="b" * 16, action=action, run=JOB, table=table)
             assert isinstance(word, Answer) and word.state == "refused"
-            assert word.reason == "policy: nothing is granted to this peer for this table and method"
+            assert word.reason == f"policy: {NOTHING}"
 
     play(trial, tmp_path / "a" / "store", talk, rule(), **({} if tables else {"tables": {}}))
     written = {place.parent.name for place in tmp_path.rglob("*.npz")}
@@ -175,7 +176,7 @@ AMONG = {"parties": ["bank", "mill", "telco"]}
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ((), "policy: nothing is granted to this peer for this table and method (asked for mill)"),
+        ((), f"policy: {NOTHING} (asked for mill)"),
         (
             (rule(**MILL, actions=("align",)),),
             "actions: fit is not granted; granted are align (asked for mill)",
@@ -212,7 +213,9 @@ def test_a_prediction_counts_for_all_who_learn_something(
         await caller.propose(**AMONG, job="b" * 16, action="predict", run=JOB)
         await caller.go_on(job="b" * 16)
         word = await caller.propose(**AMONG, job="c" * 16, action="predict", run=JOB)
-        assert isinstance(word, Answer) and word.reason.endswith("were used (asked for mill)")
+        assert isinstance(word, Answer) and word.reason.endswith(
+            "were used; ask the owner for more (asked for mill)"
+        )
 
     play(trial, tmp_path, talk, rule(**BANK), rule(**MILL, max_predictions=1))
 
