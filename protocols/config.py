@@ -151,6 +151,7 @@ class PartyConfig(BaseSettings):
     insecure: bool = False  # no TLS, on loopback only
     log: Literal["debug", "info", "warning", "error"] = "info"
     retention_days: Annotated[int, Field(ge=1)] | None = None  # None: nothing expires
+    longest_job_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0  # from its turn to its end
     _base: Path = PrivateAttr(default=Path())
 
     @classmethod

@@ -146,11 +146,15 @@ class Sealed(Message, reveals="the digests of all parties' parts of one run"):
     digests: dict[str, Digest]
 
 
-class Cancel(Message, reveals="that the caller gives up an attempt at a job"):
+class Cancel(
+    Message,
+    reveals="that the caller gives up an attempt at a job, and with which error, as any party is told of one",
+):
     """From the caller, who may propose the job again."""
 
     job: JobId
     attempt: Attempt
+    why: Reason = ""
 
 
 class Over(Message, reveals="that the caller of a job will not come back to it"):
