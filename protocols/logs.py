@@ -45,6 +45,7 @@ EVENTS = frozenset(
         "stream refused",
         "certificates renewed",
         "table read",
+        "table not read",
         "job proposed",
         "job refused",
         "job waits for approval",

@@ -101,7 +101,7 @@ class Program(Generic[P]):
 
 def program(name: str) -> Program[Any]:
     """The registered program `name`; ConfigError if there is none."""
-    found = _registered()
+    found = registered()
     if name not in found:
         raise ConfigError(
             f"no method {name!r} is registered here; there are {', '.join(found)}{nearest(name, found)}"
@@ -111,7 +111,8 @@ def program(name: str) -> Program[Any]:
 
 
 @cache
-def _registered() -> Mapping[str, EntryPoint]:
+def registered() -> Mapping[str, EntryPoint]:
+    """The names of all programs, and where each is."""
     # Not loaded: one package that does not import would be in the way of all others' programs.
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 

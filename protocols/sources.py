@@ -70,6 +70,17 @@ def read_table(
     return table
 
 
+def usable_columns(source: TableSource, base: Path) -> list[str]:
+    """The columns that `read_table` reads unless told which, without reading a row. Its errors, unmarked."""
+    if source.path is None:
+        with _connected(source, base) as connection:
+            return _wanted(source, None, _result(connection, source), "the query")[1:]
+    place = base / source.path
+    with _file(place):
+        there = pq.read_schema(place).names if place.suffix.lower() == ".parquet" else _header(place)
+        return _wanted(source, None, there, place.name)[1:]
+
+
 def fingerprint(table: pd.DataFrame) -> str:
     """SHA-256 (hex) over names, types, rows and their order. Not for peers: rows can be guessed."""
     said = hashlib.sha256(repr([(str(n), str(t)) for n, t in table.dtypes.items()]).encode())
@@ -101,9 +112,7 @@ def _wanted(
 
 def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
     with _file(place):
-        # As text and without a header: with one, pandas would rename the second of two equal names.
-        first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
-        names = _wanted(source, columns, first.iloc[0].tolist(), place.name)
+        names = _wanted(source, columns, _header(place), place.name)
         gaps = {name: [""] if name == source.id else _GAPS for name in names}
         with warnings.catch_warnings():
             # Rows longer than the header: their last cells would be dropped. With `usecols` they always are.
@@ -120,6 +129,13 @@ def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -
     if ids.dropna().str.fullmatch(_WHOLE).all() and ids.notna().any():
         return table.assign(**{source.id: ids.astype("Int64" if ids.isna().any() else "int64")})
     return table
+
+
+def _header(place: Path) -> list[str]:
+    # As text and without a header: with one, pandas would rename the second of two equal names.
+    first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
+    names: list[str] = first.iloc[0].tolist()
+    return names
 
 
 def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
@@ -149,13 +165,19 @@ def _file(place: Path) -> Iterator[None]:
 
 
 def _read_query(connection: Connection, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    inner = f"FROM ({(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
-    there = list(connection.exec_driver_sql(f"SELECT * {inner} LIMIT 0").keys())
-    names = _wanted(source, columns, there, "the query")
+    names = _wanted(source, columns, _result(connection, source), "the query")
     listed = ", ".join(map(_quoted, names))
-    found = connection.exec_driver_sql(f"SELECT {listed} {inner} ORDER BY {_quoted(source.id)}")
+    found = connection.exec_driver_sql(f"SELECT {listed} {_inner(source)} ORDER BY {_quoted(source.id)}")
     # Decimals become floats, as everywhere here.
     return pd.DataFrame.from_records([tuple(row) for row in found], columns=names, coerce_float=True)
+
+
+def _result(connection: Connection, source: TableSource) -> list[str]:
+    return list(connection.exec_driver_sql(f"SELECT * {_inner(source)} LIMIT 0").keys())
+
+
+def _inner(source: TableSource) -> str:
+    return f"FROM ({(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
 
 
 def _quoted(name: str) -> str:
