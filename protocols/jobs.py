@@ -303,6 +303,15 @@ class Store:
             (self.folder / "jobs" / f"{record.job}.json").unlink(missing_ok=True)
         return len(old)
 
+    def drop_checkpoints(self, limit: datetime) -> None:
+        """Delete the checkpoints of ended jobs that were last updated before `limit`; their records stay.
+
+        Whoever goes on with such a job nevertheless begins it anew, which gives the same bits.
+        """
+        for record in self.resumable():
+            if record.state not in OPEN and record.updated < limit:
+                self.checkpoints(record.job).drop()
+
     def say(self, what: Literal["approve", "cancel"], job: str) -> None:
         """Leave word about `job` for the running party. ConfigError for a job that is not open here."""
         record = self.find(job)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from protocols import attempt, consent, inbox, jobs
+from protocols import attempt, consent, inbox, jobs, notes
 from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, PartyError, VflError
@@ -247,3 +248,32 @@ def test_no_job_holds_a_party_for_longer_than_it_lets_one(tmp_path: Path) -> Non
             assert how.removeprefix("cancelled by bank: telco/fit: ") == said  # whichever word came first
         assert not bank.store.checkpoints(job).steps
         fit(bank)
+
+
+def test_checkpoints_of_a_job_that_nobody_goes_on_with_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, CASE.tables(), POLICY)
+    stores = [Store(tmp_path / f"{party}-store") for party in CASE.tables()]
+
+    def kept(job: str) -> list[bool]:
+        return [bool(store.checkpoints(job).steps) for store in stores]
+
+    with (
+        serving(tmp_path, "telco"),
+        Connected(tmp_path / "parties.toml", "bank", CASE.tables()["bank"], patience=1.0) as bank,
+        ThreadPoolExecutor() as pool,
+    ):
+        with serving(tmp_path, "shop"):
+            going = pool.submit(fit, bank, 10_000)
+            job = until(lambda: running(tmp_path, "bank")).job
+            until(lambda: all(kept(job)))
+        with pytest.raises(LineError):
+            going.result(60)
+        bank.patience = 20.0
+        with serving(tmp_path, "shop"):
+            fit(bank)
+            assert all(kept(job))  # it can be gone on with
+            monkeypatch.setattr(notes, "KEPT", timedelta(0))
+            fit(bank)
+    assert not any(kept(job)) and [store.find(job).state for store in stores].count("done") == 0  # type: ignore[union-attr]
