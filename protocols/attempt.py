@@ -167,7 +167,7 @@ class Attempts:
             table = read_table(
                 source,
                 self.config.base,
-                None if granted == (ANY,) else [name for name in granted if name != source.id],
+                None if granted == (ANY,) else [name for name in granted if name not in source.ids],
                 unchanged=record.table_digest or None,
             )
             told, id = fingerprint(table), source.id

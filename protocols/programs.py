@@ -44,10 +44,22 @@ class Seat:
     party: str
     parties: tuple[str, ...]  # all that take part, in roster order
     table: pd.DataFrame | None = field(default=None, repr=False)  # None: this party has no data
-    id: str | None = None  # its id column
+    id: str | tuple[str, ...] | None = None  # its id column, or several that make an id together
     target: str | None = None  # its target column, where it has one
     kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
+
+    @property
+    def one_id(self) -> str | None:
+        """The id column of a method whose ids have one. ConfigError where it has several."""
+        if isinstance(self.id, tuple):
+            error = ConfigError(
+                f"the id has {len(self.id)} columns, expected one: ids of several are for align alone; join "
+                "them into one column"
+            )
+            error.told = str(error)  # a count, and no name of a column
+            raise error
+        return self.id
 
 
 Prepare = Callable[[P, Seat], Role]

@@ -202,7 +202,7 @@ def _table(party: str) -> str:
     return f"""\
 [tables.main]  # a table that jobs can name; there may be several
 path = "{party}.csv"  # replace by your own: .csv or .parquet
-id = "id"  # the column that tells rows apart
+id = "id"  # the column that tells rows apart, or for alignments a list of those that do so together
 # columns = ["age", "income"]  # all that methods may use; without it, all but the id
 # Instead of a path, one query of a database, whose address is in the environment:
 # url_env = "{variable}_DATABASE"
