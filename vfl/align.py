@@ -255,8 +255,8 @@ def align(
     parties: who takes part, by default all. Columns and index labels stay as they are. Estimators align by
     themselves.
 
-    Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column,
-    the others name theirs in their own configuration, and each writes its rows with `vfl psi export`.
+    Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column or
+    columns, the others name theirs in their configuration, and each writes its rows with `vfl psi export`.
 
     Raises ConfigError for names that fit no party, DataError for an id column that is missing or cannot be
     used, AlignmentError for ids of different types and where no id is at every party.
@@ -299,18 +299,20 @@ def _align_connected(
 ) -> Alignment:
     from vfl.aligning import program
 
-    if not isinstance(id, str):
-        raise ConfigError("over a network an id is one column, and id names this party's own")
-    me = federation.me
+    if not isinstance(id, str | list | tuple):
+        raise ConfigError(
+            "over a network id names this party's own column, or columns; the others name theirs"
+        )
+    me, name = federation.me, id if isinstance(id, str) else tuple(id)
     parameters = program.read({"label_party": label_party, **how})
 
     def seat(party: str) -> Seat:
-        return Seat(party, tuple(parties), federation.data, id)
+        return Seat(party, tuple(parties), federation.data, name)
 
     with bar("align") as on_progress:
         run = federation.execute(program, "align", parameters, seat, parties, on_progress=on_progress)
     assert federation.data is not None
-    ids = ids_of(federation.data, id, duplicates=how["duplicates"], normalise=how["normalise"])
+    ids = ids_of(federation.data, name, duplicates=how["duplicates"], normalise=how["normalise"])
     told = report(label_party, run.results, parties, how["reveal"], {me: guessable(ids)})
     known = learns_rows(me, label_party, how["reveal"])
     tables = {me: federation.data.iloc[run.results[me].rows]} if known else {}

@@ -69,7 +69,7 @@ def keep(p: Align, seat: Seat, result: Aligned) -> Part:
     known = learns_rows(seat.party, p.label_party, p.reveal)
     about = {
         **p.model_dump(mode="json"),
-        "id": seat.id,
+        "id": list(seat.id) if isinstance(seat.id, tuple) else seat.id,
         "known": known,
         "table": fingerprint(seat.table),
         # The other parties are told a digest of this part: without it they could try sets of rows.

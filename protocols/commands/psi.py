@@ -155,10 +155,11 @@ def _over_network(
         _check_out(out)
     names = [name.strip() for name in parties.split(",")] if parties else None
     table = read(given[0].removeprefix(f"{me}="))
+    columns = ids[0].removeprefix(f"{me}=").split(",")
     with Federation.connect(book, me, table) as all_:
         found = align(
             all_,
-            id=ids[0].removeprefix(f"{me}="),
+            id=columns[0] if len(columns) == 1 else columns,
             label_party=label_party or me,
             parties=names,
             **how,

@@ -45,7 +45,8 @@ from protocols.errors import AlignmentError, ProtocolError
 from protocols.hazmat import switch
 from protocols.party import Party
 from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar, prepare
-from protocols.psi.ids import MOST_COLUMNS, CanonicalIds, Rows
+from protocols.psi.ids import CanonicalIds, Rows
+from protocols.rules import MOST_COLUMNS
 from protocols.wire.message import Message, Spec
 
 

@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from protocols.errors import ConfigError, DataError, nearest
+from protocols.rules import MOST_COLUMNS
 
 Duplicates = Literal["error", "first", "many"]
 Rule = Literal["strip", "casefold", "digits"]
 Normalise = Rule | Sequence[Rule]
 Rows = NDArray[np.int64]
-MOST_COLUMNS = 16  # of one id
 
 
 @dataclass(frozen=True, eq=False)
