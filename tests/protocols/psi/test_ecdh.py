@@ -265,7 +265,10 @@ def test_points_leave_in_a_secret_order(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_enough_bits_are_compared() -> None:
     for n, m in [(0, 5), (1, 1), (2, 2), (1000, 30_000), (10**6, 10**6), (2**30, 2**31)]:
-        assert ecdh.mark_width(n, m) == int(np.ceil((40 + np.log2(max(n * m, 1))) / 8))
+        for runs in (1, 4, 40):
+            assert ecdh.mark_width(n, m, runs) == int(
+                np.ceil((40 + np.log2(float(max(n * m * runs, 1)))) / 8)
+            )
     assert ecdh.mark_width(1, 2**400) == 32
 
 
@@ -315,6 +318,13 @@ def test_points_that_no_honest_peer_sends(wrong: curve.Points, reason: str) -> N
     expected = f"^bank/psi: protocols.BlindedIds/1 from shop in 'psi': {reason}"
     with pytest.raises(ProtocolError, match=expected):
         talk(honest("shop", numbers(1, 2)), dishonest(KIND, BlindedIds(points=wrong)))
+
+
+@pytest.mark.parametrize("count", [-1, ecdh.MOST_IDS + 1, 2**80])
+def test_a_number_of_ids_that_nobody_has_is_refused_before_anything_is_made_ready(count: int) -> None:
+    many = IdKind.model_construct(tag="int", count=count, public_key=points(9)[0])
+    with pytest.raises(ProtocolError, match=r"^bank/psi: .*protocols.IdKind/1 from shop"):
+        talk(honest("shop", numbers(1, 2)), dishonest(many))
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 7), (1, 6), (3, 6), (0, 6), (2, 0)])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, PolicyError, ProtocolError
 from protocols.hazmat import oprf_kernels
+from protocols.hazmat.blake2s import row_digests
 from protocols.hazmat.cuckoo import fill, third_of
 from protocols.hazmat.oblivious import Columns, as_rows
 from protocols.party import Party
@@ -168,6 +169,18 @@ def test_codes_and_values_have_the_bits_that_are_stated() -> None:
     near = sum(comb(CODE, places) for places in range(128)) / 2**CODE
     assert 3 * kkrt.MOST * near < 2**-40 < 3 * 2 * kkrt.MOST * near
     assert ecdh.mark_width(kkrt.MOST, kkrt.MOST) <= 16  # bytes of a digest
+
+
+def test_values_are_as_wide_as_many_runs_of_this_size_need() -> None:
+    def one_of_many(peer: str) -> Role:
+        async def body(me: Party) -> Met:
+            key, m = await ecdh.agree(me, peer, canonical(numbers(1, 2)))
+            return await kkrt.compare(me, peer, canonical(numbers(1, 2)), "both", key, m, 2**9)
+
+        return body
+
+    results, tap, _ = talk(one_of_many("shop"), one_of_many("bank"))
+    assert results["bank"].size == 2 and of_kind(tap, FunctionValues).values.shape == (3, 2, 7)  # 40 + 2 + 9
 
 
 def test_no_id_and_no_hash_of_one_is_ever_sent() -> None:
@@ -375,7 +388,9 @@ def test_one_value_for_several_ids_is_refused() -> None:
         return FunctionValues(values=np.ascontiguousarray(message.values[:, [0, 0, 2, 3]]))
 
     ids = numbers(*range(4))
-    expected = "^bank/psi: protocols.FunctionValues/1 from shop in 'psi': 1 of 4 matches are second ones; ids"
+    expected = (
+        "^bank/psi: protocols.FunctionValues/1 from shop in 'psi': an id or a value matches twice; [a-z ]*$"
+    )
     with pytest.raises(ProtocolError, match=expected):
         talk(role("shop", ids), lying("bank", ids, FunctionValues, lie))
 
@@ -437,6 +452,44 @@ def test_the_work_is_declared() -> None:
     }.items():
         assert ledger.compute[party].unpriced == 0
         assert ledger.compute[party].operations == expected
+
+
+def test_a_receiver_that_breaks_the_rules_could_try_any_number_of_ids() -> None:
+    """What the module, the guide and the threat model warn of, carried out: KKRT is for semi-honest parties.
+
+    The receiver alters the code of an id that the sender has in eight places, and finds those eight of the
+    sender's bits by trying. Of 56 such ids it has them all, and with them every function at every id.
+    """
+    known, hidden = texts(*(f"known {i}" for i in range(CODE // 8))), texts("not announced", "nor this")
+    receiver, third = own_of(known), third_of(len(known))
+    zeros, ones = pairs_of_seeds()
+    digests, table, tried = fill_table(receiver, None)
+    mine = np.empty((len(known), 10), np.uint8)
+    rows = masked(receiver, digests, table, 0, (Columns(zeros), Columns(ones)), mine, None)
+    altered = (255 * np.eye(CODE // 8, dtype=np.uint8)).view(np.uint64)
+    bins = [int(np.flatnonzero(table == item)[0]) for item in range(len(known))]
+    rows[bins] ^= altered
+
+    def values(s: np.ndarray, ids: pd.Series) -> set[bytes]:
+        """What a sender with the bits s says of ids."""
+        bits, q = np.unpackbits(s, bitorder="little")[:, None], np.empty((len(table), 7), np.uint64)
+        unmask(Columns(np.where(bits, ones, zeros)), rows, s.view(np.uint64), q, None)
+        own = own_of(ids)
+        of = own.digests(None)
+        said = values_of(own, of, own.bins(of, third, tried), q, s.view(np.uint64), None)
+        return {value.tobytes() for value in said.reshape(-1, 10)}
+
+    secret = np.frombuffer(secrets.token_bytes(CODE // 8), np.uint8)
+    said = values(secret, pd.concat([known, hidden]))
+    t = as_rows(Columns(zeros).take(-(-len(table) // 64)))
+    learnt = np.zeros(CODE // 8, np.uint8)
+    for place, j in enumerate(bins):
+        tries = np.zeros((256, CODE // 8), np.uint8)
+        tries[:, place] = range(256)
+        found = row_digests(b"vfl oprf", t[j] ^ tries.view(np.uint64), np.full(256, j, np.uint64))
+        (learnt[place],) = [k for k in range(256) if found[k].tobytes()[:10] in said]
+    assert (learnt == secret).all()
+    assert [bool(values(learnt, texts(name)) & said) for name in (*hidden, "absent")] == [True, True, False]
 
 
 def test_large_sets_go_in_slabs_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
