@@ -244,7 +244,9 @@ def _by_kernel(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -
     """
     if len(parts) == 1:
         return function(*parts[0])
-    return np.concatenate(Parallel(prefer="threads")(delayed(_checked)(function, *part) for part in parts))
+    # Nothing is written to disk for the processes that a user's settings may ask for: ids are in it.
+    pool = Parallel(prefer="threads", max_nbytes=None)
+    return np.concatenate(pool(delayed(_checked)(function, *part) for part in parts))
 
 
 def _checked(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -454,6 +454,46 @@ def test_the_work_is_declared() -> None:
         assert ledger.compute[party].operations == expected
 
 
+def test_sets_of_non_members_look_alike_to_the_receiver() -> None:
+    """It knows both streams of columns and all codes. Of every id that there could be it hashes, in each bin
+    of the id, whatever it can put together of the bin's rows, its own code there and the id's. What is equal
+    to a value that came says how many ids are shared, and nothing of the rest."""
+    bank, possible = numbers(*range(30)), numbers(*range(90))
+    receiver, every, third = own_of(bank), own_of(possible), third_of(30)
+
+    def view(shop: pd.Series) -> list[int]:
+        seeds = np.frombuffer(secrets.token_bytes(2 * 16 * CODE), np.uint8).reshape(2, CODE, 16)
+        secret = np.frombuffer(secrets.token_bytes(CODE // 8), np.uint8)
+        bits, s = np.unpackbits(secret, bitorder="little")[:, None], secret.view(np.uint64)
+        digests, table, tried = fill_table(receiver, None)
+        q = np.empty((len(table), 7), np.uint64)
+        both = Columns(seeds[0]), Columns(seeds[1])
+        rows = masked(receiver, digests, table, 0, both, np.empty((30, 10), np.uint8), None)
+        unmask(Columns(np.where(bits, seeds[1], seeds[0])), rows, s, q, None)
+        sender = own_of(shop)
+        of = sender.digests(None)
+        came = values_of(sender, of, sender.bins(of, third, tried), q, s, None)
+        said = [{value.tobytes() for value in part} for part in came]
+        words = -(-len(table) // 64)
+        t, other = (as_rows(Columns(one).take(words))[: len(table)] for one in seeds)
+        guessed = every.digests(None)
+        codes, bins = every.codes(guessed), every.bins(guessed, third, tried)
+        found = []
+        for part in range(3):
+            at = bins[:, part]
+            own = (t ^ other ^ rows)[at]  # the code in that bin
+            for row in (t[at], other[at], rows[at]):
+                for form in (row, row ^ own, row ^ codes, row ^ own ^ codes):
+                    marks = row_digests(b"vfl oprf", form, at.astype(np.uint64))
+                    found.append(len({mark.tobytes()[:10] for mark in marks} & said[part]))
+        # Of t as it stands, and of t under two codes that are one, it is the value of its own id.
+        return [sum(found[place::12]) for place in range(12)]
+
+    first = view(numbers(*range(20, 30), *range(30, 60)))
+    assert first == view(numbers(*range(20, 30), *range(60, 90)))
+    assert first == [10, 0, 0, 10, *[0] * 8]
+
+
 def test_a_receiver_that_breaks_the_rules_could_try_any_number_of_ids() -> None:
     """What the module, the guide and the threat model warn of, carried out: KKRT is for semi-honest parties.
 
