@@ -11,7 +11,7 @@ Who learns what, by `reveal`:
   the common rows knows which they are. To learn together without the feature parties' learning who is in the
   intersection, they would have to compute on all their rows under encryption or secret sharing; nothing here
   does.
-- "label-party": the label party alone learns which of its ids all parties have.
+- "label-party": the label party alone learns which of its ids all parties have; three and more, how many.
 - "size": everybody learns how many ids all parties have, and nobody which.
 
 Besides, every party learns how many distinct ids every other has and whether they are integers or text; of
@@ -352,7 +352,7 @@ def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], 
     elif learns_rows(party, label_party, reveal):
         what = f"which of its own ids {shared} ({own.size})"
     else:
-        what = "nothing about which ids are shared"
+        what = "nothing about which ids are shared" + (", but how many" if len(others) > 1 else "")
     groups = {group: n for group, n in own.sizes.items() if len(group) < len(parties)}
     if groups:
         said = ", ".join(f"{' and '.join(group)} {n}" for group, n in groups.items())

@@ -102,8 +102,9 @@ def recall(p: Align, part: Part) -> None:
 
 
 def learners(p: Align, others: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `others` who learn which ids, or how many, a party shares with them."""
-    if p.reveal != "label-party":
+    """Those of `others` who learn which ids, or how many, a party shares with them. In a ring all learn how
+    many."""
+    if p.reveal != "label-party" or len(others) > 1:
         return others
     return (p.label_party,) if p.label_party in others else ()
 

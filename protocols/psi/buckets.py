@@ -32,7 +32,7 @@ BUCKET = 1 << 18  # ids in one, on average, of the party that has more
 CHUNK = 1 << 16  # ids that are Python objects at a time
 
 
-Compare = Callable[[Party, str, CanonicalIds, Learns, bytes, int], Awaitable[Met]]
+Compare = Callable[[Party, str, CanonicalIds, Learns, bytes, int, int], Awaitable[Met]]
 
 
 async def by_buckets(
@@ -67,7 +67,7 @@ async def by_buckets(
             raise ProtocolError(f"a bucket of {len(chosen)} ids, at most {own} fit; run it again")
         filled = _filled(ids, chosen, own)
         async with me.within(f"bucket {bucket}") as at:
-            met = await compare(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs)
+            met = await compare(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs, count)
         if met.rows is not None:
             found.append(met.rows)
         if resume:

@@ -37,7 +37,10 @@ async def meet(
     goes bucket by bucket, unless the size alone is to be learnt; `resume` is for `protocols.psi.buckets`.
     """
     key, m = await agree(me, peer, ids)
-    compare = kkrt.compare if chosen(protocol, len(ids), m, learns) == "kkrt" else ecdh.compare
+    compare = ecdh.compare
+    if chosen(protocol, len(ids), m, learns) == "kkrt":
+        kkrt.check_counts(peer, len(ids), m)
+        compare = kkrt.compare
     # Sizes of buckets would say more than the one size that is to be learnt.
     if max(len(ids), m) >= buckets.FROM and learns != "size":
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)

@@ -7,7 +7,7 @@ Taken alone nothing here is a protocol; the roles in `protocols.psi` say who lea
   u-coordinate would leave "curve or twist" visible through every blinding: one bit of each id.)
 - `multiply` is X25519: the u-coordinate of clamp(scalar) times the point. Clamping makes the scalar a
   multiple of 8, which clears the cofactor.
-- `check_points` refuses what no honest peer sends.
+- `check_points` refuses points off the curve, of small order, and written in another way.
 
 Assumes decisional Diffie-Hellman on curve25519 with the hash as a random oracle. gmpy2 and Python integers
 do not run in constant time in the ids, so code that shares the CPU could learn about them by timing; the
@@ -124,13 +124,16 @@ def multiply(scalar: bytes, points: Points) -> Points:
 
 
 def check_points(points: Points) -> None:
-    """Raise ValueError, with counts and no value, unless every point is one that `multiply` could give.
+    """Raise ValueError, with counts and no value, unless every point is on the curve, under its one name, and
+    none of small order.
 
     None of these faults would show a peer our scalar: clamping clears the cofactors of the curve (8) and of
     its twist (4), and both groups are of prime order beyond that. But a point of small order makes everyone's
     blinded id the same, a number not below p is a second name for a point, and half of all random strings
     lie on the twist, so the check catches a peer that hashes or orders bytes differently. It costs a tenth
-    of the multiplication that follows.
+    of the multiplication that follows. What it does not look for, since that would cost as much as that
+    multiplication: a point outside the subgroup of prime order. Eight such points have one product, so a peer
+    that lies could have one id counted several times.
     """
     raw = _raw(points)
     _, kernels = switch.prepare(len(points))
@@ -241,7 +244,9 @@ def _by_kernel(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -
     """
     if len(parts) == 1:
         return function(*parts[0])
-    return np.concatenate(Parallel(prefer="threads")(delayed(_checked)(function, *part) for part in parts))
+    # Nothing is written to disk for the processes that a user's settings may ask for: ids are in it.
+    pool = Parallel(prefer="threads", max_nbytes=None)
+    return np.concatenate(pool(delayed(_checked)(function, *part) for part in parts))
 
 
 def _checked(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -150,8 +150,8 @@ def _read(ids: pd.Series | pd.Index, rules: Sequence[Rule]) -> tuple[str, pa.Arr
         return tag, pc.utf8_normalize(text, form="NFC") if tag == "str" else text
     if "strip" in rules:
         text = pc.utf8_trim_whitespace(text)
-    if "casefold" in rules:
-        text = _casefold(text)
+    if "casefold" in rules:  # of one form: folding moves marks that other forms have in another order
+        text = _casefold(pc.utf8_normalize(text, form="NFD"))
     if "digits" in rules:
         text = pc.replace_substring_regex(text, "[^0-9]", "")
     empty = int(pc.sum(pc.equal(pc.binary_length(text), 0)).as_py() or 0)
