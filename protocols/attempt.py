@@ -173,7 +173,9 @@ class Attempts:
             told, id = fingerprint(table), source.id
         target = case.program.target(case.parameters) if case.program.target and table is not None else None
         kept = self._recall(case) if proposal.action == "predict" else None
-        seat = Seat(self.config.name, tuple(proposal.parties), table, id, target, kept)
+        seat = Seat(
+            self.config.name, tuple(proposal.parties), table, id, target, kept, store=self.store.folder
+        )
         return seat, case.program.role(proposal.action, case.parameters, seat), told
 
     def _recall(self, case: Case) -> Any:

@@ -404,7 +404,7 @@ def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Tas
     return asyncio.create_task(renew())
 
 
-def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Whole or not at all, readable by the owner only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

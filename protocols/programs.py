@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
@@ -48,6 +49,7 @@ class Seat:
     target: str | None = None  # its target column, where it has one
     kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
+    store: Path | None = None  # its own folder, for what a method keeps from one run to the next
 
     @property
     def one_id(self) -> str | None:

@@ -1,9 +1,10 @@
 """Entity alignment: one common row order at the label party and at every feature party.
 
 Takes part: the label party and one or more feature parties. Two parties run a private set intersection, by
-blinding (`protocols.psi.ecdh`) or, of two large sets, by oblivious evaluation (`protocols.psi.kkrt`; see
-`protocols.psi.choose`); three and more run it in a ring (`protocols.psi.ring`). All then list the common rows
-in the order of their normalised ids.
+blinding (`protocols.psi.ecdh`), of two large sets by oblivious evaluation (`protocols.psi.kkrt`; see
+`protocols.psi.choose`), or of a small set against a large one that is prepared (`protocols.psi.unbalanced`);
+three and more run it in a ring (`protocols.psi.ring`). All then list the common rows in the order of their
+normalised ids.
 
 Who learns what, by `reveal`:
 
@@ -27,7 +28,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -61,7 +64,7 @@ class Repeats(Message, reveals="how many rows each common id has, where it has s
     counts: Annotated[Array, Spec("int64", ("n",))]
 
 
-# All that aligning sends, of two parties and of more, where some id is at every party.
+# All that aligning sends, by any protocol that is not asked for by name, where some id is at every party.
 SPOKEN = (
     *choose.SPOKEN,
     *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
@@ -117,10 +120,11 @@ async def align_label(
     protocol: Protocol = "auto",
     may_be_empty: bool = False,
     resume: bool = False,
+    store: Path | None = None,
 ) -> Aligned:
     """The label party's role: find out, with all of `features`, which ids every party has.
 
-    resume: as in `protocols.psi.choose.meet`.
+    resume, store: as in `protocols.psi.choose.meet`.
 
     Raises AlignmentError where no id is at every party, unless it `may_be_empty`, and where one has several
     rows at two parties.
@@ -128,7 +132,7 @@ async def align_label(
     rows_learnt = reveal != "size"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
-        met = await meet(me, features[0], ids, learns[reveal], protocol, resume=resume)
+        met = await meet(me, features[0], ids, learns[reveal], protocol, resume=resume, store=store)
         rows, size, sizes = met.rows, met.size, {}
     else:
         tell = reveal != "label-party"
@@ -159,12 +163,13 @@ async def align_feature(
     reveal: Reveal = "all",
     protocol: Protocol = "auto",
     resume: bool = False,
+    store: Path | None = None,
 ) -> Aligned:
     """A feature party's role. features: all feature parties, this one among them."""
     rows_learnt, told = reveal != "size", reveal != "label-party"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
-        met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume)
+        met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume, store=store)
         rows, size = met.rows, met.size
     else:
         rung = await ring.pass_on(me, label_party, sorted(features), ids, rows=rows_learnt, tell=told)
@@ -241,6 +246,7 @@ def align(
     normalise: Normalise = (),
     reveal: Reveal = "all",
     protocol: Protocol = "auto",
+    cache: str | Path | None = None,
     parties: Sequence[str] | None = None,
 ) -> Alignment:
     """Bring the parties' tables into one common row order, by private set intersection.
@@ -251,7 +257,10 @@ def align(
     what is done to all ids before they are compared, any of "strip", "casefold" and "digits" (see
     `protocols.psi.ids.canonical`). reveal: who learns which ids are common, "all", "label-party" alone, or
     nobody ("size": everybody learns how many). protocol: of two parties, "ecdh", "kkrt", or "auto", which
-    takes the second where both have several hundred thousand ids; three and more have one of their own.
+    takes the second where both have several hundred thousand ids; or "unbalanced", for few ids again and
+    again against many, of which the work is done once; three and more have one of their own. cache: for
+    "unbalanced", a folder in which each party keeps what it needs again, in a store of its own; without it
+    nothing is kept.
     parties: who takes part, by default all. Columns and index labels stay as they are. Estimators align by
     themselves.
 
@@ -267,7 +276,11 @@ def align(
     taking = tuple(parties) if parties is not None else federation.parties
     features = feature_parties(taking, label_party)
     check_protocol(protocol, reveal == "size", len(taking))
+    if cache is not None and protocol != "unbalanced":
+        raise ConfigError(f'cache is for protocol="unbalanced", got protocol={protocol!r}; leave it out')
     if not isinstance(federation, Federation):
+        if cache is not None:
+            raise ConfigError("over a network each party keeps its cache in its own store; leave cache out")
         rules = check_rules(normalise)
         how = {"duplicates": duplicates, "normalise": rules, "reveal": reveal, "protocol": protocol}
         return _align_connected(federation, taking, id, label_party, how)
@@ -275,12 +288,14 @@ def align(
     ids = {p: read_ids(federation, p, names[p], duplicates, normalise, "align") for p in taking}
 
     def role(party: str) -> Role:
+        own, store = ids[party], None if cache is None else Path(cache) / f"{quote(party, safe='')}-store"
+
         async def aligning(me: Party) -> Aligned:
             async with me.within("align") as at:
                 if party == label_party:
-                    return await align_label(at, features, ids[party], reveal=reveal, protocol=protocol)
+                    return await align_label(at, features, own, reveal=reveal, protocol=protocol, store=store)
                 return await align_feature(
-                    at, label_party, features, ids[party], reveal=reveal, protocol=protocol
+                    at, label_party, features, own, reveal=reveal, protocol=protocol, store=store
                 )
 
         return aligning
@@ -307,7 +322,7 @@ def _align_connected(
     parameters = program.read({"label_party": label_party, **how})
 
     def seat(party: str) -> Seat:
-        return Seat(party, tuple(parties), federation.data, name)
+        return Seat(party, tuple(parties), federation.data, name, store=federation.store.folder)
 
     with bar("align") as on_progress:
         run = federation.execute(program, "align", parameters, seat, parties, on_progress=on_progress)

@@ -18,6 +18,7 @@ from protocols.federation import Role
 from protocols.parts import Part
 from protocols.party import Party
 from protocols.programs import Parameters, Program, Seat
+from protocols.psi import unbalanced
 from protocols.psi.choose import Protocol, check_protocol
 from protocols.psi.ids import Duplicates, Rule
 from protocols.psi.ring import InAllSize
@@ -55,9 +56,15 @@ def align(p: Align, seat: Seat) -> Role:
     async def role(me: Party) -> Aligned:
         async with me.within("align") as at:
             if seat.party == p.label_party:
-                return await align_label(at, features, ids, reveal=p.reveal, protocol=p.protocol, resume=True)
+                return await align_label(
+                    at, features, ids, reveal=p.reveal, protocol=p.protocol, resume=True, store=seat.store
+                )
             return await align_feature(
-                at, p.label_party, features, ids, reveal=p.reveal, protocol=p.protocol, resume=True
+                *(at, p.label_party, features, ids),
+                reveal=p.reveal,
+                protocol=p.protocol,
+                resume=True,
+                store=seat.store,
             )
 
     return role
@@ -109,8 +116,11 @@ def learners(p: Align, others: tuple[str, ...]) -> tuple[str, ...]:
     return (p.label_party,) if p.label_party in others else ()
 
 
+SPEAKS = {"align": (*SPOKEN, *unbalanced.SPOKEN, InAllSize, Repeats)}
+
+
 program = Program(
-    *("align", "vfl", Align, {"align": (*SPOKEN, InAllSize, Repeats)}, {"align": align}, keep, recall),
+    *("align", "vfl", Align, SPEAKS, {"align": align}, keep, recall),
     plain=False,
     learners=learners,
 )

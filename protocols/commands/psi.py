@@ -49,8 +49,13 @@ def psi(
         Literal["all", "label-party", "size"], typer.Option(help="Who learns which ids are common.")
     ] = "all",
     protocol: Annotated[
-        Literal["auto", "ecdh", "kkrt"], typer.Option(help="By which two parties compare their ids.")
+        Literal["auto", "ecdh", "kkrt", "unbalanced"],
+        typer.Option(help="By which two parties compare their ids."),
     ] = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="For unbalanced, without --book: a folder in which the parties keep their stores."),
+    ] = None,
     duplicates: Annotated[
         Literal["error", "first", "many"], typer.Option(help="What a repeated id means.")
     ] = "error",
@@ -72,7 +77,8 @@ def psi(
         from protocols.errors import ConfigError
 
         rules = tuple(rule.strip() for rule in normalise.split(",") if rule.strip())
-        how = {"reveal": reveal, "protocol": protocol, "duplicates": duplicates, "normalise": rules}
+        how: dict[str, Any] = {"reveal": reveal, "protocol": protocol, "cache": cache}
+        how |= {"duplicates": duplicates, "normalise": rules}
         if (book is None) != (me is None):
             raise ConfigError("over the network, --book and --me are both needed")
         if book is not None and me is not None:
@@ -105,6 +111,23 @@ def export_command(
             raise ConfigError(f"--table should be one of {', '.join(names) or 'none: it has no tables'}")
         part = load_part(Store(settings.store).parts, run)
         _write(export(part, read_table(settings.tables[name], settings.base, None)), out)
+
+
+@app.command("forget")
+def forget_command(
+    peer: Annotated[str, typer.Argument(help="The other party.")],
+    config: Annotated[Path, typer.Option(help="The party's own file.")] = Path("party.toml"),
+) -> None:
+    """Delete what is kept for the next unbalanced comparison with a peer; that one begins afresh."""
+    with errors():
+        from protocols.config import read_config
+        from protocols.errors import ConfigError
+        from protocols.psi.epochs import forget
+
+        store = read_config(config)[0].store
+        if not forget(store, peer):
+            raise ConfigError(f"nothing is kept in {store} of comparisons with {peer!r}")
+        say(f"deleted what was kept of comparisons with {peer}")
 
 
 def _here(

@@ -99,6 +99,44 @@ def test_an_id_of_several_columns_over_the_network(tmp_path: Path, kind: str) ->
     assert said.exit_code == 0 and out.read_text() == text_of(here["shop"]), said.output
 
 
+def test_each_party_keeps_an_epoch_in_its_own_store_and_deletes_it_at_a_word(
+    data: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    two = {"bank": data["bank"].iloc[:20], "shop": data["shop"]}
+    here = align(two, id="id", label_party="bank")
+    book = lay_out(tmp_path, two, POLICY)
+    forget = ["forget", "bank", "--config", str(tmp_path / "shop.toml")]
+    with serving(tmp_path, "shop"), Connected(book, "bank", two["bank"]) as all_:
+        for sent in (True, False, True):
+            there = align(all_, id="id", label_party="bank", protocol="unbalanced")
+            pd.testing.assert_frame_equal(there.tables["bank"], here.tables["bank"])
+            assert ("protocols.IdMarks/1" in {entry.kind for entry in there.ledger}) == sent
+            if not sent:
+                said = run_cli(app, forget)
+                assert said.exit_code == 0 and "deleted what was kept of comparisons with bank" in said.output
+                assert not [*(tmp_path / "shop-store" / "unbalanced").iterdir()]
+    assert [path.name for path in (tmp_path / "bank-store" / "unbalanced").iterdir()] == ["from-shop.marks"]
+    run_cli(app, forget)
+    said = run_cli(app, forget)
+    assert said.exit_code == 2 and "nothing is kept in" in " ".join(said.output.split())
+
+
+def test_a_policy_may_refuse_to_keep_a_key(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    two = {party: data[party] for party in ("bank", "shop")}
+    book = lay_out(tmp_path, two, '[policy.parameters.align.protocol]\nvalues = ["ecdh", "kkrt"]\n')
+    served = serving(tmp_path, "shop")
+    refused = pytest.raises(PolicyError, match="parameters: protocol should be")
+    with served, Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank", protocol="unbalanced")
+
+
+def test_over_a_network_the_stores_are_the_parties_own(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    book = lay_out(tmp_path, {party: data[party] for party in ("bank", "shop")})
+    refused = pytest.raises(ConfigError, match="each party keeps its cache in its own store; leave cache out")
+    with Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank", protocol="unbalanced", cache=tmp_path)
+
+
 def test_a_part_of_an_alignment_cannot_be_guessed_from_its_digest(
     data: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
