@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check bench bench-network bench-paillier fuzz docs
+.PHONY: demo test test-long check bench bench-network bench-paillier bench-psi fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
@@ -26,6 +26,16 @@ bench-network: .venv/.test
 
 bench-paillier: .venv/.test
 	$(BIN)/python -m tests.bench paillier
+
+# Beside peers, each in an environment of its own; one that cannot be installed here is left out.
+bench-psi: .venv/.test .peers/spu .peers/openmined
+	$(BIN)/python -m tests.bench psi
+
+.peers/spu: PACKAGES := spu==0.9.5 pandas
+.peers/openmined: PACKAGES := openmined.psi==2.0.6
+.peers/%:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet $(PACKAGES) || rm -r $@
 
 fuzz: .venv/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds 60

@@ -92,7 +92,7 @@ def fit(p: FedAvg, seat: Seat) -> Role:
     p.recipe(module, 0)  # what cannot be meant is refused before any line opens
     if seat.party == SERVER:
         return lambda me: server(me, p.recipe(module, me.desk.seed))
-    rows = read_client(seat.table, p.target, seat.id, p.kind)
+    rows = read_client(seat.table, p.target, seat.one_id, p.kind)
     if module is not None:
         check_inputs(module, len(rows.columns))
     return lambda me: client(me, SERVER, rows, p.recipe(module, me.desk.seed))
@@ -107,7 +107,7 @@ def keep(p: FedAvg, seat: Seat, result: Any) -> Part:
         result,
         parameters=parameters,
         target=p.target,
-        id=seat.id,
+        id=seat.one_id,
         clients=row_clients(seat.parties),
     )
 

@@ -41,6 +41,7 @@ from protocols.jobs import (
     release,
     write_whole,
 )
+from protocols.known import check_names
 from protocols.logs import log
 from protocols.notes import Notes
 from protocols.wire.frames import CONTROL, Limits
@@ -206,7 +207,11 @@ class Agent:
 
 
 async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits | None = None) -> None:
-    """Serve one party until it is told to stop (SIGTERM, SIGINT). Errors as of `Grpc` and `Ledger.open`."""
+    """Serve one party until it is told to stop (SIGTERM, SIGINT).
+
+    Errors as of `check_names`, `Grpc` and `Ledger.open`.
+    """
+    check_names(config)
     notes = Notes(Store(config.store), config.name)
     try:
         grpc = Grpc(

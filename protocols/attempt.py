@@ -8,7 +8,7 @@ job runs at a time, and the others wait in turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from protocols.inbox import Inbox
 from protocols.jobs import Answer, Claim, Ended, Propose, Record, Sealed, Start, State
 from protocols.logs import log
 from protocols.parts import Part, digest, load_part, save_part
-from protocols.party import mark
+from protocols.party import Coordinator, mark
 from protocols.programs import Seat
 from protocols.rules import ANY
 from protocols.serving import said_of, serve_role
@@ -29,6 +29,9 @@ from protocols.sources import check_unchanged, fingerprint, read_table
 from protocols.wire.remote import Grpc
 
 CLAIM = 600.0  # seconds that a caller may hold a party that it claimed, before it says Start
+AFTER = 2.0  # seconds for a role whose time is up to tell its peers so
+
+Bounded = Callable[[Role], Role]
 
 
 class Attempts:
@@ -58,10 +61,10 @@ class Attempts:
                 record = await self.consent.ask(record, case, inbox, say)
                 await say(Answer(**about, state="ready"))
                 await inbox.next(Claim)
-                async with self._turns(inbox):
+                async with self._turns(inbox), self._bounded(inbox, proposal.action) as bound:
                     # The jobs before ours may have used up what it was to be granted from.
                     try:
-                        await self._run(record, self.consent.judged_now(case), inbox, say)
+                        await self._run(record, self.consent.judged_now(case), bound, inbox, say)
                     finally:
                         self.store.clear_scratch()
         except Exception as caught:
@@ -75,7 +78,7 @@ class Attempts:
             self.notes.end(record, ended, said_of(error)[3])
             await say(ended_by(about, error))
 
-    async def _run(self, record: Record, case: Case, inbox: Inbox, say: Say) -> None:
+    async def _run(self, record: Record, case: Case, bound: Bounded, inbox: Inbox, say: Say) -> None:
         """Our turn: prepare, agree, run, keep."""
         proposal = case.proposal
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
@@ -91,7 +94,7 @@ class Attempts:
             run = await inbox.meanwhile(
                 serve_role(
                     post,
-                    role,
+                    bound(role),
                     name=self.config.name,
                     parties=proposal.parties,
                     seed=proposal.seed,
@@ -132,6 +135,32 @@ class Attempts:
             if not turn.cancelled():
                 self._turn.release()
 
+    @asynccontextmanager
+    async def _bounded(self, inbox: Inbox, action: str) -> AsyncIterator[Bounded]:
+        """A bound for the job's role, which ends first, so that all hear why; then for what else waits."""
+        me, hours, loop = self.config.name, self.config.longest_job_hours, asyncio.get_running_loop()
+        error = CancelledJobError(
+            f"the job has held {me} for {hours:g} h, the longest that it lets one (longest_job_hours); make "
+            f"it shorter, or ask {me} for more time"
+        ).at(me, action)
+        until = loop.time() + 3600 * hours
+        end = loop.call_at(until + AFTER, inbox.lose, error)
+
+        def bound(role: Role) -> Role:
+            async def bounded(party: Coordinator) -> Any:
+                try:
+                    async with asyncio.timeout_at(until) as limit:
+                        return await role(party)
+                except TimeoutError:
+                    raise (error if limit.expired() else TimeoutError()) from None
+
+            return bounded
+
+        try:
+            yield bound
+        finally:
+            end.cancel()
+
     def _prepare(self, case: Case, record: Record) -> tuple[Seat, Role, str]:
         """The seat, the checked role, and a fingerprint of the table; in a thread."""
         proposal, table, ids, told, id = case.proposal, None, None, "", None
@@ -145,7 +174,7 @@ class Attempts:
                 table = read_table(
                     source,
                     self.config.base,
-                    None if granted == (ANY,) else [name for name in granted if name != id],
+                    None if granted == (ANY,) else [name for name in granted if name not in source.ids],
                     unchanged=record.table_digest or None,
                 )
                 told = fingerprint(table)
@@ -159,6 +188,7 @@ class Attempts:
             target,
             kept,
             ids=ids,
+            store=self.store.folder,
             scratch=self.store.scratch,
         )
         role = case.program.role(proposal.action, case.parameters, seat)

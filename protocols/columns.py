@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from protocols.config import TableSource
-from protocols.errors import DataError, nearest
+from protocols.errors import ConfigError, DataError, nearest
 from protocols.progress import Report
 from protocols.psi.ids import Column, as_arrow, tag_of
 from protocols.sources import parquet_batches, read_table, readable
@@ -68,10 +68,10 @@ class IdColumn(ABC):
 
 
 class InTable(IdColumn):
-    """Of a DataFrame. DataError if it has no such column."""
+    """Of a DataFrame. DataError if it has no such column, ConfigError for one that is named twice."""
 
     def __init__(self, table: pd.DataFrame, names: Sequence[str]) -> None:
-        self.names, self.rows = names, len(table)
+        self.names, self.rows = _once(names), len(table)
         self._columns = [column(table, name, "id") for name in names]
 
     def whole(self) -> pd.DataFrame:
@@ -87,7 +87,7 @@ class InFile(IdColumn):
     DataError for what is no Parquet file."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self.names, self.path = names, path
+        self.names, self.path = _once(names), path
         with readable(path), pq.ParquetFile(path) as file:
             there = file.schema_arrow.names
             for name in names:
@@ -109,8 +109,14 @@ class InFile(IdColumn):
 def id_column(source: TableSource, base: Path) -> IdColumn:
     """Of a party's own table, as it is configured; errors as of `protocols.sources.read_table`."""
     if source.path is not None and source.path.suffix.lower() == ".parquet":
-        return InFile(base / source.path, [source.id])
-    return InTable(read_table(source, base, []), [source.id])
+        return InFile(base / source.path, source.ids)
+    return InTable(read_table(source, base, []), source.ids)
+
+
+def _once(names: Sequence[str]) -> Sequence[str]:
+    if len(set(names)) < len(names):
+        raise ConfigError("an id column is named twice")
+    return names
 
 
 def _note(array: pa.Array, letters: hashlib._Hash, lengths: hashlib._Hash) -> None:

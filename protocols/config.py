@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 from protocols.errors import ConfigError, nearest
-from protocols.rules import ANY, Names, Rule, Section, check_keys, fault, has
+from protocols.rules import ANY, MOST_COLUMNS, Names, Rule, Section, check_keys, fault, has
 from protocols.toml import faults, read_toml
 from protocols.wire.tls import Credentials, check_address, is_loopback, network_name
 
@@ -40,7 +40,7 @@ _TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # it names a file of the
 class TableSource(Section):
     """Where a table is: exactly one of path, url and url_env; the last two with a query."""
 
-    id: Annotated[str, Field(min_length=1)]  # the id column; methods never use it as a feature
+    id: str | Names  # the id column, or those that make an id together; methods never use it as a feature
     path: Path | None = None  # .csv or .parquet
     url: SecretStr | None = None  # postgresql+psycopg://... or sqlite:///...
     url_env: Annotated[str, Field(min_length=1)] | None = None  # the environment variable that holds the URL
@@ -48,6 +48,25 @@ class TableSource(Section):
     columns: Annotated[Names, Field(min_length=1)] | None = (
         None  # that methods may use at all; all but the id
     )
+
+    @field_validator("id", mode="plain")
+    @classmethod
+    def _columns(cls, given: object) -> str | Names:
+        names = [given] if isinstance(given, str) else given
+        if (
+            not isinstance(names, list | tuple)
+            or not names
+            or not all(isinstance(n, str) and n for n in names)
+        ):
+            raise fault("should be a column's name, or a list of those that make an id together")
+        if len(set(names)) < len(names) or len(names) > MOST_COLUMNS:
+            raise fault(f"should be 1 to {MOST_COLUMNS} columns, none of them named twice")
+        return names[0] if len(names) == 1 else tuple(names)
+
+    @property
+    def ids(self) -> Names:
+        """The columns of the id: one, or several."""
+        return (self.id,) if isinstance(self.id, str) else self.id
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -58,8 +77,9 @@ class TableSource(Section):
             raise fault("has a path and a query" if self.path else f"needs a query beside {given[0]}")
         if self.path is not None and self.path.suffix.lower() not in SUFFIXES:
             raise fault(f"path should end in {' or '.join(SUFFIXES)}")
-        if self.columns is not None and self.id in self.columns:
-            raise fault(f"columns holds the id {self.id!r}, which methods never use")
+        for name in self.ids:
+            if name in (self.columns or ()):
+                raise fault(f"columns holds the id {name!r}, which methods never use")
         if self.columns is not None and len(set(self.columns)) < len(self.columns):
             raise fault("columns names one of them twice")
         return self
@@ -151,6 +171,7 @@ class PartyConfig(BaseSettings):
     insecure: bool = False  # no TLS, on loopback only
     log: Literal["debug", "info", "warning", "error"] = "info"
     retention_days: Annotated[int, Field(ge=1)] | None = None  # None: nothing expires
+    longest_job_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0  # from its turn to its end
     _base: Path = PrivateAttr(default=Path())
 
     @classmethod
@@ -259,7 +280,7 @@ def _check_policy(file: Path, config: PartyConfig) -> None:
         sources = [source for name, source in config.tables.items() if has(rule.tables, name)]
         usable = [column for source in sources for column in source.columns or ()]
         for column in rule.columns if sources else ():
-            if all(column == source.id for source in sources):
+            if all(column in source.ids for source in sources):
                 raise ConfigError(f"{file}: policy {at}, columns: {column!r} is the id, which no job uses")
             if column not in (*usable, ANY) and all(source.columns for source in sources):
                 hint = nearest(column, usable)

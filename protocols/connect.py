@@ -50,7 +50,7 @@ from protocols.parts import digest, save_part
 from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
 from protocols.rules import Action
-from protocols.serving import serve_role
+from protocols.serving import said_of, serve_role
 from protocols.talk import FAREWELL, Talk
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.remote import Change, Grpc
@@ -301,7 +301,8 @@ class Connected(Mapping[str, pd.DataFrame]):
             return replace(run, job=record.job)
         except BaseException as error:
             over = [] if isinstance(error, LineError) else [Over(**about)]
-            await talk.tell(Cancel(**about), *over)
+            # A party that hears this before the Abort of the one that failed has the reason all the same.
+            await talk.tell(Cancel(**about, why=_why(error)), *over)
             raise
         finally:
             self._talk = None
@@ -407,6 +408,13 @@ class Connected(Mapping[str, pd.DataFrame]):
     def __repr__(self) -> str:
         others = ", ".join(name for name in self._names if name != self.me)
         return f"Federation.connect(me={self.me!r}, with {others})"
+
+
+def _why(error: BaseException) -> str:
+    if not isinstance(error, VflError):
+        return ""
+    party, scope, _, reason = said_of(error)
+    return f"{'/'.join(filter(None, (party, scope)))}: {reason}"
 
 
 @dataclass(frozen=True)

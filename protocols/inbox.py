@@ -37,7 +37,8 @@ class Inbox:
         if isinstance(word, Over):
             self.over = True
         elif isinstance(word, Cancel):
-            self.lose(CancelledJobError(f"cancelled by {self._caller}"))
+            why = f": {word.why}" if word.why else ""
+            self.lose(CancelledJobError(f"cancelled by {self._caller}{why}"))
         elif self._words.qsize() < MOST:
             self._words.put_nowait(word)
 

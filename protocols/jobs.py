@@ -146,11 +146,15 @@ class Sealed(Message, reveals="the digests of all parties' parts of one run"):
     digests: dict[str, Digest]
 
 
-class Cancel(Message, reveals="that the caller gives up an attempt at a job"):
+class Cancel(
+    Message,
+    reveals="that the caller gives up an attempt at a job, and with which error, as any party is told of one",
+):
     """From the caller, who may propose the job again."""
 
     job: JobId
     attempt: Attempt
+    why: Reason = ""
 
 
 class Over(Message, reveals="that the caller of a job will not come back to it"):
@@ -308,6 +312,15 @@ class Store:
             (self.folder / "jobs" / f"{record.job}.json").unlink(missing_ok=True)
         return len(old)
 
+    def drop_checkpoints(self, limit: datetime) -> None:
+        """Delete the checkpoints of ended jobs that were last updated before `limit`; their records stay.
+
+        Whoever goes on with such a job nevertheless begins it anew, which gives the same bits.
+        """
+        for record in self.resumable():
+            if record.state not in OPEN and record.updated < limit:
+                self.checkpoints(record.job).drop()
+
     def say(self, what: Literal["approve", "cancel"], job: str) -> None:
         """Leave word about `job` for the running party. ConfigError for a job that is not open here."""
         record = self.find(job)
@@ -400,7 +413,7 @@ def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Tas
     return asyncio.create_task(renew())
 
 
-def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Whole or not at all, readable by the owner only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

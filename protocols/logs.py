@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from protocols.errors import ConfigError, PartyError, VflError
+from protocols.errors import ConfigError, PartyError, PolicyError, VflError
 
 log = logging.getLogger("vfl")
 WITHHELD = "(withheld)"
@@ -45,6 +45,7 @@ EVENTS = frozenset(
         "stream refused",
         "certificates renewed",
         "table read",
+        "table not read",
         "job proposed",
         "job refused",
         "job waits for approval",
@@ -127,7 +128,8 @@ def describe(error: BaseException) -> dict[str, object]:
     """What a log says of an error: no words of another library's, no value of a variable."""
     said: dict[str, object] = {"error": type(error).__name__}
     if isinstance(error, VflError):
-        for name, value in (("party", error.party), ("scope", error.scope)):
+        clause = error.clause if isinstance(error, PolicyError) else ""
+        for name, value in (("party", error.party), ("scope", error.scope), ("clause", clause)):
             said |= _field(name, value) if value else {}
         # A PartyError repeats the words of what caused it.
         if error.args and not isinstance(error, PartyError):

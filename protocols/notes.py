@@ -7,6 +7,7 @@ either: that is made up for when the next job begins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from protocols.errors import VflError
 from protocols.jobs import OPEN, Record, State, Store
@@ -15,6 +16,8 @@ from protocols.wire.ledger import Entry
 from protocols.wire.post import OnLate
 from protocols.wire.record import Record as Ledger
 from protocols.wire.transport import Envelope
+
+KEPT = timedelta(days=7)  # that a caller has, after a job was cut off, to come back and go on with it
 
 
 class Notes:
@@ -27,6 +30,7 @@ class Notes:
 
     def begin(self) -> None:
         """Before a job: whether all can be written down, and what could not be before. DataError if not."""
+        self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
         if self.ledger.closed:  # the disk had failed it
             self.ledger = Ledger.open(self.store.ledger, self._party)
         while self._unsaid:
@@ -52,6 +56,7 @@ class Notes:
     def restarted(self) -> None:
         """What an earlier process of this party had not ended, has ended with it."""
         self.store.clear_scratch()
+        self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
         for record in self.store.all():
             if record.state in OPEN:
                 self.end(record, "failed", "this party was restarted meanwhile; its caller can go on with it")

@@ -61,7 +61,8 @@ def judge(rules: Sequence[Rule], request: Request, history: History) -> Decision
     covering = (r for r in rules if r.covers(request.peer, request.table, request.method))
     rule = next(covering, None)
     if rule is None:
-        return Decision("refused", "policy", "nothing is granted to this peer for this table and method")
+        said = "nothing is granted to this peer for this table and method; ask the owner for a rule"
+        return Decision("refused", "policy", said)
     for clause, check in CLAUSES.items():
         if reason := check(rule, request, history):
             return Decision("refused", clause, reason, rule)
@@ -90,7 +91,7 @@ def strictest(decisions: Mapping[str, Decision]) -> Decision:
 def _expires(rule: Rule, request: Request, history: History) -> str:
     if rule.expires is None or request.when.astimezone(UTC).date() < rule.expires:
         return ""
-    return f"what was granted ended on {rule.expires} (UTC)"
+    return f"what was granted ended on {rule.expires} (UTC); ask the owner to renew it"
 
 
 def _actions(rule: Rule, request: Request, history: History) -> str:
@@ -107,7 +108,7 @@ def _show_columns(rule: Rule, request: Request, history: History) -> str:
 
 def _columns(rule: Rule, request: Request, history: History) -> str:
     if not rule.columns and request.action != "align":
-        return "no column is granted"
+        return "no column is granted; ask the owner for some"
     for name in request.columns or ():
         if not has(rule.columns, name):
             known = [column for column in rule.columns if column != ANY]
@@ -129,14 +130,15 @@ def _parameters(rule: Rule, request: Request, history: History) -> str:
 def _allow_plain(rule: Rule, request: Request, history: History) -> str:
     if rule.allow_plain or not request.plain:
         return ""
-    return "methods that send embeddings, gradients or updates in the clear are not granted"
+    return "methods that send embeddings, gradients or updates in the clear are not granted; ask the owner"
 
 
 def _max_predictions(rule: Rule, request: Request, history: History) -> str:
     if request.action != "predict" or not rule.max_predictions or history.began(request.job):
         return ""
-    spent = history.predictions >= rule.max_predictions
-    return f"all {rule.max_predictions} predict jobs that are granted were used" if spent else ""
+    if history.predictions < rule.max_predictions:
+        return ""
+    return f"all {rule.max_predictions} predict jobs that are granted were used; ask the owner for more"
 
 
 def _max_distinct_ids(rule: Rule, request: Request, history: History) -> str:
@@ -147,7 +149,8 @@ def _max_distinct_ids(rule: Rule, request: Request, history: History) -> str:
 
 
 def _too_many_ids(rule: Rule) -> str:
-    return f"predictions were granted for {rule.max_distinct_ids} distinct ids, and these would be more"
+    most = rule.max_distinct_ids
+    return f"predictions were granted for {most} distinct ids, and these would be more; ask the owner"
 
 
 Clause = Callable[[Rule, Request, History], str]
@@ -201,21 +204,22 @@ class Guard:
             differs = self.history.nearest_fit(rows)
             if differs is not None and differs < self.rule.min_difference:
                 least = self.rule.min_difference
-                raise refusal(
-                    "min_difference", f"the rows differ from an earlier job's, by fewer than {least}"
-                )
+                said = f"the rows differ from an earlier job's, by fewer than {least}"
+                raise refusal("min_difference", f"{said}; use the same rows, or more")
             # Not recorded if refused: nothing was learned from them, and they would stand in later jobs' way.
             self._keep(self.history.with_fit(rows))
 
     def intersection(self, rows: int) -> None:
         """Call with the number of matched rows where their ids are not at hand, or the most there can be."""
         if rows < self.rule.min_intersection:
-            raise refusal("min_intersection", f"fewer than {self.rule.min_intersection} rows match")
+            least = self.rule.min_intersection
+            raise refusal("min_intersection", f"fewer than {least} rows match; take more rows")
 
     def group(self, rows: int) -> None:
         """Call before a statistic leaves, with the number of rows behind it."""
         if rows < self.rule.min_group:
-            raise refusal("min_group", f"a statistic would be of fewer than {self.rule.min_group} rows")
+            least = self.rule.min_group
+            raise refusal("min_group", f"a statistic would be of fewer than {least} rows; take more rows")
 
     def _keep(self, history: History) -> None:
         self._record(history)

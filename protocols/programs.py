@@ -47,12 +47,25 @@ class Seat:
     party: str
     parties: tuple[str, ...]  # all that take part, in roster order
     table: pd.DataFrame | None = field(default=None, repr=False)  # None: this party has no data
-    id: str | None = None  # its id column
+    id: str | tuple[str, ...] | None = None  # its id column, or several that make an id together
     target: str | None = None  # its target column, where it has one
     kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
     ids: IdColumn | None = field(default=None, repr=False)  # in place of a table, where ids are all it takes
     scratch: Path | None = None  # where there is place for what a run needs while it lasts
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
+    store: Path | None = None  # its own folder, for what a method keeps from one run to the next
+
+    @property
+    def one_id(self) -> str | None:
+        """The id column of a method whose ids have one. ConfigError where it has several."""
+        if isinstance(self.id, tuple):
+            error = ConfigError(
+                f"the id has {len(self.id)} columns, expected one: ids of several are for align alone; join "
+                "them into one column"
+            )
+            error.told = str(error)  # a count, and no name of a column
+            raise error
+        return self.id
 
     @property
     def fingerprint(self) -> str:
@@ -115,7 +128,7 @@ class Program(Generic[P]):
 
 def program(name: str) -> Program[Any]:
     """The registered program `name`; ConfigError if there is none."""
-    found = _registered()
+    found = registered()
     if name not in found:
         raise ConfigError(
             f"no method {name!r} is registered here; there are {', '.join(found)}{nearest(name, found)}"
@@ -125,7 +138,8 @@ def program(name: str) -> Program[Any]:
 
 
 @cache
-def _registered() -> Mapping[str, EntryPoint]:
+def registered() -> Mapping[str, EntryPoint]:
+    """The names of all programs, and where each is."""
     # Not loaded: one package that does not import would be in the way of all others' programs.
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from protocols.errors import nearest
 
 ANY = "*"
+MOST_COLUMNS = 16  # of one id
 Action = Literal["fit", "predict", "align"]
 Consent = Literal["ask", "grant"]
 Names = tuple[Annotated[str, Field(min_length=1)], ...]  # ("*",) stands for all

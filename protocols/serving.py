@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import perf_counter
@@ -46,6 +47,8 @@ _KINDS: dict[str, type[VflError]] = {
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, VflError)
 }
+
+_CLAUSE = re.compile(r"([a-z_]{1,32}): ")  # what the words of a PolicyError begin with
 
 
 class Abort(Message, reveals="that its role failed, where, and the kind of error, with counts and types"):
@@ -149,4 +152,6 @@ def error_of(party: str, scope: str, kind: str, reason: str) -> VflError:
     """The error that a peer told of."""
     error = _KINDS.get(kind, PartyError)(reason)
     error.told = reason  # whoever hears of it from us hears the same
+    if isinstance(error, PolicyError) and (found := _CLAUSE.match(reason)):
+        error.clause = found[1]
     return error.at(party, scope)

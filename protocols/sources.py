@@ -46,7 +46,7 @@ def read_table(
     step: str = "read",
     unchanged: str | None = None,
 ) -> pd.DataFrame:
-    """The id column, then `columns` in the order given (default: all that `source` lets methods use).
+    """The id's columns, then `columns` in the order given (default: all that `source` lets methods use).
 
     base: the folder that paths in `source` are relative to. unchanged: the `fingerprint` that the table had.
     In a CSV file ids are integers only if each is written as one: "007" is text, an empty cell a missing id.
@@ -76,6 +76,17 @@ def check_unchanged(before: str, now: str, rows: int) -> None:
         )
 
 
+def usable_columns(source: TableSource, base: Path) -> list[str]:
+    """The columns that `read_table` reads unless told which, without reading a row. Its errors, unmarked."""
+    if source.path is None:
+        with _connected(source, base) as connection:
+            return _wanted(source, None, _result(connection, source), "the query")[len(source.ids) :]
+    place = base / source.path
+    with readable(place):
+        there = pq.read_schema(place).names if place.suffix.lower() == ".parquet" else _header(place)
+        return _wanted(source, None, there, place.name)[len(source.ids) :]
+
+
 def fingerprint(table: pd.DataFrame) -> str:
     """SHA-256 (hex) over names, types, rows and their order. Not for peers: rows can be guessed."""
     said = hashlib.sha256(repr([(str(n), str(t)) for n, t in table.dtypes.items()]).encode())
@@ -86,45 +97,44 @@ def fingerprint(table: pd.DataFrame) -> str:
 def _wanted(
     source: TableSource, columns: Sequence[str] | None, there: Sequence[str], where: str
 ) -> list[str]:
-    """The columns to read, id first. `there`: the names that the table has."""
+    """The columns to read, those of the id first. `there`: the names that the table has."""
     if len(set(there)) < len(there):
         twice = next(name for at, name in enumerate(there) if name in there[:at])
         raise DataError(f"{where}: two columns are called {twice!r}; rename one")
-    usable = source.columns or [name for name in there if name != source.id]
+    usable = source.columns or [name for name in there if name not in source.ids]
     asked = usable if columns is None else columns
     if len(set(asked)) < len(asked):
         raise ConfigError(f"{where}: {len(asked)} columns are asked for, one of them twice")
     for name in asked:
-        if name == source.id or (source.columns is not None and name not in source.columns):
+        if name in source.ids or (source.columns is not None and name not in source.columns):
             hint = nearest(name, usable)
             raise ConfigError(f"{where}: column {name!r} is not among those that methods may use{hint}")
-    for role, name in [("id ", source.id), *(("", name) for name in asked)]:
+    for role, name in [*(("id ", name) for name in source.ids), *(("", name) for name in asked)]:
         if name not in there:
             hint = nearest(name, there)
             raise ConfigError(f"{where}: no {role}column {name!r} in a table of {len(there)} columns{hint}")
-    return [source.id, *asked]
+    return [*source.ids, *asked]
 
 
 def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
     with readable(place):
-        # As text and without a header: with one, pandas would rename the second of two equal names.
-        first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
-        names = _wanted(source, columns, first.iloc[0].tolist(), place.name)
-        gaps = {name: [""] if name == source.id else _GAPS for name in names}
+        names = _wanted(source, columns, _header(place), place.name)
+        gaps = {name: [""] if name in source.ids else _GAPS for name in names}
         with warnings.catch_warnings():
             # Rows longer than the header: their last cells would be dropped. With `usecols` they always are.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
                 place,
-                dtype={source.id: "str"},
+                dtype=dict.fromkeys(source.ids, "str"),
                 keep_default_na=False,
                 na_values=gaps,
                 index_col=False,
                 low_memory=False,
             )[names]
-    ids = table[source.id]
-    if ids.dropna().str.fullmatch(_WHOLE).all() and ids.notna().any():
-        return table.assign(**{source.id: ids.astype("Int64" if ids.isna().any() else "int64")})
+    for name in source.ids:
+        ids = table[name]
+        if ids.dropna().str.fullmatch(_WHOLE).all() and ids.notna().any():
+            table = table.assign(**{name: ids.astype("Int64" if ids.isna().any() else "int64")})
     return table
 
 
@@ -142,6 +152,13 @@ def parquet_batches(place: Path, names: Sequence[str], rows: int) -> Iterator[pa
         for group in range(file.metadata.num_row_groups):
             for batch in file.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False):
                 yield batch.select(list(names))
+
+
+def _header(place: Path) -> list[str]:
+    # As text and without a header: with one, pandas would rename the second of two equal names.
+    first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
+    names: list[str] = first.iloc[0].tolist()
+    return names
 
 
 def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
@@ -171,13 +188,20 @@ def readable(place: Path) -> Iterator[None]:
 
 
 def _read_query(connection: Connection, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    inner = f"FROM ({(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
-    there = list(connection.exec_driver_sql(f"SELECT * {inner} LIMIT 0").keys())
-    names = _wanted(source, columns, there, "the query")
+    names = _wanted(source, columns, _result(connection, source), "the query")
     listed = ", ".join(map(_quoted, names))
-    found = connection.exec_driver_sql(f"SELECT {listed} {inner} ORDER BY {_quoted(source.id)}")
+    order = ", ".join(map(_quoted, source.ids))
+    found = connection.exec_driver_sql(f"SELECT {listed} {_inner(source)} ORDER BY {order}")
     # Decimals become floats, as everywhere here.
     return pd.DataFrame.from_records([tuple(row) for row in found], columns=names, coerce_float=True)
+
+
+def _result(connection: Connection, source: TableSource) -> list[str]:
+    return list(connection.exec_driver_sql(f"SELECT * {_inner(source)} LIMIT 0").keys())
+
+
+def _inner(source: TableSource) -> str:
+    return f"FROM ({(source.query or '').rstrip().rstrip(';')}\n) AS vfl_source"
 
 
 def _quoted(name: str) -> str:

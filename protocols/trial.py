@@ -178,6 +178,7 @@ parties = "{BOOK}"  # the book: who takes part, where they are, where the certif
 store = "{party}-store"  # a folder of this party's own: jobs, parts of models, the ledger
 # listen = "0.0.0.0:7001"  # where it is not the address in the book, as behind a forwarded port
 # log = "info"  # or debug, warning, error
+# longest_job_hours = 24  # what holds this party for longer ends with an error
 # retention_days = 365  # older parts and ended jobs are deleted by `vfl parts delete --expired`, run at times
 
 {table}# What others may do. The first rule that names a job's peer, table and method decides; a job that none
@@ -201,7 +202,7 @@ def _table(party: str) -> str:
     return f"""\
 [tables.main]  # a table that jobs can name; there may be several
 path = "{party}.csv"  # replace by your own: .csv or .parquet
-id = "id"  # the column that tells rows apart
+id = "id"  # the column that tells rows apart, or for alignments a list of those that do so together
 # columns = ["age", "income"]  # all that methods may use; without it, all but the id
 # Instead of a path, one query of a database, whose address is in the environment:
 # url_env = "{variable}_DATABASE"

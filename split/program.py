@@ -73,7 +73,7 @@ def fit(p: SplitNet, seat: Seat) -> Role:
     p.plan(module, 0)  # what cannot be meant is refused before any line opens
     if seat.party == SERVER:
         return lambda me: server(me, p.plan(module, me.desk.seed), clients=clients)
-    rows = read_client(seat.table, p.target, seat.id, p.kind)
+    rows = read_client(seat.table, p.target, seat.one_id, p.kind)
     return lambda me: client(me, p.plan(module, me.desk.seed), rows, clients=clients)
 
 
@@ -87,8 +87,8 @@ def predict(p: SplitNet, seat: Seat) -> Role:
         raise ConfigError("has no table; every client that takes part asks about rows of its own")
     part: ClientPart = seat.kept
     x = features(seat.table, list(part.columns))
-    known = seat.id is not None and seat.id in seat.table.columns
-    ids = seat.table[seat.id] if known else None
+    known = seat.one_id is not None and seat.one_id in seat.table.columns
+    ids = seat.table[seat.one_id] if known else None
     return lambda me: ask(me, part, x, ids)
 
 
@@ -99,7 +99,7 @@ def keep(p: SplitNet, seat: Seat, result: Any) -> Part:
         *(METHODS[p.kind], seat.party, cast(Own, result)),
         settings=settings,
         target=p.target,
-        id=seat.id,
+        id=seat.one_id,
         clients=row_clients(seat.parties),
     )
 

@@ -1,9 +1,10 @@
 """Entity alignment: one common row order at the label party and at every feature party.
 
 Takes part: the label party and one or more feature parties. Two parties run a private set intersection, by
-blinding (`protocols.psi.ecdh`) or, of two large sets, by oblivious evaluation (`protocols.psi.kkrt`; see
-`protocols.psi.choose`); three and more run it in a ring (`protocols.psi.ring`). All then list the common rows
-in the order of their normalised ids.
+blinding (`protocols.psi.ecdh`), of two large sets by oblivious evaluation (`protocols.psi.kkrt`; see
+`protocols.psi.choose`), or of a small set against a large one that is prepared (`protocols.psi.unbalanced`);
+three and more run it in a ring (`protocols.psi.ring`). All then list the common rows in the order of their
+normalised ids.
 
 Who learns what, by `reveal`:
 
@@ -11,7 +12,7 @@ Who learns what, by `reveal`:
   the common rows knows which they are. To learn together without the feature parties' learning who is in the
   intersection, they would have to compute on all their rows under encryption or secret sharing; nothing here
   does.
-- "label-party": the label party alone learns which of its ids all parties have.
+- "label-party": the label party alone learns which of its ids all parties have; three and more, how many.
 - "size": everybody learns how many ids all parties have, and nobody which.
 
 Besides, every party learns how many distinct ids every other has and whether they are integers or text; of
@@ -27,7 +28,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -43,7 +46,6 @@ from protocols.psi.choose import Protocol, check_protocol, held, meet
 from protocols.psi.ecdh import Learns
 from protocols.psi.ids import CanonicalIds, Duplicates, Ids, Normalise, Rows, canonical, check_rules
 from protocols.psi.risk import Guessable, guessable
-from protocols.tables import column
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 
@@ -61,7 +63,7 @@ class Repeats(Message, reveals="how many rows each common id has, where it has s
     counts: Annotated[Array, Spec("int64", ("n",))]
 
 
-# All that aligning sends, of two parties and of more, where some id is at every party.
+# All that aligning sends, by any protocol that is not asked for by name, where some id is at every party.
 SPOKEN = (
     *choose.SPOKEN,
     *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
@@ -118,10 +120,11 @@ async def align_label(
     protocol: Protocol = "auto",
     may_be_empty: bool = False,
     resume: bool = False,
+    store: Path | None = None,
 ) -> Aligned:
     """The label party's role: find out, with all of `features`, which ids every party has.
 
-    resume: as in `protocols.psi.choose.meet`.
+    resume, store: as in `protocols.psi.choose.meet`.
 
     Raises AlignmentError where no id is at every party, unless it `may_be_empty`, and where one has several
     rows at two parties.
@@ -129,7 +132,7 @@ async def align_label(
     rows_learnt = reveal != "size"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
-        met = await meet(me, features[0], ids, learns[reveal], protocol, resume=resume)
+        met = await meet(me, features[0], ids, learns[reveal], protocol, resume=resume, store=store)
         rows, size, sizes = met.rows, met.size, {}
     else:
         tell = reveal != "label-party"
@@ -160,12 +163,13 @@ async def align_feature(
     reveal: Reveal = "all",
     protocol: Protocol = "auto",
     resume: bool = False,
+    store: Path | None = None,
 ) -> Aligned:
     """A feature party's role. features: all feature parties, this one among them."""
     rows_learnt, told = reveal != "size", reveal != "label-party"
     if len(features) == 1:
         learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
-        met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume)
+        met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume, store=store)
         rows, size = met.rows, met.size
     else:
         rung = await ring.pass_on(
@@ -244,6 +248,7 @@ def align(
     normalise: Normalise = (),
     reveal: Reveal = "all",
     protocol: Protocol = "auto",
+    cache: str | Path | None = None,
     parties: Sequence[str] | None = None,
 ) -> Alignment:
     """Bring the parties' tables into one common row order, by private set intersection.
@@ -254,12 +259,15 @@ def align(
     what is done to all ids before they are compared, any of "strip", "casefold" and "digits" (see
     `protocols.psi.ids.canonical`). reveal: who learns which ids are common, "all", "label-party" alone, or
     nobody ("size": everybody learns how many). protocol: of two parties, "ecdh", "kkrt", or "auto", which
-    takes the second where both have several hundred thousand ids; three and more have one of their own.
+    takes the second where both have several hundred thousand ids; or "unbalanced", for few ids again and
+    again against many, of which the work is done once; three and more have one of their own. cache: for
+    "unbalanced", a folder in which each party keeps what it needs again, in a store of its own; without it
+    nothing is kept.
     parties: who takes part, by default all. Columns and index labels stay as they are. Estimators align by
     themselves.
 
-    Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column,
-    the others name theirs in their own configuration, and each writes its rows with `vfl psi export`.
+    Over a network (`Federation.connect`) this party's table alone comes back; `id` is this party's column or
+    columns, the others name theirs in their configuration, and each writes its rows with `vfl psi export`.
 
     Raises ConfigError for names that fit no party, DataError for an id column that is missing or cannot be
     used, AlignmentError for ids of different types and where no id is at every party.
@@ -270,7 +278,11 @@ def align(
     taking = tuple(parties) if parties is not None else federation.parties
     features = feature_parties(taking, label_party)
     check_protocol(protocol, reveal == "size", len(taking))
+    if cache is not None and protocol != "unbalanced":
+        raise ConfigError(f'cache is for protocol="unbalanced", got protocol={protocol!r}; leave it out')
     if not isinstance(federation, Federation):
+        if cache is not None:
+            raise ConfigError("over a network each party keeps its cache in its own store; leave cache out")
         rules = check_rules(normalise)
         how = {"duplicates": duplicates, "normalise": rules, "reveal": reveal, "protocol": protocol}
         return _align_connected(federation, taking, id, label_party, how)
@@ -278,12 +290,14 @@ def align(
     ids = {p: read_ids(federation, p, names[p], duplicates, normalise, "align") for p in taking}
 
     def role(party: str) -> Role:
+        own, store = ids[party], None if cache is None else Path(cache) / f"{quote(party, safe='')}-store"
+
         async def aligning(me: Party) -> Aligned:
             async with me.within("align") as at:
                 if party == label_party:
-                    return await align_label(at, features, ids[party], reveal=reveal, protocol=protocol)
+                    return await align_label(at, features, own, reveal=reveal, protocol=protocol, store=store)
                 return await align_feature(
-                    at, label_party, features, ids[party], reveal=reveal, protocol=protocol
+                    at, label_party, features, own, reveal=reveal, protocol=protocol, store=store
                 )
 
         return aligning
@@ -302,13 +316,15 @@ def _align_connected(
 ) -> Alignment:
     from vfl.aligning import align_ids
 
-    if not isinstance(id, str):
-        raise ConfigError("over a network an id is one column, and id names this party's own")
-    me = federation.me
+    if not isinstance(id, str | list | tuple):
+        raise ConfigError(
+            "over a network id names this party's own column, or columns; the others name theirs"
+        )
+    me, names = federation.me, [id] if isinstance(id, str) else id
     if federation.data is None:
         raise ConfigError(f"{me} has no table; every party of an alignment brings ids")
     with marked(me, "align"):
-        column = InTable(federation.data, [id])
+        column = InTable(federation.data, names)
     told, own, run = align_ids(federation, parties, column, label_party, how)
     known = learns_rows(me, label_party, how["reveal"])
     return Alignment({me: federation.data.iloc[own.rows]} if known else {}, told, run.ledger, run.job)
@@ -347,7 +363,7 @@ def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], 
     elif learns_rows(party, label_party, reveal):
         what = f"which of its own ids {shared} ({own.size})"
     else:
-        what = "nothing about which ids are shared"
+        what = "nothing about which ids are shared" + (", but how many" if len(others) > 1 else "")
     groups = {group: n for group, n in own.sizes.items() if len(group) < len(parties)}
     if groups:
         said = ", ".join(f"{' and '.join(group)} {n}" for group, n in groups.items())
@@ -394,8 +410,4 @@ def ids_of(
 ) -> CanonicalIds:
     """The ids of a table in its column `name`, or in several columns together."""
     names = [name] if isinstance(name, str) else list(name)
-    if len(set(names)) < len(names):
-        raise ConfigError("an id column is named twice")
-    columns = [column(table, each, "id") for each in names]
-    found = columns[0] if len(columns) == 1 else pd.concat(columns, axis=1)
-    return canonical(found, duplicates=duplicates, normalise=normalise)
+    return canonical(InTable(table, names).whole(), duplicates=duplicates, normalise=normalise)

@@ -22,7 +22,7 @@ from protocols.parts import Part
 from protocols.party import Party
 from protocols.programs import Parameters, Program, Seat
 from protocols.progress import bar
-from protocols.psi import stored
+from protocols.psi import stored, unbalanced
 from protocols.psi.choose import Protocol, check_protocol
 from protocols.psi.ids import Duplicates, Ids, Rows, Rule, canonical
 from protocols.psi.ring import InAllSize
@@ -74,7 +74,12 @@ def align(p: Align, seat: Seat) -> Role:
         ids = canonical(column.whole(), duplicates=p.duplicates, normalise=p.normalise)
 
     async def role(me: Party) -> Aligned:
-        how: Mapping[str, Any] = {"reveal": p.reveal, "protocol": p.protocol, "resume": True}
+        how: Mapping[str, Any] = {
+            "reveal": p.reveal,
+            "protocol": p.protocol,
+            "resume": True,
+            "store": seat.store,
+        }
         async with me.within("align") as at:
             if seat.party == p.label_party:
                 aligned = await align_label(at, features, ids, **how)
@@ -90,7 +95,7 @@ def keep(p: Align, seat: Seat, result: Aligned) -> Part:
     known = learns_rows(seat.party, p.label_party, p.reveal)
     about = {
         **p.model_dump(mode="json"),
-        "id": seat.id,
+        "id": list(seat.id) if isinstance(seat.id, tuple) else seat.id,
         "known": known,
         "table": id_column(seat).fingerprint,
         # The other parties are told a digest of this part: without it they could try sets of rows.
@@ -104,7 +109,9 @@ def export(part: Part, table: pd.DataFrame) -> pd.DataFrame:
 
     Errors as of `exported`.
     """
-    return table.iloc[exported(part, InTable(table, [str(part.settings["id"])]))]
+    id = part.settings["id"]
+    names = [str(name) for name in id] if isinstance(id, list) else [str(id)]
+    return table.iloc[exported(part, InTable(table, names))]
 
 
 def exported(part: Part, column: IdColumn) -> Rows:
@@ -138,10 +145,11 @@ def align_ids(
     """
     me, reveal = federation.me, how["reveal"]
     parameters = program.read({"label_party": label_party, **how})
-    (name,) = column.names
+    name = column.names[0] if len(column.names) == 1 else tuple(column.names)
 
     def seat(party: str) -> Seat:
-        return Seat(party, tuple(parties), id=name, ids=column, scratch=federation.store.scratch)
+        at = federation.store
+        return Seat(party, tuple(parties), id=name, ids=column, scratch=at.scratch, store=at.folder)
 
     with bar("align") as on_progress:
         column.on_progress = on_progress
@@ -157,7 +165,7 @@ def id_column(seat: Seat) -> IdColumn:
         return seat.ids
     if seat.table is None or seat.id is None:
         raise ConfigError("has no table with an id column; every party of an alignment brings ids")
-    return InTable(seat.table, [seat.id])
+    return InTable(seat.table, [seat.id] if isinstance(seat.id, str) else seat.id)
 
 
 def recall(p: Align, part: Part) -> None:
@@ -166,14 +174,18 @@ def recall(p: Align, part: Part) -> None:
 
 
 def learners(p: Align, others: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `others` who learn which ids, or how many, a party shares with them."""
-    if p.reveal != "label-party":
+    """Those of `others` who learn which ids, or how many, a party shares with them. In a ring all learn how
+    many."""
+    if p.reveal != "label-party" or len(others) > 1:
         return others
     return (p.label_party,) if p.label_party in others else ()
 
 
+SPEAKS = {"align": (*SPOKEN, *unbalanced.SPOKEN, InAllSize, Repeats)}
+
+
 program = Program(
-    *("align", "vfl", Align, {"align": (*SPOKEN, InAllSize, Repeats)}, {"align": align}, keep, recall),
+    *("align", "vfl", Align, SPEAKS, {"align": align}, keep, recall),
     plain=False,
     ids_only=True,
     learners=learners,

@@ -137,15 +137,15 @@ def _table(seat: Seat) -> pd.DataFrame:
 
 
 def _id(seat: Seat) -> str:
-    if seat.id is None:
+    if seat.one_id is None:
         raise ConfigError("no id column is named; rows of a vertical network are matched by their ids")
-    return seat.id
+    return seat.one_id
 
 
 def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
     if seat.target is None:
         raise ConfigError("no target column is named at the label party")
-    if seat.target == seat.id:
+    if seat.target == seat.one_id:
         raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
     y = column(table, seat.target, "target")
     check_rows(table)

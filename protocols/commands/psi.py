@@ -49,8 +49,13 @@ def psi(
         Literal["all", "label-party", "size"], typer.Option(help="Who learns which ids are common.")
     ] = "all",
     protocol: Annotated[
-        Literal["auto", "ecdh", "kkrt"], typer.Option(help="By which two parties compare their ids.")
+        Literal["auto", "ecdh", "kkrt", "unbalanced"],
+        typer.Option(help="By which two parties compare their ids."),
     ] = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="For unbalanced, without --book: a folder in which the parties keep their stores."),
+    ] = None,
     duplicates: Annotated[
         Literal["error", "first", "many"], typer.Option(help="What a repeated id means.")
     ] = "error",
@@ -72,7 +77,8 @@ def psi(
         from protocols.errors import ConfigError
 
         rules = tuple(rule.strip() for rule in normalise.split(",") if rule.strip())
-        how = {"reveal": reveal, "protocol": protocol, "duplicates": duplicates, "normalise": rules}
+        how: dict[str, Any] = {"reveal": reveal, "protocol": protocol, "cache": cache}
+        how |= {"duplicates": duplicates, "normalise": rules}
         if (book is None) != (me is None):
             raise ConfigError("over the network, --book and --me are both needed")
         if book is not None and me is not None:
@@ -114,6 +120,23 @@ def export_command(
             say(f"wrote {len(rows)} rows to {out}")
         else:
             _write(export(part, read_table(source, settings.base, None)), out)
+
+
+@app.command("forget")
+def forget_command(
+    peer: Annotated[str, typer.Argument(help="The other party.")],
+    config: Annotated[Path, typer.Option(help="The party's own file.")] = Path("party.toml"),
+) -> None:
+    """Delete what is kept for the next unbalanced comparison with a peer; that one begins afresh."""
+    with errors():
+        from protocols.config import read_config
+        from protocols.errors import ConfigError
+        from protocols.psi.epochs import forget
+
+        store = read_config(config)[0].store
+        if not forget(store, peer):
+            raise ConfigError(f"nothing is kept in {store} of comparisons with {peer!r}")
+        say(f"deleted what was kept of comparisons with {peer}")
 
 
 def _here(
@@ -163,11 +186,11 @@ def _over_network(
     if out is not None:
         _check_out(out)
     names = [name.strip() for name in parties.split(",")] if parties else None
-    file, id = Path(given[0].removeprefix(f"{me}=")), ids[0].removeprefix(f"{me}=")
+    file, columns = Path(given[0].removeprefix(f"{me}=")), ids[0].removeprefix(f"{me}=").split(",")
     if file.suffix.lower() == ".parquet" and (out is None or out.suffix == ".parquet"):
-        return _by_file(book, me, file, id, label_party or me, names, how, out)
+        return _by_file(book, me, file, columns, label_party or me, names, how, out)
     with Federation.connect(book, me, read(str(file))) as all_:
-        found = align(all_, id=id, label_party=label_party or me, parties=names, **how)
+        found = align(all_, id=columns, label_party=label_party or me, parties=names, **how)
     _told(found.report, found.run)
     if out is not None:
         if me not in found.tables:
@@ -179,7 +202,7 @@ def _by_file(
     book: Path,
     me: str,
     file: Path,
-    id: str,
+    id: list[str],
     label_party: str,
     parties: list[str] | None,
     how: Mapping[str, Any],
@@ -195,7 +218,7 @@ def _by_file(
     from vfl.aligning import align_ids
 
     with marked(me, "align"):
-        column = InFile(file, [id])
+        column = InFile(file, id)
     with Federation.connect(book, me) as all_:
         told, own, run = align_ids(all_, parties or all_.parties, column, label_party, how)
         _told(told, run.job)

@@ -33,7 +33,7 @@ from protocols.psi.stored import ID_AND_ROW, Mask, StoredIds, drawer_of
 FROM = 1_000_000  # ids at either party, from which on there are buckets
 BUCKET = 1 << 18  # ids in one, on average, of the party that has more
 
-Compare = Callable[[Party, str, CanonicalIds, Learns, bytes, int], Awaitable[Met]]
+Compare = Callable[[Party, str, CanonicalIds, Learns, bytes, int, int], Awaitable[Met]]
 
 
 async def by_buckets(
@@ -60,7 +60,8 @@ async def by_buckets(
                 raise ProtocolError(f"a bucket of {len(rows)} ids, at most {own} fit; run it again")
             filled = await me.compute(_filled, ids.tag, values, rows, own, cost=0.0)
             async with me.within(f"bucket {bucket}") as at:
-                met = await compare(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs)
+                secret = _expand(key, f"bucket {bucket}")
+                met = await compare(at, peer, filled, learns, secret, theirs, count)
             if met.rows is not None:
                 shared[met.rows] = True
             if resume:

@@ -3,26 +3,27 @@
 Two parties. Both decide by what both know, the announced numbers of ids, and so decide alike. KKRT takes a
 third of the time of ECDH, or less, where both sets are large; it moves more bytes, in proportion to the
 larger set, and costs a fixed quarter of a second. Who learns what is the same, but of KKRT one party learns
-before the other.
+before the other. The unbalanced protocol keeps a key for longer than a run, and so is taken by name only.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, get_args
 
 from protocols.errors import ConfigError, nearest
 from protocols.party import Party
-from protocols.psi import buckets, ecdh, kkrt
+from protocols.psi import buckets, ecdh, kkrt, unbalanced
 from protocols.psi.ecdh import Learns, Met, agree
 from protocols.psi.ids import CanonicalIds, Ids
 from protocols.psi.stored import StoredIds
 
-Protocol = Literal["auto", "ecdh", "kkrt"]
+Protocol = Literal["auto", "ecdh", "kkrt", "unbalanced"]
 
 LARGE = 300_000  # ids at the smaller side
 RATIO = 4  # of the larger side to the smaller, at most
 
-SPOKEN = (ecdh.IdKind, ecdh.BlindedIds, ecdh.TwiceBlinded, *kkrt.SPOKEN)  # all that either may send
+SPOKEN = (ecdh.IdKind, ecdh.BlindedIds, ecdh.TwiceBlinded, *kkrt.SPOKEN)  # all that "auto" may send
 
 
 async def meet(
@@ -33,12 +34,19 @@ async def meet(
     protocol: Protocol = "auto",
     *,
     resume: bool = False,
+    store: Path | None = None,
 ) -> Met:
     """As `protocols.psi.ecdh.meet`, by `protocol`, which `peer` must be given too. From a million ids on it
     goes bucket by bucket, unless the size alone is to be learnt; `resume` is for `protocols.psi.buckets`.
+    `store`, this party's own folder, is for `protocols.psi.unbalanced`, which has no buckets.
     """
     key, m = await agree(me, peer, ids)
-    compare = kkrt.compare if chosen(protocol, len(ids), m, learns) == "kkrt" else ecdh.compare
+    if protocol == "unbalanced":
+        return await unbalanced.compare(me, peer, await held(me, ids), learns, key, m, store)
+    compare = ecdh.compare
+    if chosen(protocol, len(ids), m, learns) == "kkrt":
+        kkrt.check_counts(peer, len(ids), m)
+        compare = kkrt.compare
     # Sizes of buckets would say more than the one size that is to be learnt.
     if max(len(ids), m) >= buckets.FROM and learns != "size":
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)
@@ -53,7 +61,7 @@ async def held(me: Party, ids: Ids) -> CanonicalIds:
     return ids
 
 
-def chosen(protocol: Protocol, n: int, m: int, learns: Learns) -> Literal["ecdh", "kkrt"]:
+def chosen(protocol: Protocol, n: int, m: int, learns: Learns) -> Literal["ecdh", "kkrt", "unbalanced"]:
     """What "auto" stands for with n and m ids; else `protocol`."""
     if protocol != "auto":
         return protocol
@@ -69,7 +77,9 @@ def check_protocol(protocol: str, size_only: bool, parties: int) -> None:
         raise ConfigError(
             f"protocol={protocol!r} should be one of {', '.join(known)}{nearest(protocol, known)}"
         )
-    if protocol == "kkrt" and parties != 2:
-        raise ConfigError(f'protocol="kkrt" is for two parties, got {parties}; "auto" fits any number')
-    if protocol == "kkrt" and size_only:
-        raise ConfigError('protocol="kkrt" cannot show the size alone; use "ecdh" or "auto"')
+    if protocol in ("auto", "ecdh"):
+        return
+    if parties != 2:
+        raise ConfigError(f'protocol="{protocol}" is for two parties, got {parties}; "auto" fits any number')
+    if size_only:
+        raise ConfigError(f'protocol="{protocol}" cannot show the size alone; use "ecdh" or "auto"')

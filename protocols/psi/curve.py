@@ -7,7 +7,8 @@ Taken alone nothing here is a protocol; the roles in `protocols.psi` say who lea
   u-coordinate would leave "curve or twist" visible through every blinding: one bit of each id.)
 - `multiply` is X25519: the u-coordinate of clamp(scalar) times the point. Clamping makes the scalar a
   multiple of 8, which clears the cofactor.
-- `check_points` refuses what no honest peer sends.
+- `new_blinding` gives a scalar and one that undoes it.
+- `check_points` refuses points off the curve, of small order, and written in another way.
 
 Assumes decisional Diffie-Hellman on curve25519 with the hash as a random oracle. gmpy2 and Python integers
 do not run in constant time in the ids, so code that shares the CPU could learn about them by timing; the
@@ -57,6 +58,9 @@ Points = NDArray[np.uint8]  # (n, 32): u-coordinates, little-endian, each below 
 
 P = mpz(2**255 - 19)
 A = mpz(486662)  # the curve is v^2 = u^3 + A u^2 + u
+ORDER = (
+    2**252 + 27742317777372353535851937790883648493
+)  # of the subgroup; a prime. The curve has 8 times as many
 
 # u-coordinates of the points of order 2, 4 and 8: times any clamped scalar they give zero.
 SMALL_ORDER = frozenset(
@@ -75,6 +79,34 @@ _PERSON = b"vfl psi ell2 v1"  # keeps this use of the hash to itself
 def new_scalar() -> bytes:
     """A secret scalar from the operating system's generator, 32 bytes; `multiply` clamps it."""
     return secrets.token_bytes(32)
+
+
+def new_blinding() -> tuple[bytes, bytes]:
+    """A new secret scalar, and one that undoes it in the subgroup of prime order, where all products are:
+    there multiply(second, multiply(first, points)) gives the points back."""
+    while True:
+        scalar = new_scalar()
+        back = undoing(scalar)
+        if back is not None:
+            return scalar, back
+
+
+def undoing(scalar: bytes) -> bytes | None:
+    """A scalar that undoes `multiply` by `scalar` in the subgroup; None where there is none, with probability
+    2^-126.
+
+    X25519 multiplies by 2^254 + 8j for some 0 <= j < 2^251. A point and its negative have the same u, so the
+    inverse modulo ORDER will do, or its negative: their j, modulo ORDER, add up to ORDER - 2^252, which is
+    about 2^124, so that one of both is below 2^251 and the other is not, but for few. Python's inversion
+    takes longer for some scalars, so this is for secrets of one run.
+    """
+    clamped = int.from_bytes(scalar, "little") & (2**254 - 8) | 2**254
+    inverse = pow(clamped, -1, ORDER)
+    for wanted in (inverse, -inverse):
+        j = (wanted - 2**254) * pow(8, -1, ORDER) % ORDER
+        if j < 2**251:
+            return (2**254 + 8 * j).to_bytes(32, "little")
+    return None
 
 
 def prepare(count: int) -> switch.Prepared:
@@ -98,7 +130,7 @@ def encode_points(key: bytes, values: Sequence[bytes] | pa.LargeBinaryArray) -> 
         raise ValueError(f"the key of the hash should have 16 to 64 bytes, got {len(key)}")
     _, kernels = switch.prepare(len(values))
     if kernels:
-        data, ends = _buffers(values)
+        data, ends = buffers(values)
         parts = [ends[at : at + _BATCH + 1] for at in range(0, len(values), _BATCH)]
         encoded: Points = _by_kernel(
             kernels.encode, [(key, _PERSON, data[part[0] : part[-1]], part - part[0]) for part in parts]
@@ -124,13 +156,16 @@ def multiply(scalar: bytes, points: Points) -> Points:
 
 
 def check_points(points: Points) -> None:
-    """Raise ValueError, with counts and no value, unless every point is one that `multiply` could give.
+    """Raise ValueError, with counts and no value, unless every point is on the curve, under its one name, and
+    none of small order.
 
     None of these faults would show a peer our scalar: clamping clears the cofactors of the curve (8) and of
     its twist (4), and both groups are of prime order beyond that. But a point of small order makes everyone's
     blinded id the same, a number not below p is a second name for a point, and half of all random strings
     lie on the twist, so the check catches a peer that hashes or orders bytes differently. It costs a tenth
-    of the multiplication that follows.
+    of the multiplication that follows. What it does not look for, since that would cost as much as that
+    multiplication: a point outside the subgroup of prime order. Eight such points have one product, so a peer
+    that lies could have one id counted several times.
     """
     raw = _raw(points)
     _, kernels = switch.prepare(len(points))
@@ -224,7 +259,7 @@ def _in_batches(
     return np.frombuffer(b"".join(done), np.uint8).reshape(-1, 32)
 
 
-def _buffers(values: Sequence[bytes] | pa.LargeBinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def buffers(values: Sequence[bytes] | pa.LargeBinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The bytes of all values, and where in them each begins and the last ends: uint8 (size,), int64 (n +
     1,).
     """
@@ -241,7 +276,9 @@ def _by_kernel(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -
     """
     if len(parts) == 1:
         return function(*parts[0])
-    return np.concatenate(Parallel(prefer="threads")(delayed(_checked)(function, *part) for part in parts))
+    # Nothing is written to disk for the processes that a user's settings may ask for: ids are in it.
+    pool = Parallel(prefer="threads", max_nbytes=None)
+    return np.concatenate(pool(delayed(_checked)(function, *part) for part in parts))
 
 
 def _checked(function: Callable[..., Any], *arguments: Any) -> Any:

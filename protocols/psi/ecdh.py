@@ -20,8 +20,9 @@ Assumes semi-honest parties, decisional Diffie-Hellman on curve25519, the hash a
 that authenticates its ends (mutual TLS), since the ephemeral keys are not signed. A malicious party could put
 ids into its set that it does not hold, which shows it whether they are shared: where ids can be listed (phone
 numbers, short counters) that is a membership test of as many of them as it announces. It could hide ids of
-its own, or play our blinded ids back to make all of ours look shared. It cannot learn our scalar, nor an id
-that it does not guess.
+its own, or play our blinded ids back to make all of ours look shared. Where only the size is to be learnt, it
+could blind each of its ids under another secret and so learn which are shared: the other order hides that
+only while one secret serves all. It cannot learn our scalar, nor an id that it does not guess.
 
 Sources: Meadows 1986, "A more efficient cryptographic matchmaking protocol"; Huberman, Franklin, Hogg 1999,
 "Enhancing privacy and trust in electronic communities"; RFC 7748, RFC 9380, RFC 5869 (the run's key).
@@ -44,14 +45,17 @@ from protocols.errors import AlignmentError, ProtocolError
 from protocols.hazmat import switch
 from protocols.party import Party
 from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar, prepare
-from protocols.psi.ids import MOST_COLUMNS, CanonicalIds, Ids, Rows
+from protocols.psi.ids import CanonicalIds, Ids, Rows
 from protocols.psi.order import by_bytes
+from protocols.rules import MOST_COLUMNS
 from protocols.wire.message import Message, Spec
+
+MOST_IDS = 2**32  # that a peer may announce: what serves so many is made ready before any of them is seen
 
 
 class IdKind(Message, reveals="how many ids it has, and whether they are integers or text"):
     tag: Annotated[str, Field(pattern=rf"^(int|str)(\+(int|str)){{0,{MOST_COLUMNS - 1}}}$")]  # of each column
-    count: Annotated[int, Field(ge=0, strict=True)]
+    count: Annotated[int, Field(ge=0, le=MOST_IDS, strict=True)]
     public_key: Annotated[Array, Spec("uint8", (32,))]  # X25519, of this run only
 
 
@@ -101,11 +105,13 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     return await compare(me, peer, ids, learns, key, m)
 
 
-async def compare(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
-    """`meet`, after `agree`: key of this run's hash, m ids at the peer."""
+async def compare(
+    me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int, runs: int = 1
+) -> Met:
+    """`meet`, after `agree`: key of this run's hash, m ids at the peer; one of `runs` of this size."""
     n = len(ids)
     await ready(me, max(n, m))
-    width, scalar = mark_width(n, m), new_scalar()
+    width, scalar = mark_width(n, m, runs), new_scalar()
     order, blinded = await me.compute(blind, key, scalar, ids, cost={"elligator2": n, "x25519": n})
     await me.send(peer, BlindedIds(points=blinded))
     me.progress(f"ids blinded for {peer}", n, n + m)
@@ -159,9 +165,10 @@ def _said(tag: str) -> str:
     return " and ".join(said[kind] for kind in tag.split("+"))
 
 
-def mark_width(n: int, m: int) -> int:
-    """Bytes of a product that are compared: any two of n·m products agree by chance with at most 2^-40."""
-    bits = 40 + max(n * m - 1, 0).bit_length()
+def mark_width(n: int, m: int, runs: int = 1) -> int:
+    """Bytes of a product that are compared: any two of n·m products, in any of so many `runs`, agree by
+    chance with at most 2^-40."""
+    bits = 40 + max(n * m * runs - 1, 0).bit_length()
     return min(32, -(-bits // 8))
 
 

@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from protocols.errors import ConfigError, DataError, nearest
+from protocols.rules import MOST_COLUMNS
 
 Duplicates = Literal["error", "first", "many"]
 Rule = Literal["strip", "casefold", "digits"]
 Normalise = Rule | Sequence[Rule]
 Rows = NDArray[np.int64]
 Column: TypeAlias = pd.Series | pd.Index | pa.Array | pa.ChunkedArray
-MOST_COLUMNS = 16  # of one id
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,8 @@ def _text(array: pa.Array, rules: Sequence[Rule]) -> tuple[str, pa.Array]:
     text = pc.cast(array, pa.large_string())
     if "strip" in rules:
         text = pc.utf8_trim_whitespace(text)
-    if "casefold" in rules:
-        text = _casefold(text)
+    if "casefold" in rules:  # of one form: folding moves marks that other forms have in another order
+        text = _casefold(pc.utf8_normalize(text, form="NFD"))
     if "digits" in rules:
         text = pc.replace_substring_regex(text, "[^0-9]", "")
     if tag == "str" or rules:

@@ -34,10 +34,18 @@ any two of all agree by chance with at most 2^-40 (`protocols.psi.ecdh.mark_widt
 
 Assumes semi-honest parties, computational Diffie-Hellman in the group of edwards25519, AES as a pseudorandom
 permutation, BLAKE2 as a random oracle, and lines that authenticate their ends. A malicious party can put ids
-into its set that it does not hold, as in any such protocol. A malicious receiver could besides put an id into
-each bin of its table and so try 1.3 times as many as it announced. A malicious sender that is told the
-matches could leave out an id's value for one third of the table and learn whether the receiver has it there,
-which depends a little on the receiver's other ids.
+into its set that it does not hold, as in any such protocol.
+
+**A malicious receiver is not held to the number of ids that it announced**, as it is by ECDH. It can alter
+codes so that the value of an id which the sender has shows some of the bits s. A few dozen such ids show all
+of s, and with s it computes every F_j at every y: it can then try any number of guesses, afterwards and by
+itself, and where ids can be listed find out all that the sender has. Nothing here checks the codes: they are
+pseudorandom and have no structure to check. Against a peer that might do so, use ECDH; a policy can demand
+it. (A test carries this out.)
+
+A malicious sender that is told the matches could leave out an id's value for one third of the table and learn
+whether the receiver has it there, which depends a little on the receiver's other ids. One that is not told
+could say one value twice and learn, from whether the run ends with an error, if that id is shared.
 
 Sources: Kolesnikov, Kumaresan, Rosulek, Trieu 2016, "Efficient batched oblivious PRF with applications to
 private set intersection"; Chou and Orlandi 2015 (the seeds); Pinkas, Schneider, Zohner 2018 (the table).
@@ -108,19 +116,25 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     what an honest peer would not send; this party's guard a PolicyError. None shows an id.
     """
     key, m = await agree(me, peer, ids)
+    check_counts(peer, len(ids), m)
     return await compare(me, peer, ids, learns, key, m)
 
 
-async def compare(me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int) -> Met:
-    """`meet`, after `agree`: key of this run's hash, m ids at the peer."""
+def check_counts(peer: str, n: int, m: int) -> None:
+    """ConfigError for more ids, in all, than the code suffices for: n here, m at the peer."""
+    if max(n, m) > MOST:
+        raise ConfigError(f'{n} ids here and {m} at {peer}; KKRT takes {MOST} at most, use protocol="ecdh"')
+
+
+async def compare(
+    me: Party, peer: str, ids: CanonicalIds, learns: Learns, key: bytes, m: int, runs: int = 1
+) -> Met:
+    """`meet`, after `agree` and `check_counts`: key of this run's hash, m ids at the peer; one of so many
+    `runs` of this size."""
     if learns == "size":
         raise ConfigError('KKRT cannot show the size alone; use protocol="ecdh"')
-    if max(len(ids), m) > MOST:
-        raise ConfigError(
-            f'{len(ids)} ids here and {m} at {peer}; KKRT takes {MOST} at most, use protocol="ecdh"'
-        )
     fast = await _ready(me, max(len(ids), m))
-    ours = Own.of(ids, key, mark_width(len(ids), m))
+    ours = Own.of(ids, key, mark_width(len(ids), m, runs))
     if learns == "me" or (learns == "both" and (len(ids), me.name) < (m, peer)):
         return await _receive(me, peer, ours, m, fast, tell=learns == "both")
     return await _send(me, peer, ours, m, fast, told=learns == "both")

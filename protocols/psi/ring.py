@@ -11,11 +11,17 @@ The label party marks the points that are in every set. Each feature party gets 
 marks of the label party's own go back through the ring, and each feature party undoes its shuffle.
 
 Who learns what: each party learns which of its own ids are at every party, and how many ids each party has
-and of what type. The label party learns besides, for any of the parties, itself included, how many ids they
-share, and not which: it cannot link its own set, shuffled by the others, to its ids. So ids that two parties
-share and a third lacks stay hidden from every party by itself. The label party and a feature party that
-conspire learn which of that feature party's ids each of the others has. A party that sees a set on its way
-sees points under secrets that it does not know.
+and of what type. Where only the label party is to learn which, the feature parties still learn how many, from
+the marks that they pass back. The label party learns besides, for any of the parties, itself included, how
+many ids they share, and not which: it cannot link its own set, shuffled by the others, to its ids. So ids
+that two parties share and a third lacks stay hidden from every party by itself. A party that sees a set on
+its way sees points under secrets that it does not know, and no two sets under the same secrets.
+
+Parties that conspire can take their own secrets off the sets that they saw. The label party and a feature
+party learn so which of that feature party's ids each of the others has. Of three and more feature parties,
+the one before and the one after a third learn which of the former's ids the third has; others may learn how
+many ids two that do not conspire share. The label party's ids are not shown so to any number of feature
+parties, since what they see of them is under its secret, and of their own sets nothing is.
 
 Assumes what `protocols.psi.ecdh` assumes: semi-honest parties, decisional Diffie-Hellman on curve25519, the
 hash as a random oracle, lines that authenticate their ends. Cost for k parties of n ids: k·n multiplications
@@ -42,6 +48,7 @@ from protocols.errors import ProtocolError
 from protocols.party import Party
 from protocols.psi.curve import multiply, new_scalar
 from protocols.psi.ecdh import (
+    MOST_IDS,
     agree,
     as_values,
     blind,
@@ -197,7 +204,7 @@ async def _start(
     pair_key, count = await agree(me, label_party, ids)
     told = await me.recv(label_party, RingKey)
     counts = told.counts
-    if len(counts) != len(ring) or (counts < 0).any() or counts[ring.index(me.name)] != len(ids):
+    if len(counts) != len(ring) or not _sane(counts) or counts[ring.index(me.name)] != len(ids):
         raise unlike(me, label_party, told, f"expected the counts of {len(ring)} parties, ours among them")
     try:
         key = ChaCha20Poly1305(pair_key).decrypt(_NONCE, told.wrapped, None)
@@ -206,6 +213,10 @@ async def _start(
     if len(key) != 32:
         raise unlike(me, label_party, told, f"expected a key of 32 bytes, got {len(key)}")
     return key, {label_party: count, **dict(zip(ring, counts.tolist(), strict=True))}
+
+
+def _sane(counts: Array) -> bool:
+    return bool(((counts >= 0) & (counts <= MOST_IDS)).all())
 
 
 async def _take(me: Party, sender: str, owner: str, count: int) -> Array:

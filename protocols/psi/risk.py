@@ -1,8 +1,9 @@
 """How well ids can be guessed, in bits and in plain words. One party, about its own ids; nothing leaves it.
 
 Private set intersection hides ids from whoever cannot guess them. A peer that takes part can put guesses into
-its own set and see which are shared, as many a run as it announces; who does not take part cannot, since the
-hash's key is fresh and known to the parties alone. So what matters is how many ids are possible. Here that is
+its own set and see which are shared, as many a run as it announces (by KKRT, if it does not keep to the
+protocol, any number: see `protocols.psi.kkrt`); who does not take part cannot, since the hash's key is fresh
+and known to the parties alone. So what matters is how many ids are possible. Here that is
 estimated from the ids themselves, as an upper bound: what an attacker who knows more of the numbering scheme
 (check digits, area codes) has to try is less.
 """

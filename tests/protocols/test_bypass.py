@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from protocols import attempt
 from protocols.agent import Agent
 from protocols.config import Parties, PartyConfig
 from protocols.errors import ConfigError
-from protocols.jobs import Answer, Ended, Word
+from protocols.jobs import Answer, Ended, Renew, Word
 from protocols.programs import program
 from protocols.rules import Rule
 from protocols.wire.codec import encode
@@ -47,6 +48,10 @@ class Caller:
             assert not isinstance(said, Ended) or not said.error, said
         self._wire.say("bank", *over)
 
+    def say(self, word: tuple[str, bytes]) -> None:
+        """Anything: a kind and a body."""
+        self._wire.say("bank", *word)
+
     async def hear(self) -> Word:
         async with asyncio.timeout(20):
             return await self._wire.said["bank"].get()
@@ -74,6 +79,7 @@ def play(trial: Trial, store: Path, talk: Talk, *policy: Rule, **changes: Any) -
 
 
 ASK = rule(consent="ask", consent_predict="ask")
+NOTHING = "nothing is granted to this peer for this table and method; ask the owner for a rule"
 
 
 @pytest.mark.parametrize("table", ["/../../../../outside", "../outside", "mian"])
@@ -89,7 +95,7 @@ def test_a_table_that_is_not_here_is_nobodys_to_ask_for(
         for action in ("fit", "predict"):
             word = await caller.propose(job="b" * 16, action=action, run=JOB, table=table)
             assert isinstance(word, Answer) and word.state == "refused"
-            assert word.reason == "policy: nothing is granted to this peer for this table and method"
+            assert word.reason == f"policy: {NOTHING}"
 
     play(trial, tmp_path / "a" / "store", talk, rule(), **({} if tables else {"tables": {}}))
     written = {place.parent.name for place in tmp_path.rglob("*.npz")}
@@ -175,7 +181,7 @@ AMONG = {"parties": ["bank", "mill", "telco"]}
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ((), "policy: nothing is granted to this peer for this table and method (asked for mill)"),
+        ((), f"policy: {NOTHING} (asked for mill)"),
         (
             (rule(**MILL, actions=("align",)),),
             "actions: fit is not granted; granted are align (asked for mill)",
@@ -212,16 +218,47 @@ def test_a_prediction_counts_for_all_who_learn_something(
         await caller.propose(**AMONG, job="b" * 16, action="predict", run=JOB)
         await caller.go_on(job="b" * 16)
         word = await caller.propose(**AMONG, job="c" * 16, action="predict", run=JOB)
-        assert isinstance(word, Answer) and word.reason.endswith("were used (asked for mill)")
+        assert isinstance(word, Answer) and word.reason.endswith(
+            "were used; ask the owner for more (asked for mill)"
+        )
 
     play(trial, tmp_path, talk, rule(**BANK), rule(**MILL, max_predictions=1))
+
+
+def test_a_caller_that_does_not_end_a_job_does_not_hold_the_party(
+    trial: Trial, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role has ended, and Sealed does not come, but Renew always does."""
+    monkeypatch.setattr(attempt, "AFTER", 0.0)
+
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        _, claim, start, *_ = whole(JOB, 1)
+        for word in (claim, start):
+            caller.say(word)
+            await caller.hear()
+        hearing = asyncio.create_task(caller.hear())
+        while not hearing.done():
+            renew = Renew(job=JOB, attempt=1)
+            caller.say((renew.kind, encode(renew)))
+            await asyncio.wait({hearing}, timeout=0.05)
+        said = hearing.result()
+        assert isinstance(said, Ended) and said.error == "CancelledJobError"
+        assert said.reason.startswith("the job has held telco for 0.0001 h, the longest that it lets one")
+        await caller.propose(job="b" * 16)
+        await caller.go_on(job="b" * 16)
+
+    play(trial, tmp_path, talk, rule(), longest_job_hours=0.0001)
+    assert ran == [f"{JOB}.1", f"{'b' * 16}.1"]
 
 
 def test_who_learns_nothing_needs_no_rule() -> None:
     aligned = program("align")
     told = aligned.read({"label_party": "bank", "reveal": "label-party"})
-    assert aligned.learners(told, ("bank", "mill")) == ("bank",)
-    assert aligned.learners(told, ("mill", "telco")) == ()  # seen from the bank
+    assert aligned.learners(told, ("bank",)) == ("bank",)
+    assert aligned.learners(told, ("mill",)) == ()  # seen from the bank
+    for others in (("bank", "mill"), ("mill", "telco")):  # in a ring all learn how many
+        assert aligned.learners(told, others) == others
     for reveal in ("all", "size"):
         told = aligned.read({"label_party": "bank", "reveal": reveal})
         assert aligned.learners(told, ("bank", "mill")) == ("bank", "mill")

@@ -178,6 +178,14 @@ def test_every_clause_is_read(tmp_path: Path) -> None:
         ('path = "telco.csv"', 'path = "x.csv"\nquery = "q"', "tables.main: has a path and a query"),
         ('path = "telco.csv"', 'url_env = "X"', "tables.main: needs a query beside url_env"),
         ('id = "id"', 'id = "id"\ncolumns = ["a", "id"]', "tables.main: columns holds the id 'id'"),
+        ('id = "id"', 'id = ["a", "id"]\ncolumns = ["id"]', "tables.main: columns holds the id 'id'"),
+        ('id = "id"', "id = []", "tables.main.id: should be a column's name, or a list of those that make"),
+        ('id = "id"', 'id = ["a", 1]', "tables.main.id: should be a column's name, or a list of those that"),
+        (
+            'id = "id"',
+            'id = ["a", "a"]',
+            "tables.main.id: should be 1 to 16 columns, none of them named twice",
+        ),
         ('id = "id"', 'id = "id"\ncolumns = ["a", "a"]', "tables.main: columns names one of them twice"),
     ],
 )

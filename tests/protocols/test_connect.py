@@ -298,7 +298,7 @@ def test_a_module_is_refused_before_any_connection(bank: Connected) -> None:
 
 
 def test_what_needs_a_table_that_is_elsewhere_says_so(bank: Connected) -> None:
-    with pytest.raises(ConfigError, match=r"over a network an id is one column, and id names this party's"):
+    with pytest.raises(ConfigError, match=r"over a network id names this party's own column, or columns"):
         align(bank, label_party="bank", id={"bank": "id", "telco": "id", "shop": "id"})
     with pytest.raises(ConfigError, match=r"the target is at telco, whose table is not here"):
         model().fit(bank, target="telco.b", id="id")

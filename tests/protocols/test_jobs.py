@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from protocols import attempt, consent, inbox, jobs
+from protocols import attempt, consent, inbox, jobs, notes
 from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, PartyError, VflError
@@ -140,7 +141,8 @@ def test_a_person_cancels_a_job_that_runs(folder: Path, bank: Connected) -> None
         with pytest.raises(CancelledJobError, match=r"^telco/fit: cancelled by a person at this party"):
             going.result(30)
     assert ended(folder, job, "telco") == "cancelled cancelled by a person at this party"
-    assert ended(folder, job, "post") == "cancelled cancelled by bank"
+    why = "telco/fit: cancelled by a person at this party"
+    assert ended(folder, job, "post") == f"cancelled cancelled by bank: {why}"
     fit(bank)
 
 
@@ -154,7 +156,7 @@ def test_a_job_in_the_queue_is_cancelled(folder: Path, bank: Connected, mill: Co
         with pytest.raises(CancelledJobError, match=r"^telco/fit: cancelled by a person"):
             second.result(30)
         first.result(60)
-    assert ended(folder, job, "post") == "cancelled cancelled by mill"
+    assert ended(folder, job, "post").startswith("cancelled cancelled by mill: telco/fit: cancelled by a ")
 
 
 def test_ctrl_c_cancels_a_job_everywhere(folder: Path, bank: Connected) -> None:
@@ -227,3 +229,51 @@ def test_a_caller_may_not_hold_a_party_for_ever(
         with pytest.raises(CancelledJobError, match=r"did not say protocols.Start/1 within 0 s"):
             fit(bank)
         lock.result(60)
+
+
+def test_no_job_holds_a_party_for_longer_than_it_lets_one(tmp_path: Path) -> None:
+    lay_out(tmp_path, CASE.tables(), POLICY)
+    config = tmp_path / "telco.toml"
+    config.write_text(f"longest_job_hours = {3 / 3600}\n{config.read_text()}")
+    said = "the job has held telco for 0.000833333 h, the longest that it lets one (longest_job_hours); "
+    said += "make it shorter, or ask telco for more time"
+    own = CASE.tables()["bank"]
+    with serving(tmp_path, "telco", "shop"), Connected(tmp_path / "parties.toml", "bank", own) as bank:
+        with pytest.raises(CancelledJobError) as caught:
+            fit(bank, epochs=100_000)
+        assert str(caught.value) == f"telco/fit: {said}"
+        job = bank.store.all()[-1].job
+        for party in ("telco", "shop"):
+            how = ended(tmp_path, job, party).removeprefix("cancelled ")
+            assert how.removeprefix("cancelled by bank: telco/fit: ") == said  # whichever word came first
+        assert not bank.store.checkpoints(job).steps
+        fit(bank)
+
+
+def test_checkpoints_of_a_job_that_nobody_goes_on_with_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, CASE.tables(), POLICY)
+    stores = [Store(tmp_path / f"{party}-store") for party in CASE.tables()]
+
+    def kept(job: str) -> list[bool]:
+        return [bool(store.checkpoints(job).steps) for store in stores]
+
+    with (
+        serving(tmp_path, "telco"),
+        Connected(tmp_path / "parties.toml", "bank", CASE.tables()["bank"], patience=1.0) as bank,
+        ThreadPoolExecutor() as pool,
+    ):
+        with serving(tmp_path, "shop"):
+            going = pool.submit(fit, bank, 10_000)
+            job = until(lambda: running(tmp_path, "bank")).job
+            until(lambda: all(kept(job)))
+        with pytest.raises(LineError):
+            going.result(60)
+        bank.patience = 20.0
+        with serving(tmp_path, "shop"):
+            fit(bank)
+            assert all(kept(job))  # it can be gone on with
+            monkeypatch.setattr(notes, "KEPT", timedelta(0))
+            fit(bank)
+    assert not any(kept(job)) and [store.find(job).state for store in stores].count("done") == 0  # type: ignore[union-attr]

@@ -26,7 +26,12 @@ def test_what_a_rule_grants_is_granted() -> None:
 
 # One example for each clause of `judge`: the rule, the job and the history that cross it, and the words.
 CROSSED: dict[str, tuple[dict[str, Any], Request, History, str]] = {
-    "expires": ({"expires": date(2026, 6, 1)}, JOB, EMPTY, "what was granted ended on 2026-06-01 (UTC)"),
+    "expires": (
+        {"expires": date(2026, 6, 1)},
+        JOB,
+        EMPTY,
+        "what was granted ended on 2026-06-01 (UTC); ask the owner to renew it",
+    ),
     "actions": ({"actions": ("align",)}, JOB, EMPTY, "fit is not granted; granted are align"),
     "show_columns": (
         {"show_columns": False},
@@ -50,19 +55,19 @@ CROSSED: dict[str, tuple[dict[str, Any], Request, History, str]] = {
         {"allow_plain": False},
         JOB,
         EMPTY,
-        "methods that send embeddings, gradients or updates in the clear are not granted",
+        "methods that send embeddings, gradients or updates in the clear are not granted; ask the owner",
     ),
     "max_predictions": (
         {"max_predictions": 1},
         PREDICT,
         EMPTY.with_prediction("job-1"),
-        "all 1 predict jobs that are granted were used",
+        "all 1 predict jobs that are granted were used; ask the owner for more",
     ),
     "max_distinct_ids": (
         {"max_distinct_ids": 2},
         PREDICT,
         predicted(ids(3)),
-        "predictions were granted for 2 distinct ids, and these would be more",
+        "predictions were granted for 2 distinct ids, and these would be more; ask the owner",
     ),
 }
 
@@ -235,7 +240,7 @@ def test_a_bounded_parameter_of_a_method_has_to_be_said() -> None:
 def test_each_clause_is_for_its_own_action() -> None:
     align = replace(JOB, action="align")
     assert judge([rule(columns=())], align, EMPTY).verdict == "granted"  # alignment computes with no column
-    assert judge([rule(columns=())], JOB, EMPTY).reason == "no column is granted"
+    assert judge([rule(columns=())], JOB, EMPTY).reason.startswith("no column is granted;")
     assert judge([rule(max_distinct_ids=2)], JOB, predicted(ids(3))).verdict == "granted"
     assert judge([rule(max_predictions=1)], align, EMPTY.with_prediction("job-1")).verdict == "granted"
     for job, asking, other in [

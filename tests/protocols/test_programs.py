@@ -45,13 +45,13 @@ def test_a_broken_program_is_in_the_way_of_no_other(monkeypatch: pytest.MonkeyPa
     broken = EntryPoint("broken", "no_such_package:program", GROUP)
     entries = [broken, EntryPoint("vertical-net", "vfl.program:program", GROUP)]
     monkeypatch.setattr(programs, "entry_points", lambda group: entries)
-    programs._registered.cache_clear()
+    programs.registered.cache_clear()
     assert program("vertical-net").package == "vfl"
     with pytest.raises(
         ConfigError, match=r"no method 'brokn' .*; there are broken, vertical-net; did you mean"
     ):
         program("brokn")
-    programs._registered.cache_clear()
+    programs.registered.cache_clear()
 
 
 def said(*models: Any) -> dict[str, set[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import AlignmentError, ConfigError, DataError, LineError
 from protocols.federation import Federation, simulate
+from protocols.psi.epochs import load_epoch
 from protocols.psi.ids import canonical
 from protocols.wire.faults import Plan
 from tests.vfl.parties import joined, small
@@ -298,8 +300,41 @@ def test_the_protocol_changes_neither_rows_nor_report(reveal: Reveal) -> None:
 def test_a_protocol_that_does_not_fit_is_refused_before_anything_leaves() -> None:
     with pytest.raises(ConfigError, match='protocol="kkrt" is for two parties, got 3'):
         align(small(10, 3), id="customer", label_party="bank", protocol="kkrt")
-    with pytest.raises(ConfigError, match='protocol="kkrt" cannot show the size alone'):
-        align(small(10), id="customer", label_party="bank", protocol="kkrt", reveal="size")
+    for protocol in ("kkrt", "unbalanced"):
+        with pytest.raises(ConfigError, match=f'protocol="{protocol}" cannot show the size alone'):
+            align(small(10), id="customer", label_party="bank", protocol=protocol, reveal="size")
+    data = {**small(60), "shop": small(60)["shop"].iloc[:20]}
+    with pytest.raises(ConfigError, match="align: protocol=.* let shop be the label party"):
+        align(data, id="customer", label_party="bank", protocol="unbalanced", reveal="label-party")
+
+
+def test_a_cache_keeps_what_was_worked_on_once(tmp_path: Path) -> None:
+    data = small(60)
+    data["bank"] = data["bank"].iloc[:20]
+    expected = align(data, id="customer", label_party="bank")
+    for sent in (True, False):
+        found = align(data, id="customer", label_party="bank", protocol="unbalanced", cache=tmp_path)
+        assert str(found.report) == str(expected.report)
+        for party, table in found.tables.items():
+            pd.testing.assert_frame_equal(table, expected.tables[party])
+        assert ("protocols.IdMarks/1" in {e.kind for e in found.ledger}) == sent
+    assert {path.name for path in tmp_path.iterdir()} == {"bank-store", "shop-store"}
+
+
+def test_two_peers_hold_marks_that_cannot_be_compared(tmp_path: Path) -> None:
+    data = small(60, 3)
+    for party in ("bank", "telco"):
+        two = {party: data[party].iloc[:20], "shop": data["shop"]}
+        align(two, id="customer", label_party=party, protocol="unbalanced", cache=tmp_path)
+    one, other = (load_epoch(tmp_path / "shop-store", party) for party in ("bank", "telco"))
+    assert one is not None and other is not None
+    assert one.key != other.key and one.salt != other.salt
+    assert not {bytes(mark[:4]) for mark in one.marks} & {bytes(mark[:4]) for mark in other.marks}
+
+
+def test_a_cache_that_would_not_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cache is for protocol=\"unbalanced\", got protocol='auto'; leave"):
+        align(small(10), id="customer", label_party="bank", cache=tmp_path)
 
 
 def test_the_report_says_how_well_ids_can_be_guessed() -> None:

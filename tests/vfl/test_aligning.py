@@ -11,17 +11,17 @@ from typer.testing import CliRunner
 
 from protocols.commands.psi import app
 from protocols.connect import Connected
-from protocols.errors import PolicyError
+from protocols.errors import ConfigError, PolicyError
 from protocols.parts import load_part
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
-from vfl import align
+from vfl import VerticalNetClassifier, align
 
 POLICY = "min_intersection = 5\n"
 run_cli = CliRunner().invoke
 
 
-def text(table: pd.DataFrame) -> str:
+def text_of(table: pd.DataFrame) -> str:
     return table.to_csv(index=False)
 
 
@@ -48,7 +48,7 @@ def test_the_network_aligns_as_one_process_does(
         said = run_cli(app, words)
         if party in here.tables:
             assert said.exit_code == 0, said.output
-            assert out.read_text() == text(here.tables[party])
+            assert out.read_text() == text_of(here.tables[party])
         else:
             assert said.exit_code == 2 and "did not learn which rows are common" in said.output
 
@@ -63,6 +63,78 @@ def test_two_parties_align_by_the_protocol_that_the_caller_names(
         there = align(all_, id="id", label_party="bank", protocol="kkrt")
     pd.testing.assert_frame_equal(there.tables["bank"], here.tables["bank"])
     assert "protocols.FunctionValues/1" in {entry.kind for entry in there.ledger}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_id_of_several_columns_over_the_network(tmp_path: Path, kind: str) -> None:
+    """Two columns by which neither party's rows could be told apart alone, called otherwise at each party."""
+    every = pd.DataFrame({"branch": ["7", "x"] * 12, "number": np.repeat(np.arange(12), 2)})
+    tables = {
+        "bank": every[:18].sample(frac=1, random_state=1).assign(a=np.arange(18.0)),
+        "shop": every[6:].rename(columns={"branch": "place", "number": "card"}).assign(b=np.arange(18.0)),
+    }
+    names = {"bank": ["branch", "number"], "shop": ["place", "card"]}
+    here = align(tables, id=names, label_party="bank").tables
+    book = lay_out(tmp_path, tables, POLICY)
+    config = tmp_path / "shop.toml"
+    text = config.read_text().replace('id = "id"', 'id = ["place", "card"]')
+    config.write_text(text.replace('"shop.csv"', f'"shop.{kind}"'))
+    tables["shop"].to_parquet(tmp_path / "shop.parquet")
+    tables["bank"].to_parquet(tmp_path / "bank.parquet")
+    with serving(tmp_path, "shop"):
+        with Connected(book, "bank", tables["bank"]) as all_:
+            there = align(all_, id=names["bank"], label_party="bank")
+            one = tables["bank"].drop(columns="branch")
+            net = VerticalNetClassifier(epochs=1, duplicates="first")
+            with pytest.raises(ConfigError, match="^shop/fit: the id has 2 columns, expected one: .*; join"):
+                net.fit(all_.holding(one.assign(y=[0, 1] * 9)), target="bank.y", id="number")
+        pd.testing.assert_frame_equal(there.tables["bank"], here["bank"])
+        words = ["--book", str(book), "--me", "bank", "--table", f"{tmp_path}/bank.parquet"]
+        words += ["--id", "branch,number", "--out", f"{tmp_path}/bank.aligned.csv"]
+        said = run_cli(app, words)
+    assert said.exit_code == 0, said.output
+    assert (tmp_path / "bank.aligned.csv").read_text() == text_of(here["bank"])
+    out = tmp_path / "shop.aligned.csv"
+    said = run_cli(app, ["export", there.run, "--config", str(config), "--out", str(out)])
+    assert said.exit_code == 0 and out.read_text() == text_of(here["shop"]), said.output
+
+
+def test_each_party_keeps_an_epoch_in_its_own_store_and_deletes_it_at_a_word(
+    data: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    two = {"bank": data["bank"].iloc[:20], "shop": data["shop"]}
+    here = align(two, id="id", label_party="bank")
+    book = lay_out(tmp_path, two, POLICY)
+    forget = ["forget", "bank", "--config", str(tmp_path / "shop.toml")]
+    with serving(tmp_path, "shop"), Connected(book, "bank", two["bank"]) as all_:
+        for sent in (True, False, True):
+            there = align(all_, id="id", label_party="bank", protocol="unbalanced")
+            pd.testing.assert_frame_equal(there.tables["bank"], here.tables["bank"])
+            assert ("protocols.IdMarks/1" in {entry.kind for entry in there.ledger}) == sent
+            if not sent:
+                said = run_cli(app, forget)
+                assert said.exit_code == 0 and "deleted what was kept of comparisons with bank" in said.output
+                assert not [*(tmp_path / "shop-store" / "unbalanced").iterdir()]
+    assert [path.name for path in (tmp_path / "bank-store" / "unbalanced").iterdir()] == ["from-shop.marks"]
+    run_cli(app, forget)
+    said = run_cli(app, forget)
+    assert said.exit_code == 2 and "nothing is kept in" in " ".join(said.output.split())
+
+
+def test_a_policy_may_refuse_to_keep_a_key(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    two = {party: data[party] for party in ("bank", "shop")}
+    book = lay_out(tmp_path, two, '[policy.parameters.align.protocol]\nvalues = ["ecdh", "kkrt"]\n')
+    served = serving(tmp_path, "shop")
+    refused = pytest.raises(PolicyError, match="parameters: protocol should be")
+    with served, Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank", protocol="unbalanced")
+
+
+def test_over_a_network_the_stores_are_the_parties_own(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    book = lay_out(tmp_path, {party: data[party] for party in ("bank", "shop")})
+    refused = pytest.raises(ConfigError, match="each party keeps its cache in its own store; leave cache out")
+    with Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank", protocol="unbalanced", cache=tmp_path)
 
 
 def test_a_part_of_an_alignment_cannot_be_guessed_from_its_digest(
@@ -105,8 +177,8 @@ def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -
     assert said.exit_code == 0, said.output
     assert "bank learns which of its own ids shop also has" in said.output
     expected = align({p: data[p] for p in ("bank", "shop")}, id="id", label_party="bank").tables
-    assert (tmp_path / "out" / "bank.csv").read_text() == text(expected["bank"])
-    assert (tmp_path / "out" / "shop.csv").read_text() == text(
+    assert (tmp_path / "out" / "bank.csv").read_text() == text_of(expected["bank"])
+    assert (tmp_path / "out" / "shop.csv").read_text() == text_of(
         expected["shop"].rename(columns={"id": "card"})
     )
 

@@ -256,8 +256,10 @@ class EncryptedArray:
             return other
         if isinstance(other, int | float | np.ndarray | np.generic):
             # Declared as what this array holds: the bound of the sum may not tell the numbers.
+            if self.layout.bits < 0:
+                raise ConfigError(f"plain numbers cannot be added to {self!r}, which has no places for them")
             limit = min(self.layout.bound, 2**990) / 2**self.layout.bits
-            other = Fixed(limit, max(0, self.layout.bits)).encode(other)
+            other = Fixed(limit, self.layout.bits).encode(other)
         return self._wrapped(other) if isinstance(other, Encoded) else None
 
     def _wrapped(self, plain: Encoded) -> EncryptedArray:

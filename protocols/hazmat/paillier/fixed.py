@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from math import inf, nextafter
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,10 @@ class Fixed:
             raise DataError(
                 f"{bad} of {values.size} values are NaN or infinite; fill or drop them before encrypting"
             )
-        self._refuse(np.abs(values) > self.limit)
+        most = float(self.limit)
+        if most > self.limit:  # a large integer that no float equals
+            most = nextafter(most, 0.0)
+        self._refuse(np.abs(values) > most)
         scaled = np.rint(np.ldexp(values, self.bits))  # scaling by a power of two is exact
         return Encoded(scaled.astype(np.int64) if self.bound < SMALL else objects(scaled), self)
 

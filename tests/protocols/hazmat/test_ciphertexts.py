@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import secrets
 from collections.abc import Callable
@@ -123,6 +124,24 @@ def test_any_header_is_read_or_refused(field: str | None, value: Any) -> None:
     except ProtocolError:
         return
     assert array.layout.count == 2 and array.layout.bound <= array.layout.capacity
+
+
+@pytest.mark.parametrize("bits", [-1, -1100, -8000, 1001, 8000])
+def test_plain_numbers_are_added_at_no_scale_that_they_cannot_have(bits: int) -> None:
+    a = small().load(words(1, 1), {**header(small(), 2), "bits": bits})
+    with pytest.raises(
+        ConfigError, match="plain numbers cannot be added|expected a whole number from 0 to 1000"
+    ):
+        _ = a + 1
+
+
+@pytest.mark.parametrize("terms", [None, 1, 3])
+def test_a_float_beyond_a_limit_that_no_float_equals_is_refused(terms: int | None) -> None:
+    limit = 2**54 - 1  # as a float it would be 2**54
+    key, most = small(), 2.0**54 - 2
+    assert key.decrypt(key.encrypt([most, -most], Fixed(limit), terms=terms)).tolist() == [most, -most]
+    with pytest.raises(DataError, match="1 of 2 values are beyond the limit"):
+        key.encrypt([2.0**54, 0.0], Fixed(limit), terms=terms)
 
 
 def test_an_empty_array_does_not_promise_a_huge_sum() -> None:
@@ -290,6 +309,31 @@ def test_a_stock_is_bounded_and_gives_each_obfuscator_once() -> None:
         assert len(key._stock) == 20
     taken = np.concatenate([key.obfuscators(15), key.obfuscators(15)])
     assert len(key._stock) == 0 and len({row.tobytes() for row in taken}) == 30
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_uses_no_obfuscator_of_its_parent() -> None:
+    key = small().public()
+    while len(key._stock) < 20:
+        with key.filling(limit=20):
+            pass
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, key.obfuscators(20).tobytes())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as said:
+        theirs = said.read()
+    os.waitpid(child, 0)
+    mine = key.obfuscators(20)
+    width = len(theirs) // 20
+    assert width == mine.itemsize * mine.shape[1]
+    assert not {row.tobytes() for row in mine} & {
+        theirs[at : at + width] for at in range(0, len(theirs), width)
+    }
 
 
 def test_plain_says_so_wherever_it_could_be_asked() -> None:

@@ -61,6 +61,15 @@ def test_a_choice_that_leads_to_the_neutral_element_is_no_failure() -> None:
     assert zeros.tobytes() != ones.tobytes()
 
 
+def test_a_column_has_the_published_bits() -> None:
+    """AES-128 of the counters 0, 1 and 2 under the key of zeros, as in test cases 1 and 2 of the GCM proposal
+    to NIST (McGrew and Viega)."""
+    published = (
+        "66e94bd4ef8a2c3b884cfa59ca342b2e58e2fccefa7e3061367f1d57a4e7455a0388dace60b6a392f328c2b971b2fe78"
+    )
+    assert oblivious.Columns(np.zeros((1, 16), np.uint8)).take(6).tobytes().hex() == published
+
+
 def test_columns_are_aes_in_counter_mode_whatever_the_pieces() -> None:
     seeds = rng.integers(0, 256, (3, 16), np.uint8)
     columns = oblivious.Columns(seeds)

@@ -16,19 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocols.columns import InTable
-from protocols.errors import DataError, LineError
+from protocols.errors import ConfigError, DataError, LineError
 from protocols.jobs import Kept
 from protocols.party import Desk, Party, run
-from protocols.psi import buckets, stored
+from protocols.psi import buckets, kkrt, stored
 from protocols.psi.buckets import capacity
 from protocols.psi.choose import Protocol, meet
-from protocols.psi.ecdh import BlindedIds, Learns
+from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
 from protocols.psi.ids import Ids, canonical
 from protocols.psi.stored import drawer_of, store
 from protocols.wire.clock import run_virtual
+from protocols.wire.codec import decode
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
-from protocols.wire.transport import Local
+from protocols.wire.transport import Envelope, Local
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +96,32 @@ def test_buckets_are_for_any_protocol() -> None:
     for name in sets:
         np.testing.assert_array_equal(by_kkrt[name].rows, by_ecdh[name].rows)
     assert BlindedIds.kind not in {entry.kind for entry in ledger}
+
+
+def test_all_buckets_together_err_as_rarely_as_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of marks that are wide enough for one bucket of 40 alone, these would be a byte too short."""
+    monkeypatch.setattr(buckets, "BUCKET", 1)
+    widths = set()
+
+    class Seen(Local):
+        async def deliver(self, envelope: Envelope) -> None:
+            if envelope.kind == TwiceBlinded.kind:
+                widths.add(decode(TwiceBlinded, envelope.body).marks.shape[1])
+            await super().deliver(envelope)
+
+    monkeypatch.setattr(f"{__name__}.Local", Seen)
+    play({"bank": [*range(40)], "shop": [*range(5)]})
+    pairs = capacity(40, 40) * capacity(5, 40)
+    (width,) = widths
+    assert 2**48 < 2**40 * pairs * 40 <= 2 ** (8 * width) and 2**40 * pairs <= 2**48
+
+
+def test_the_ids_of_all_buckets_count_for_the_limit_of_kkrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kkrt, "MOST", 99)
+    with pytest.raises(
+        ConfigError, match="100 ids here and 20 at shop; KKRT takes 99 at most|20 ids here and 100"
+    ):
+        play({"bank": [*range(100)], "shop": [*range(20)]}, protocol="kkrt")
 
 
 def test_one_may_learn() -> None:

@@ -179,6 +179,38 @@ def test_blinding_commutes(a: bytes, b: bytes, value: bytes) -> None:
     curve.check_points(ab)
 
 
+scalars = st.binary(min_size=32, max_size=32)
+
+
+@given(scalars, scalars, st.binary(max_size=8))
+def test_a_blinding_is_undone_under_another_one(scalar: bytes, other: bytes, value: bytes) -> None:
+    image = curve.encode_points(KEY, [value])  # in seven cases of eight outside the subgroup
+    back = curve.undoing(scalar)
+    assert back is not None
+    blinded = curve.multiply(other, curve.multiply(scalar, image))
+    np.testing.assert_array_equal(curve.multiply(back, blinded), curve.multiply(other, image))
+
+
+def test_a_scalar_that_none_undoes_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its inverse is 2^255 modulo ORDER, one multiple of 8 beyond what X25519 takes; so is the negative.
+    found = [
+        j
+        for sign in (1, -1)
+        if (j := (sign * pow(2**255, -1, curve.ORDER) - 2**254) * pow(8, -1, curve.ORDER) % curve.ORDER)
+        < 2**251
+    ]
+    bad = (2**254 + 8 * found[0]).to_bytes(32, "little")
+    assert curve.undoing(bad) is None
+    drawn = iter([bad, KEY])
+    monkeypatch.setattr(curve, "new_scalar", lambda: next(drawn))
+    scalar, back = curve.new_blinding()
+    assert scalar == KEY and back == curve.undoing(KEY)
+
+
+def test_the_order_of_the_subgroup() -> None:
+    assert pow(2, curve.ORDER - 1, curve.ORDER) == 1 and curve.ORDER.bit_length() == 253
+
+
 def test_multiply_is_the_librarys_x25519() -> None:
     scalar, coded = curve.new_scalar(), curve.encode_points(KEY, [bytes([i]) for i in range(20)])
     key = X25519PrivateKey.from_private_bytes(scalar)

@@ -167,6 +167,12 @@ def test_repr_shows_no_id() -> None:
     assert repr(canonical(pd.Series([987654]))) == "CanonicalIds(tag='int', repeats=0)"
 
 
+def test_forms_of_one_text_fold_alike() -> None:
+    """Marks of alpha in either order are one text; folding the lower one first would set them apart."""
+    alike = ["\u03b1\u0345\u0301", "\u03b1\u0301\u0345", "\u1fb4", "\u0391\u0301\u0399"]
+    assert canonical(pd.Series(alike), normalise="casefold", duplicates="first").repeats == 3
+
+
 def test_duplicates_takes_one_of_two_words() -> None:
     with pytest.raises(ConfigError, match="duplicates should be"):
         canonical(pd.Series([1]), duplicates="last")  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from protocols.errors import AlignmentError, ProtocolError
 from protocols.party import Desk, Party, run
 from protocols.psi import ring
 from protocols.psi.curve import multiply, new_scalar
-from protocols.psi.ids import canonical
+from protocols.psi.ecdh import blind
+from protocols.psi.ids import CanonicalIds, canonical
 from protocols.psi.ring import InAll, RingKey, RingMarks, RingPoints, Rung, Unshuffle, compare, pass_on
 from protocols.wire.clock import run_virtual
 from protocols.wire.codec import decode
@@ -140,6 +141,38 @@ def test_the_label_party_sees_its_own_set_in_an_order_that_says_nothing(
         full = multiply(scalars[2], multiply(scalars[1], sent))  # what only all feature parties could do
         places.append(back.tolist().index(full[0, : back.shape[1]].tolist()))
     assert np.bincount(places, minlength=8).max() < 25 and len(set(places)) > 5
+
+
+def test_two_around_a_third_learn_what_is_stated_and_nothing_of_the_label_partys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """shop and utility conspire, telco sits between them: they learn which of shop's ids telco has, and can
+    make no two points equal of which one is the bank's."""
+    scalars: dict[int, bytes] = {}  # by how many ids a party has
+
+    def watched(key: bytes, scalar: bytes, ids: CanonicalIds) -> Any:
+        scalars[len(ids)] = scalar
+        return blind(key, scalar, ids)
+
+    monkeypatch.setattr(ring, "blind", watched)
+    _, carried = meet([range(12), range(8), range(5, 15), range(3)])
+    sets = {}
+    for e in carried:
+        if e.kind == RingPoints.kind and e.receiver in ("shop", "utility"):
+            said = decode(RingPoints, e.body)
+            sets[said.owner, e.receiver] = said.points
+
+    def forms(points: Any) -> list[set[bytes]]:
+        by_shop, by_utility = (multiply(scalars[count], points) for count in (8, 3))
+        every = (points, by_shop, by_utility, multiply(scalars[3], by_shop))
+        return [{row.tobytes() for row in form} for form in every]
+
+    without, _, _, _ = forms(sets["shop", "utility"])
+    _, with_shop, _, _ = forms(sets["telco", "utility"])
+    assert len(without & with_shop) == 3  # 5, 6 and 7, at places of shop's own order
+    bank = [form for (owner, _), seen in sets.items() if owner == "bank" for form in forms(seen)]
+    others = [form for (owner, _), seen in sets.items() if owner != "bank" for form in forms(seen)]
+    assert len(bank) == 8 and not any(form & other for form in bank for other in others)
 
 
 def test_members_of_a_pairwise_intersection_change_no_view() -> None:

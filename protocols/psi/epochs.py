@@ -1,0 +1,171 @@
+"""What is kept between two unbalanced comparisons: at the large side an epoch, at the small side its marks.
+
+One party, about its own store; nothing leaves it here. `protocols.psi.unbalanced` says what an epoch is.
+
+    <store>/unbalanced/for-PEER.epoch    the epoch: its secret key, and digests of the two files beside it
+                       for-PEER.marks    its marks, sorted
+                       for-PEER.owners   whose each mark is
+                       from-PEER.marks   the marks that PEER sent, where PEER is the large side
+
+The folder and the files are for their owner only: whoever reads an epoch can test guesses against its marks.
+Each file is written beside its place, flushed to disk and renamed, and the epoch's own last. So what a crash
+leaves, or whatever else damages a file, does not fit its digest and is read as nothing at all. There is one
+epoch with each peer: another table's begins where this one's ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from protocols.arrays import Array
+from protocols.errors import DataError
+from protocols.jobs import write_whole
+
+FOLDER = "unbalanced"
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """One key of the large side's, and what was made with it. The arrays may be mapped from disk."""
+
+    key: bytes = field(repr=False)  # the scalar
+    salt: bytes = field(repr=False)  # the key of the hash
+    ids: bytes = field(repr=False)  # which ids it was made of, in which order: their digest under `key`
+    marks: Array = field(repr=False)  # uint8 (n, w), ascending
+    owners: NDArray[np.uint32] = field(repr=False)  # (n,): of each mark, its id's place among the ids
+    digest: bytes = field(repr=False)  # SHA-256 of the marks
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    asked: int = 0  # ids that the peer asked about so far
+
+
+Secret = Annotated[bytes, Field(min_length=32, max_length=32, repr=False)]
+
+
+class _Kept(BaseModel):
+    """An epoch without its arrays."""
+
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, ser_json_bytes="hex", val_json_bytes="hex"
+    )
+
+    version: Literal[1] = 1
+    key: Secret
+    salt: Secret
+    ids: Secret
+    shape: tuple[int, int]
+    digest: Secret
+    owners: Secret  # their SHA-256
+    created: AwareDatetime
+    asked: int
+
+
+def save_epoch(store: Path, peer: str, epoch: Epoch) -> None:
+    """Keep `epoch` in place of any other for `peer`. DataError for what the disk refuses."""
+    place = _places(store, peer)
+    _prepare(store)
+    _delete([place["epoch"]])  # so that no key stands beside marks of another, even for a moment
+    write_whole(place["marks"], _bytes(epoch.marks))
+    write_whole(place["owners"], _bytes(epoch.owners))
+    save_count(store, peer, epoch)
+
+
+def save_count(store: Path, peer: str, epoch: Epoch) -> None:
+    """Keep how many ids were asked about, durably, of an epoch whose arrays are kept already."""
+    kept = _Kept(
+        key=epoch.key,
+        salt=epoch.salt,
+        ids=epoch.ids,
+        shape=epoch.marks.shape,
+        digest=epoch.digest,
+        owners=digest_of(epoch.owners),
+        created=epoch.created,
+        asked=epoch.asked,
+    )
+    content = kept.model_dump_json().encode()
+    write_whole(_places(store, peer)["epoch"], hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def load_epoch(store: Path, peer: str) -> Epoch | None:
+    """The epoch that is kept for `peer`; None if there is none, or it is not whole."""
+    place = _places(store, peer)
+    try:
+        said, _, content = place["epoch"].read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != said:
+            return None
+        kept = _Kept.model_validate_json(content)
+    except (OSError, ValidationError):
+        return None
+    marks = _map(place["marks"], np.dtype(np.uint8), kept.shape, kept.digest)
+    owners = _map(place["owners"], np.dtype(np.uint32), kept.shape[:1], kept.owners)
+    if marks is None or owners is None:
+        return None
+    return Epoch(kept.key, kept.salt, kept.ids, marks, owners, kept.digest, kept.created, kept.asked)
+
+
+def save_marks(store: Path, peer: str, marks: Array) -> None:
+    """Keep what `peer` sent, in place of what it sent before. DataError for what the disk refuses."""
+    _prepare(store)
+    write_whole(_places(store, peer)["received"], _bytes(marks))
+
+
+def load_marks(store: Path, peer: str, shape: tuple[int, int], digest: bytes) -> Array | None:
+    """What `peer` sent, mapped from disk; None unless it is kept and has this shape and SHA-256."""
+    return _map(_places(store, peer)["received"], np.dtype(np.uint8), shape, digest)
+
+
+def forget(store: Path, peer: str) -> bool:
+    """Delete all that is kept of comparisons with `peer`; whether there was anything."""
+    return _delete(_places(store, peer).values())
+
+
+def digest_of(array: Array) -> bytes:
+    """SHA-256 of an array's bytes."""
+    return hashlib.sha256(_bytes(array)).digest()
+
+
+def _places(store: Path, peer: str) -> dict[str, Path]:
+    folder, name = store / FOLDER, quote(peer, safe="")
+    own = {kind: folder / f"for-{name}.{kind}" for kind in ("epoch", "marks", "owners")}
+    return {**own, "received": folder / f"from-{name}.marks"}
+
+
+def _prepare(store: Path) -> None:
+    try:
+        store.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (store / FOLDER).mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise DataError(f"{store / FOLDER} cannot be made: {error.strerror or error}") from None
+
+
+def _bytes(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _map(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...], digest: bytes) -> Array | None:
+    try:
+        if path.stat().st_size != dtype.itemsize * int(np.prod(shape)):
+            return None
+        mapped = np.memmap(path, dtype, "r", shape=shape)
+    except (OSError, ValueError):
+        return None
+    return np.asarray(mapped) if digest_of(mapped) == digest else None
+
+
+def _delete(paths: Iterable[Path]) -> bool:
+    try:
+        there = [path for path in paths if path.exists()]
+        for path in there:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"what is kept was not deleted: {error.strerror or error}") from None
+    return bool(there)

@@ -1,0 +1,105 @@
+"""Private set intersection: against compiled peers, of ten million ids, among three parties, and unbalanced.
+
+Ours is two processes over loopback with mutual TLS, from data frames to data frames: `vfl.align` of a party
+that serves and of one that calls, who both learn which rows are common, and whose ledgers are on disk. A peer
+is timed by `psi_peers.py` in an environment of its own under `.peers`, which `make bench-psi` makes; one that
+is not there has no row. The ids are text of 17 characters, and half of them are shared. Kernels are compiled
+before, and each side runs once unmeasured, but for ECDH's peers, which are slow.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from protocols.hazmat.curve25519 import field_of_this_cpu, prepare
+from tests.bench import Ratio, Row, bench, seconds
+from tests.bench.bench_jobs import connected
+from tests.bench.psi_peers import ids
+from vfl import align
+
+PEERS = Path(__file__).parents[2] / ".peers"
+KKRT = 1_000_000
+# Without AVX512-IFMA a peer takes a quarter of an hour for a million by ECDH; its cost is linear in the ids.
+ECDH = 1_000_000 if field_of_this_cpu() == "ifma" else 100_000
+
+
+def tables(n: int) -> dict[str, pd.DataFrame]:
+    return {
+        party: pd.DataFrame({"id": ids(n, start), "x": range(n)})
+        for party, start in (("bank", 0), ("shop", n // 2))
+    }
+
+
+def peer(name: str, n: int) -> float | None:
+    """Its seconds; None if there is no environment for it."""
+    python = PEERS / name.split("-")[0] / "bin" / "python"
+    if not python.exists():
+        print(f"{name} is not in {PEERS.name}: no row", file=sys.stderr)
+        return None
+    script = str(Path(__file__).with_name("psi_peers.py"))
+    done = subprocess.run([python, script, name, str(n)], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def against(name: str, n: int, repeats: int, all_: Any, **how: Any) -> tuple[Ratio, str] | None:
+    """Our time over a peer's, in turns; and how both did, in seconds."""
+    pairs = []
+    for turn in range(repeats):
+        theirs = peer(name, n) if turn % 2 else None
+        ours = seconds(lambda: align(all_, id="id", label_party="bank", **how))
+        theirs = theirs or peer(name, n)
+        if theirs is None:
+            return None
+        pairs.append((ours, theirs))
+    ratios = sorted(ours / theirs for ours, theirs in pairs)
+    ours, theirs = (sorted(times)[len(pairs) // 2] for times in zip(*pairs, strict=True))
+    return Ratio(ratios[len(pairs) // 2], ratios[0], ratios[-1]), f"{ours:.1f} s against {theirs:.1f} s"
+
+
+@bench
+def psi_ecdh() -> list[Row]:
+    """ECDH on curve25519 against spu's on the same curve and OpenMined's on P-256."""
+    prepare()
+    rows = []
+    with connected("bank", tables(ECDH)) as all_:
+        align(all_, id="id", label_party="bank", protocol="ecdh")
+        for name, target, hope in (("spu-ecdh", 1.0, 0.6), ("openmined", 1 / 12, 1 / 20)):
+            found = against(name, ECDH, 3, all_, protocol="ecdh")
+            if found:
+                note = f"{ECDH:,} ids each, {found[1]}"
+                rows.append(Row(f"ECDH over {name}", found[0], target, hope, note))
+    return rows
+
+
+@bench
+def psi_kkrt() -> list[Row]:
+    """KKRT against spu's KKRT and its fastest, RR22."""
+    prepare()
+    rows = []
+    with connected("bank", tables(KKRT)) as all_:
+        align(all_, id="id", label_party="bank", protocol="kkrt")
+        for name, target, hope in (("spu-kkrt", 0.7, None), ("spu-rr22", 1.2, 0.6)):
+            peer(name, KKRT)
+            found = against(name, KKRT, 5, all_, protocol="kkrt")
+            if found:
+                note = f"{KKRT:,} ids each, {found[1]}"
+                rows.append(Row(f"KKRT over {name}", found[0], target, hope, note))
+    return rows
+
+
+@bench
+def psi_three_parties() -> list[Row]:
+    """The ring of three against two parties by ECDH, all in this process."""
+    n = 300_000
+    prepare()
+    two = tables(n)
+    three = {**two, "club": pd.DataFrame({"id": ids(n, n // 4)})}
+    above = seconds(lambda: align(three, id="id", label_party="bank"))
+    below = seconds(lambda: align(two, id="id", label_party="bank", protocol="ecdh"))
+    note = f"{n:,} ids each, ECDH, one process, once each: {above:.0f} s against {below:.0f} s"
+    return [Row("three parties over two", Ratio(*[above / below] * 3), target=5, note=note)]
