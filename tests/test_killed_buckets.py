@@ -38,11 +38,12 @@ def process(folder: Path, buckets: tuple[int, int], *words: str) -> Iterator[sub
         started.wait(10)
 
 
-def until(true: Callable[[], bool], folder: Path) -> None:
+def until(true: Callable[[], bool], folder: Path, *alive: subprocess.Popen[bytes]) -> None:
     begin = time.monotonic()
     while not true():
         logs = "".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
         assert time.monotonic() < begin + DEADLINE, logs
+        assert all(process.poll() is None for process in alive), logs
         time.sleep(0.01)
 
 
@@ -88,10 +89,10 @@ def test_a_killed_party_goes_on_at_its_bucket(tmp_path: Path, many: int, start: 
     count, kills = -(-many // size), {"shop": 3, "bank": 8}
     with process(tmp_path, (start, size), *call) as caller:
         with process(tmp_path, (start, size), *serve):
-            until(lambda: steps(stores["shop"]) >= kills["shop"], tmp_path)
+            until(lambda: steps(stores["shop"]) >= kills["shop"], tmp_path, caller)
         assert list(stores["shop"].scratch.iterdir())  # ids of a process that is no more
         with process(tmp_path, (start, size), *serve) as served:
-            until(lambda: steps(stores["bank"]) >= kills["bank"], tmp_path)
+            until(lambda: steps(stores["bank"]) >= kills["bank"], tmp_path, caller)
             caller.kill()
             with process(tmp_path, (start, size), *call) as again:
                 until(lambda: again.poll() is not None, tmp_path)

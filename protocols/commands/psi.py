@@ -183,6 +183,9 @@ def _over_network(
 
     if len(given) != 1 or len(ids) != 1:
         raise ConfigError("over the network, give one --table FILE and one --id COLUMN: this party's own")
+    if how["cache"] is not None:
+        raise ConfigError("over the network each party keeps its cache in its own store; leave --cache out")
+    how = {name: value for name, value in how.items() if name != "cache"}
     if out is not None:
         _check_out(out)
     names = [name.strip() for name in parties.split(",")] if parties else None
