@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from protocols.columns import id_column
 from protocols.consent import Case, Consent, Say
 from protocols.errors import CancelledJobError, ProtocolError, VflError, marked
 from protocols.federation import Role
@@ -24,7 +25,7 @@ from protocols.party import Coordinator, mark
 from protocols.programs import Seat
 from protocols.rules import ANY
 from protocols.serving import said_of, serve_role
-from protocols.sources import fingerprint, read_table
+from protocols.sources import check_unchanged, fingerprint, read_table
 from protocols.wire.remote import Grpc
 
 CLAIM = 600.0  # seconds that a caller may hold a party that it claimed, before it says Start
@@ -62,7 +63,10 @@ class Attempts:
                 await inbox.next(Claim)
                 async with self._turns(inbox), self._bounded(inbox, proposal.action) as bound:
                     # The jobs before ours may have used up what it was to be granted from.
-                    await self._run(record, self.consent.judged_now(case), bound, inbox, say)
+                    try:
+                        await self._run(record, self.consent.judged_now(case), bound, inbox, say)
+                    finally:
+                        self.store.clear_scratch()
         except Exception as caught:
             error = _ours(caught, self.config.name, proposal.action)
             extra = {"peer": caller, "job": proposal.job}
@@ -159,24 +163,39 @@ class Attempts:
 
     def _prepare(self, case: Case, record: Record) -> tuple[Seat, Role, str]:
         """The seat, the checked role, and a fingerprint of the table; in a thread."""
-        proposal, table, told, id = case.proposal, None, "", None
+        proposal, table, ids, told, id = case.proposal, None, None, "", None
         if case.table in self.config.tables:
             source = self.config.tables[case.table]
             assert case.decision.rule is not None  # or it would have been refused
-            granted = case.decision.rule.columns
-            table = read_table(
-                source,
-                self.config.base,
-                None if granted == (ANY,) else [name for name in granted if name not in source.ids],
-                unchanged=record.table_digest or None,
-            )
-            told, id = fingerprint(table), source.id
+            id, granted = source.id, case.decision.rule.columns
+            if case.program.ids_only:
+                ids = id_column(source, self.config.base)
+            else:
+                table = read_table(
+                    source,
+                    self.config.base,
+                    None if granted == (ANY,) else [name for name in granted if name not in source.ids],
+                    unchanged=record.table_digest or None,
+                )
+                told = fingerprint(table)
         target = case.program.target(case.parameters) if case.program.target and table is not None else None
         kept = self._recall(case) if proposal.action == "predict" else None
         seat = Seat(
-            self.config.name, tuple(proposal.parties), table, id, target, kept, store=self.store.folder
+            self.config.name,
+            tuple(proposal.parties),
+            table,
+            id,
+            target,
+            kept,
+            ids=ids,
+            store=self.store.folder,
+            scratch=self.store.scratch,
         )
-        return seat, case.program.role(proposal.action, case.parameters, seat), told
+        role = case.program.role(proposal.action, case.parameters, seat)
+        if ids is not None:  # they have been read now
+            told = ids.fingerprint
+            check_unchanged(record.table_digest or told, told, ids.rows)
+        return seat, role, told
 
     def _recall(self, case: Case) -> Any:
         trained = self.store.find(case.proposal.run)

@@ -51,7 +51,6 @@ from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
 from protocols.rules import Action
 from protocols.serving import said_of, serve_role
-from protocols.sources import fingerprint
 from protocols.talk import FAREWELL, Talk
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.remote import Change, Grpc
@@ -154,7 +153,25 @@ class Connected(Mapping[str, pd.DataFrame]):
         """
         if self.me not in parties:
             raise ConfigError(f"{self.me} takes no part: {', '.join(parties)} do; connect as one of them")
-        own = seat(self.me)
+        with self._busy:
+            try:
+                return self._execute(
+                    program, action, parameters, seat(self.me), parties, seed, on_progress, run
+                )
+            finally:
+                self.store.clear_scratch()
+
+    def _execute(
+        self,
+        program: Program[P],
+        action: Action,
+        parameters: P,
+        own: Seat,
+        parties: Sequence[str],
+        seed: int,
+        on_progress: Report | None,
+        run: str,
+    ) -> Run:
         if own.modules:
             raise ConfigError(
                 f"{', '.join(own.modules)}: a module of one's own cannot cross the network; name a model "
@@ -163,8 +180,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         with marked(self.me, action):
             role = program.role(action, parameters, own)
         asked = Asked(program, action, parameters, own, role, tuple(parties), int(seed), run, self._tables)
-        with self._busy:
-            return self._there(self._job(asked, on_progress))
+        return self._there(self._job(asked, on_progress))
 
     def close(self) -> None:
         """Say goodbye to the parties. Closing twice does nothing."""
@@ -236,7 +252,7 @@ class Connected(Mapping[str, pd.DataFrame]):
             seed=asked.seed,
             state="proposed",
             granted="person",
-            table_digest="" if asked.seat.table is None else fingerprint(asked.seat.table),
+            table_digest=asked.seat.fingerprint,
             created=now,
             updated=now,
         )

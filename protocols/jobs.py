@@ -255,6 +255,15 @@ class Store:
         return self.folder / "parts"
 
     @property
+    def scratch(self) -> Path:
+        """Where a run puts what it does not hold in memory, until it ends."""
+        return self.folder / "scratch"
+
+    def clear_scratch(self) -> None:
+        """Delete what is there: for whoever holds this store, while it runs nothing."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    @property
     def ledger(self) -> Path:
         """The ledger file."""
         return self.folder / "ledger.jsonl"

@@ -55,6 +55,7 @@ class Notes:
 
     def restarted(self) -> None:
         """What an earlier process of this party had not ended, has ended with it."""
+        self.store.clear_scratch()
         self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
         for record in self.store.all():
             if record.state in OPEN:

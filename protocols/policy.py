@@ -12,7 +12,7 @@ a limit was crossed. What each clause stops, and what it does not, is in docs/gu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -191,6 +191,8 @@ class Guard:
         Checks their number, when predicting the budget of distinct ids, when fitting the difference from
         earlier row sets.
         """
+        if self.request.action not in ("predict", "fit"):  # nothing of them is kept: their number will do
+            return self.intersection(len(ids) if isinstance(ids, Sized) else len(list(ids)))
         rows = self.history.fingerprints(ids)
         if self.request.action == "predict":
             # Recorded even if refused below: by aligning, the peer has learned that we have these ids.
@@ -237,7 +239,7 @@ class Guards:
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """As of `Guard`."""
-        known = list(ids)
+        known = ids if isinstance(ids, Sized) else list(ids)
         for guard in self._guards:
             guard.rows(known)
 

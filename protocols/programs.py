@@ -20,9 +20,11 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
+from protocols.columns import IdColumn
 from protocols.errors import ConfigError, nearest
 from protocols.federation import Role
 from protocols.parts import Part
+from protocols.sources import fingerprint
 from protocols.wire.message import Message
 from protocols.wire.reveals import fields, load_messages
 
@@ -48,6 +50,8 @@ class Seat:
     id: str | tuple[str, ...] | None = None  # its id column, or several that make an id together
     target: str | None = None  # its target column, where it has one
     kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
+    ids: IdColumn | None = field(default=None, repr=False)  # in place of a table, where ids are all it takes
+    scratch: Path | None = None  # where there is place for what a run needs while it lasts
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
     store: Path | None = None  # its own folder, for what a method keeps from one run to the next
 
@@ -63,6 +67,13 @@ class Seat:
             raise error
         return self.id
 
+    @property
+    def fingerprint(self) -> str:
+        """Of its table or ids, as `protocols.sources.fingerprint`; "" if it has none."""
+        if self.table is not None:
+            return fingerprint(self.table)
+        return "" if self.ids is None else self.ids.fingerprint
+
 
 Prepare = Callable[[P, Seat], Role]
 
@@ -75,7 +86,8 @@ class Program(Generic[P]):
     prepare: action -> a function that checks a seat and gives the role; it raises ConfigError or DataError
         before any line opens. keep: what `fit`'s role returned -> the party's part. recall: a part -> what
         `kept` of the seat is when predicting. plain: whether embeddings, gradients or updates leave in the
-        clear. learners: those of a party's `others` who learn of its rows, and need a grant.
+        clear. ids_only: whether ids are all that its roles look at of a table. learners: those of a party's
+        `others` who learn of its rows, and need a grant.
     """
 
     name: str
@@ -86,6 +98,7 @@ class Program(Generic[P]):
     keep: Callable[[P, Seat, Any], Part]
     recall: Callable[[P, Part], Any]
     plain: bool = True
+    ids_only: bool = False
     target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
     learners: Callable[[P, tuple[str, ...]], tuple[str, ...]] = lambda parameters, others: others
 

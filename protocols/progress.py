@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+MEMORY = 1800.0  # seconds of the past from which the time that is left is estimated
+
 Report = Callable[[str, int, int], None]
 
 
@@ -19,7 +21,11 @@ def bar(label: str) -> Iterator[Report]:
         yield lambda step, done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # A bucket of a large intersection takes a minute: a shorter memory would see no speed at all.
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, speed_estimate_period=MEMORY
+    ) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(step: str, done: int, total: int) -> None:

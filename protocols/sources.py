@@ -62,12 +62,18 @@ def read_table(
         else:
             with _connected(source, base) as connection:
                 table = _read_query(connection, source, columns)
-        if unchanged is not None and fingerprint(table) != unchanged:
-            raise DataError(
-                f"the table has changed since the job began, and has {len(table)} rows now; restore it, or "
-                "start a new job"
-            )
+        if unchanged is not None:
+            check_unchanged(unchanged, fingerprint(table), len(table))
     return table
+
+
+def check_unchanged(before: str, now: str, rows: int) -> None:
+    """DataError where two fingerprints of a table, which has so many rows now, differ."""
+    if before != now:
+        raise DataError(
+            f"the table has changed since the job began, and has {rows} rows now; restore it, or start a new "
+            "job"
+        )
 
 
 def usable_columns(source: TableSource, base: Path) -> list[str]:
@@ -76,7 +82,7 @@ def usable_columns(source: TableSource, base: Path) -> list[str]:
         with _connected(source, base) as connection:
             return _wanted(source, None, _result(connection, source), "the query")[len(source.ids) :]
     place = base / source.path
-    with _file(place):
+    with readable(place):
         there = pq.read_schema(place).names if place.suffix.lower() == ".parquet" else _header(place)
         return _wanted(source, None, there, place.name)[len(source.ids) :]
 
@@ -111,7 +117,7 @@ def _wanted(
 
 
 def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    with _file(place):
+    with readable(place):
         names = _wanted(source, columns, _header(place), place.name)
         gaps = {name: [""] if name in source.ids else _GAPS for name in names}
         with warnings.catch_warnings():
@@ -132,6 +138,22 @@ def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -
     return table
 
 
+def parquet_columns(source: TableSource, base: Path) -> list[str]:
+    """The columns of a Parquet file that methods may use, the id first; errors as of `read_table`."""
+    place = base / (source.path or "")
+    with readable(place), pq.ParquetFile(place) as file:
+        return _wanted(source, None, file.schema_arrow.names, place.name)
+
+
+def parquet_batches(place: Path, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Columns of a Parquet file, at most so many `rows` at a time; errors as of `read_table`."""
+    with readable(place), pq.ParquetFile(place, pre_buffer=False) as file:
+        # One row group after another: in one go the reader would keep all that it has read.
+        for group in range(file.metadata.num_row_groups):
+            for batch in file.iter_batches(rows, row_groups=[group], columns=list(names), use_threads=False):
+                yield batch.select(list(names))
+
+
 def _header(place: Path) -> list[str]:
     # As text and without a header: with one, pandas would rename the second of two equal names.
     first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
@@ -140,7 +162,7 @@ def _header(place: Path) -> list[str]:
 
 
 def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    with _file(place), pq.ParquetFile(place) as file:
+    with readable(place), pq.ParquetFile(place) as file:
         names = _wanted(source, columns, file.schema_arrow.names, place.name)
         # Without pandas' own notes in the file, which would make some columns an index.
         table: pd.DataFrame = file.read(columns=names).to_pandas(ignore_metadata=True)
@@ -148,7 +170,7 @@ def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | Non
 
 
 @contextmanager
-def _file(place: Path) -> Iterator[None]:
+def readable(place: Path) -> Iterator[None]:
     """Errors of reading `place`, without the parser's words: they can quote the cell it stumbled over."""
     if not place.is_file():
         raise ConfigError(f"{place}: {'is no file' if place.exists() else 'no such file'}")

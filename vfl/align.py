@@ -36,17 +36,16 @@ import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array
+from protocols.columns import InTable
 from protocols.errors import AlignmentError, ConfigError, ProtocolError, marked, nearest
 from protocols.federation import Federation, Role
 from protocols.party import Party
-from protocols.programs import Seat
 from protocols.progress import bar
 from protocols.psi import choose, ring
-from protocols.psi.choose import Protocol, check_protocol, meet
+from protocols.psi.choose import Protocol, check_protocol, held, meet
 from protocols.psi.ecdh import Learns
-from protocols.psi.ids import CanonicalIds, Duplicates, Normalise, Rows, canonical, check_rules
+from protocols.psi.ids import CanonicalIds, Duplicates, Ids, Normalise, Rows, canonical, check_rules
 from protocols.psi.risk import Guessable, guessable
-from protocols.tables import column
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 
@@ -80,6 +79,7 @@ class Aligned:
     duplicated: int  # rows left out because an earlier one has their id
     size: int | None  # ids that all parties have; None if this one was not to learn it
     sizes: Mapping[tuple[str, ...], int] = field(default_factory=dict)  # at the label party of three or more
+    risk: Guessable | None = None  # of its ids, over a network
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ class Alignment:
 async def align_label(
     me: Party,
     features: Sequence[str],
-    ids: CanonicalIds,
+    ids: Ids,
     *,
     reveal: Reveal = "all",
     protocol: Protocol = "auto",
@@ -136,7 +136,7 @@ async def align_label(
         rows, size, sizes = met.rows, met.size, {}
     else:
         tell = reveal != "label-party"
-        rung = await ring.compare(me, sorted(features), ids, rows=rows_learnt, tell=tell)
+        rung = await ring.compare(me, sorted(features), await held(me, ids), rows=rows_learnt, tell=tell)
         rows, size, sizes = rung.rows, rung.size, dict(rung.sizes)
     if size == 0 and rows_learnt:
         if not may_be_empty:
@@ -158,7 +158,7 @@ async def align_feature(
     me: Party,
     label_party: str,
     features: Sequence[str],
-    ids: CanonicalIds,
+    ids: Ids,
     *,
     reveal: Reveal = "all",
     protocol: Protocol = "auto",
@@ -172,7 +172,9 @@ async def align_feature(
         met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume, store=store)
         rows, size = met.rows, met.size
     else:
-        rung = await ring.pass_on(me, label_party, sorted(features), ids, rows=rows_learnt, tell=told)
+        rung = await ring.pass_on(
+            me, label_party, sorted(features), await held(me, ids), rows=rows_learnt, tell=told
+        )
         rows, size = rung.rows, rung.size
     if rows is None:
         if size is not None:
@@ -186,7 +188,7 @@ async def align_feature(
     return Aligned(rows, ids.total, _left_out(ids), size)
 
 
-def _nothing_shared(ids: CanonicalIds, sizes: Mapping[tuple[str, ...], int]) -> AlignmentError:
+def _nothing_shared(ids: Ids, sizes: Mapping[tuple[str, ...], int]) -> AlignmentError:
     alike = "are they written alike (leading zeros, blanks, upper and lower case, the same kind of id)?"
     pairs = ", ".join(f"{n} by {' and '.join(group)}" for group, n in sizes.items() if len(group) == 2)
     error = AlignmentError(
@@ -196,11 +198,11 @@ def _nothing_shared(ids: CanonicalIds, sizes: Mapping[tuple[str, ...], int]) -> 
     return error
 
 
-def _left_out(ids: CanonicalIds) -> int:
+def _left_out(ids: Ids) -> int:
     return 0 if ids.many else ids.repeats
 
 
-async def _repeat_for_all(me: Party, features: Sequence[str], ids: CanonicalIds, rows: Rows) -> Rows:
+async def _repeat_for_all(me: Party, features: Sequence[str], ids: Ids, rows: Rows) -> Rows:
     """The label party's part of agreeing on how many rows each common id gets."""
     counts = {me.name: ids.counts(rows)}
     for peer in features:
@@ -218,7 +220,7 @@ async def _repeat_for_all(me: Party, features: Sequence[str], ids: CanonicalIds,
     return ids.every(rows, times)
 
 
-async def _repeat_as_told(me: Party, label_party: str, ids: CanonicalIds, rows: Rows) -> Rows:
+async def _repeat_as_told(me: Party, label_party: str, ids: Ids, rows: Rows) -> Rows:
     own = ids.counts(rows)
     await me.send(label_party, Repeats(counts=own))
     times = await _counts(me, label_party, len(rows))
@@ -312,26 +314,20 @@ def align(
 def _align_connected(
     federation: Connected, parties: Sequence[str], id: object, label_party: str, how: Mapping[str, Any]
 ) -> Alignment:
-    from vfl.aligning import program
+    from vfl.aligning import align_ids
 
     if not isinstance(id, str | list | tuple):
         raise ConfigError(
             "over a network id names this party's own column, or columns; the others name theirs"
         )
-    me, name = federation.me, id if isinstance(id, str) else tuple(id)
-    parameters = program.read({"label_party": label_party, **how})
-
-    def seat(party: str) -> Seat:
-        return Seat(party, tuple(parties), federation.data, name, store=federation.store.folder)
-
-    with bar("align") as on_progress:
-        run = federation.execute(program, "align", parameters, seat, parties, on_progress=on_progress)
-    assert federation.data is not None
-    ids = ids_of(federation.data, name, duplicates=how["duplicates"], normalise=how["normalise"])
-    told = report(label_party, run.results, parties, how["reveal"], {me: guessable(ids)})
+    me, names = federation.me, [id] if isinstance(id, str) else id
+    if federation.data is None:
+        raise ConfigError(f"{me} has no table; every party of an alignment brings ids")
+    with marked(me, "align"):
+        column = InTable(federation.data, names)
+    told, own, run = align_ids(federation, parties, column, label_party, how)
     known = learns_rows(me, label_party, how["reveal"])
-    tables = {me: federation.data.iloc[run.results[me].rows]} if known else {}
-    return Alignment(tables, told, run.ledger, run.job)
+    return Alignment({me: federation.data.iloc[own.rows]} if known else {}, told, run.ledger, run.job)
 
 
 def learns_rows(party: str, label_party: str, reveal: Reveal) -> bool:
@@ -414,8 +410,4 @@ def ids_of(
 ) -> CanonicalIds:
     """The ids of a table in its column `name`, or in several columns together."""
     names = [name] if isinstance(name, str) else list(name)
-    if len(set(names)) < len(names):
-        raise ConfigError("an id column is named twice")
-    columns = [column(table, each, "id") for each in names]
-    found = columns[0] if len(columns) == 1 else pd.concat(columns, axis=1)
-    return canonical(found, duplicates=duplicates, normalise=normalise)
+    return canonical(InTable(table, names).whole(), duplicates=duplicates, normalise=normalise)

@@ -96,12 +96,14 @@ def export_command(
 ) -> None:
     """Write the common rows of a party that served an alignment."""
     with errors():
+        from protocols.columns import id_column
         from protocols.config import read_config
         from protocols.errors import ConfigError
+        from protocols.gather import write_rows
         from protocols.jobs import Store
         from protocols.parts import load_part
-        from protocols.sources import read_table
-        from vfl.aligning import export
+        from protocols.sources import parquet_columns, read_table
+        from vfl.aligning import export, exported
 
         _check_out(out)
         settings, _ = read_config(config)
@@ -109,8 +111,15 @@ def export_command(
         name = table or (names[0] if len(names) == 1 else "")
         if name not in settings.tables:
             raise ConfigError(f"--table should be one of {', '.join(names) or 'none: it has no tables'}")
-        part = load_part(Store(settings.store).parts, run)
-        _write(export(part, read_table(settings.tables[name], settings.base, None)), out)
+        part, source = load_part(Store(settings.store).parts, run), settings.tables[name]
+        if source.path is not None and {source.path.suffix.lower(), out.suffix} == {".parquet"}:
+            column = id_column(source, settings.base)
+            rows = exported(part, column)
+            columns = parquet_columns(source, settings.base)
+            write_rows(settings.base / source.path, rows, out, columns=columns)
+            say(f"wrote {len(rows)} rows to {out}")
+        else:
+            _write(export(part, read_table(source, settings.base, None)), out)
 
 
 @app.command("forget")
@@ -174,25 +183,65 @@ def _over_network(
 
     if len(given) != 1 or len(ids) != 1:
         raise ConfigError("over the network, give one --table FILE and one --id COLUMN: this party's own")
+    if how["cache"] is not None:
+        raise ConfigError("over the network each party keeps its cache in its own store; leave --cache out")
+    how = {name: value for name, value in how.items() if name != "cache"}
     if out is not None:
         _check_out(out)
     names = [name.strip() for name in parties.split(",")] if parties else None
-    table = read(given[0].removeprefix(f"{me}="))
-    columns = ids[0].removeprefix(f"{me}=").split(",")
-    with Federation.connect(book, me, table) as all_:
-        found = align(
-            all_,
-            id=columns[0] if len(columns) == 1 else columns,
-            label_party=label_party or me,
-            parties=names,
-            **how,
-        )
-    _show(found.report)
-    say(f"run {found.run}: the others write their rows with `vfl psi export {found.run}`")
+    file, columns = Path(given[0].removeprefix(f"{me}=")), ids[0].removeprefix(f"{me}=").split(",")
+    if file.suffix.lower() == ".parquet" and (out is None or out.suffix == ".parquet"):
+        return _by_file(book, me, file, columns, label_party or me, names, how, out)
+    with Federation.connect(book, me, read(str(file))) as all_:
+        found = align(all_, id=columns, label_party=label_party or me, parties=names, **how)
+    _told(found.report, found.run)
     if out is not None:
         if me not in found.tables:
-            raise ConfigError(f"{me} does not learn the rows, so nothing was written to {out}")
+            raise _not_learnt(me, out)
         _write(found.tables[me], out)
+
+
+def _by_file(
+    book: Path,
+    me: str,
+    file: Path,
+    id: list[str],
+    label_party: str,
+    parties: list[str] | None,
+    how: Mapping[str, Any],
+    out: Path | None,
+) -> None:
+    """Of a table that is never in memory as a whole: its ids are read first, and all of it when its common
+    rows are written."""
+    from protocols.columns import InFile
+    from protocols.errors import marked
+    from protocols.federation import Federation
+    from protocols.gather import write_rows
+    from vfl.align import learns_rows
+    from vfl.aligning import align_ids
+
+    with marked(me, "align"):
+        column = InFile(file, id)
+    with Federation.connect(book, me) as all_:
+        told, own, run = align_ids(all_, parties or all_.parties, column, label_party, how)
+        _told(told, run.job)
+        if out is None:
+            return
+        if not learns_rows(me, label_party, how["reveal"]):
+            raise _not_learnt(me, out)
+    write_rows(file, own.rows, out)
+    say(f"wrote {len(own.rows)} rows to {out}")
+
+
+def _told(report: AlignmentReport, run: str) -> None:
+    _show(report)
+    say(f"run {run}: the others write their rows with `vfl psi export {run}`")
+
+
+def _not_learnt(me: str, out: Path) -> Exception:
+    from protocols.errors import ConfigError
+
+    return ConfigError(f"{me} does not learn the rows, so nothing was written to {out}")
 
 
 def _ids(given: list[str], parties: list[str]) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from protocols.errors import ConfigError
 
 # Items of the larger set. An item takes about 10 µs without kernels, loading them a second, compiling ten.
 LARGE = 100_000
+STEP = "kernels made ready (compiled once on a machine)"  # as whoever watches is told
 
 
 def kernels(count: int) -> ModuleType | None:

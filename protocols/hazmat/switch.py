@@ -20,6 +20,7 @@ from protocols.errors import ConfigError
 # already, and from HUGE on are worth the compiling.
 LARGE = 30_000
 HUGE = 200_000
+STEP = "kernels made ready (compiled once on a machine)"  # as whoever watches is told
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 An id's bucket is a hash of it under the run's key, so that equal ids are in equal buckets, and every bucket
 is filled up to one size with random strings, so that its size says nothing. Points and products of one
-bucket are in memory at a time, and a run that is resumed goes on at the bucket it was in.
+bucket are in memory at a time; so are its ids, where they came from a disk (`protocols.psi.stored`), and the
+buckets are then files beside those. A run that is resumed goes on at the bucket it was in.
 
 Two parties; who learns what, and what is assumed, is the protocol's affair. Buckets add nothing to it for
 whoever learns which ids are shared. They are not for learning the size alone: each would show its own.
@@ -10,11 +11,11 @@ whoever learns which ids are shared. They are not for learning the size alone: e
 
 from __future__ import annotations
 
-import hashlib
 import math
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,25 +26,18 @@ from protocols.arrays import Array, Arrays
 from protocols.errors import ProtocolError
 from protocols.party import Party
 from protocols.psi.ecdh import Learns, Met, in_order
-from protocols.psi.ids import CanonicalIds, Rows
+from protocols.psi.ids import CanonicalIds, Ids, Rows
+from protocols.psi.shelf import Shelf
+from protocols.psi.stored import ID_AND_ROW, Mask, StoredIds, drawer_of
 
-FROM = 1 << 20  # ids at either party, from which on there are buckets
+FROM = 1_000_000  # ids at either party, from which on there are buckets
 BUCKET = 1 << 18  # ids in one, on average, of the party that has more
-CHUNK = 1 << 16  # ids that are Python objects at a time
-
 
 Compare = Callable[[Party, str, CanonicalIds, Learns, bytes, int, int], Awaitable[Met]]
 
 
 async def by_buckets(
-    me: Party,
-    peer: str,
-    ids: CanonicalIds,
-    learns: Learns,
-    key: bytes,
-    m: int,
-    compare: Compare,
-    resume: bool,
+    me: Party, peer: str, ids: Ids, learns: Learns, key: bytes, m: int, compare: Compare, resume: bool
 ) -> Met:
     """`compare` of each bucket, and what they say together; other arguments as `compare` takes them.
 
@@ -54,35 +48,117 @@ async def by_buckets(
     count = -(-max(n, m) // BUCKET)
     own, theirs = capacity(n, count), capacity(m, count)
     done, state = me.resumed() if resume else (0, None)
-    found = [np.zeros(0, np.int64)]
-    places = _expand(key, "places")
+    shared, places = np.zeros(ids.total, np.bool_), _expand(key, "places")
     if state is not None:
-        found, places = [state["rows"]], state["key"].tobytes()
-    buckets = await me.compute(bucket_of, ids, places, count, cost={"id_match": n})
-    order = np.argsort(buckets, kind="stable")
-    ends = np.searchsorted(buckets[order], np.arange(count), side="right")
-    for bucket in range(done, count):
-        chosen = order[ends[bucket - 1] if bucket else 0 : ends[bucket]]
-        if len(chosen) > own:
-            raise ProtocolError(f"a bucket of {len(chosen)} ids, at most {own} fit; run it again")
-        filled = _filled(ids, chosen, own)
-        async with me.within(f"bucket {bucket}") as at:
-            met = await compare(at, peer, filled, learns, _expand(key, f"bucket {bucket}"), theirs, count)
-        if met.rows is not None:
-            found.append(met.rows)
-        if resume:
-            found = [np.concatenate(found)]
-            me.checkpoint(bucket + 1, partial(_state, found[0], places))
-        me.progress("buckets", bucket + 1, count)
-    rows = np.concatenate(found)
+        shared, places = _rows_and_key(state, ids.total)
+    me.progress("buckets", done, count)
+    buckets = await me.compute(spread, ids, places, count, done, cost={"id_match": n})
+    try:
+        for bucket in range(done, count):
+            values, rows = await me.compute(buckets.take, bucket, cost=0.0)
+            if len(rows) > own:
+                raise ProtocolError(f"a bucket of {len(rows)} ids, at most {own} fit; run it again")
+            filled = await me.compute(_filled, ids.tag, values, rows, own, cost=0.0)
+            async with me.within(f"bucket {bucket}") as at:
+                secret = _expand(key, f"bucket {bucket}")
+                met = await compare(at, peer, filled, learns, secret, theirs, count)
+            if met.rows is not None:
+                shared[met.rows] = True
+            if resume:
+                me.checkpoint(bucket + 1, partial(_state, shared, places))
+            buckets.drop(bucket)
+            me.progress("buckets", bucket + 1, count)
+    finally:
+        buckets.close()
     if learns == "peer":
         return Met(None, None)
-    return Met(in_order(ids, np.searchsorted(ids.rows, np.sort(rows))), len(rows))
+    found = await me.compute(_ordered, ids, shared, cost={"id_match": n})
+    return Met(found, len(found))
 
 
-def _state(rows: Rows, key: bytes) -> Arrays:
-    state: dict[str, Array] = {"rows": rows, "key": np.frombuffer(key, np.uint8)}
+def _state(shared: Mask, key: bytes) -> Arrays:
+    # A bit for each row: the state is as small after the last bucket as after the first.
+    state: dict[str, Array] = {"rows": np.packbits(shared), "key": np.frombuffer(key, np.uint8)}
     return Arrays(state)
+
+
+def _rows_and_key(state: Arrays, total: int) -> tuple[Mask, bytes]:
+    return np.unpackbits(state["rows"], count=total).astype(np.bool_), state["key"].tobytes()
+
+
+def _ordered(ids: Ids, shared: Mask) -> Rows:
+    if isinstance(ids, StoredIds):
+        return ids.in_order(shared)
+    assert isinstance(ids, CanonicalIds)
+    return in_order(ids, np.flatnonzero(shared[ids.rows]))
+
+
+class Buckets(Protocol):
+    """Ids by buckets."""
+
+    def take(self, bucket: int) -> tuple[pa.LargeBinaryArray, Rows]:
+        """The ids of a bucket, and their rows."""
+
+    def drop(self, bucket: int) -> None:
+        """It is not needed any more."""
+
+    def close(self) -> None:
+        """None is."""
+
+
+def spread(ids: Ids, key: bytes, count: int, done: int) -> Buckets:
+    """All ids by the hash under `key`, but those of the first `done` buckets."""
+    if isinstance(ids, StoredIds):
+        return OnDisk(ids, key, count, done)
+    assert isinstance(ids, CanonicalIds)
+    return InMemory(ids, key, count)
+
+
+class OnDisk:
+    """In files beside those of the ids."""
+
+    def __init__(self, ids: StoredIds, key: bytes, count: int, done: int) -> None:
+        self._shelf = Shelf(ids.scratch, count, ID_AND_ROW)
+        try:
+            for values, rows in ids.parts():
+                drawers = drawer_of(values, key, count, len(ids))
+                left = drawers >= done
+                if not left.all():
+                    values, rows, drawers = values.filter(pa.array(left)), rows[left], drawers[left]
+                self._shelf.put(drawers, [values, pa.array(rows)])
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self, bucket: int) -> tuple[pa.LargeBinaryArray, Rows]:
+        values, rows = self._shelf.take(bucket)
+        return values, rows.to_numpy()
+
+    def drop(self, bucket: int) -> None:
+        self._shelf.drop(bucket)
+
+    def close(self) -> None:
+        self._shelf.close()
+
+
+class InMemory:
+    """Of ids that are there already."""
+
+    def __init__(self, ids: CanonicalIds, key: bytes, count: int) -> None:
+        self._ids = ids
+        buckets = drawer_of(ids.values, key, count, len(ids))
+        self._order = np.argsort(buckets.astype(np.min_scalar_type(count)), kind="stable")
+        self._ends = np.searchsorted(buckets[self._order], np.arange(-1, count), side="right")
+
+    def take(self, bucket: int) -> tuple[pa.LargeBinaryArray, Rows]:
+        chosen = self._order[self._ends[bucket] : self._ends[bucket + 1]]
+        return self._ids.values.take(pa.array(chosen)), self._ids.rows[chosen]
+
+    def drop(self, bucket: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def capacity(n: int, count: int) -> int:
@@ -93,30 +169,16 @@ def capacity(n: int, count: int) -> int:
     return min(n, math.ceil(mean + nats / 3 + math.sqrt((nats / 3) ** 2 + 2 * mean * nats)))
 
 
-def bucket_of(ids: CanonicalIds, key: bytes, count: int) -> Rows:
-    """The bucket of each id, int64 (n,) below `count`: a hash under `key` of its canonical bytes."""
-    keyed = hashlib.blake2b(key=key, digest_size=8, person=b"vfl psi bucket 1")
-    digests = bytearray()
-    for start in range(0, len(ids), CHUNK):
-        for value in ids.values.slice(start, CHUNK).to_pylist():
-            hashed = keyed.copy()
-            hashed.update(value)
-            digests += hashed.digest()
-    numbers = np.frombuffer(digests, "<u8")
-    return (numbers % np.uint64(count)).astype(np.int64)
-
-
-def _filled(ids: CanonicalIds, chosen: Rows, places: int) -> CanonicalIds:
-    """The chosen ids, and random strings up to so many `places`."""
-    fill = places - len(chosen)
+def _filled(tag: str, values: pa.LargeBinaryArray, rows: Rows, places: int) -> CanonicalIds:
+    """The ids of a bucket, and random strings up to so many `places`."""
+    fill = places - len(values)
     raw = secrets.token_bytes(32 * fill)  # 32 random bytes are anybody's id with probability 2^-256
     offsets = np.arange(0, 32 * fill + 1, 32, dtype=np.int64)
     made_up = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), fill, [None, pa.py_buffer(offsets), pa.py_buffer(raw)]
     )
-    values = pa.concat_arrays([ids.values.take(pa.array(chosen)), made_up])
-    rows = np.concatenate([ids.rows[chosen], np.full(fill, -1, np.int64)])
-    return CanonicalIds(ids.tag, values, rows, 0)
+    every = np.concatenate([rows, np.full(fill, -1, np.int64)])
+    return CanonicalIds(tag, pa.concat_arrays([values, made_up]), every, 0)
 
 
 def _expand(key: bytes, purpose: str) -> bytes:

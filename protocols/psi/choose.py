@@ -15,7 +15,8 @@ from protocols.errors import ConfigError, nearest
 from protocols.party import Party
 from protocols.psi import buckets, ecdh, kkrt, unbalanced
 from protocols.psi.ecdh import Learns, Met, agree
-from protocols.psi.ids import CanonicalIds
+from protocols.psi.ids import CanonicalIds, Ids
+from protocols.psi.stored import StoredIds
 
 Protocol = Literal["auto", "ecdh", "kkrt", "unbalanced"]
 
@@ -28,7 +29,7 @@ SPOKEN = (ecdh.IdKind, ecdh.BlindedIds, ecdh.TwiceBlinded, *kkrt.SPOKEN)  # all 
 async def meet(
     me: Party,
     peer: str,
-    ids: CanonicalIds,
+    ids: Ids,
     learns: Learns,
     protocol: Protocol = "auto",
     *,
@@ -41,7 +42,7 @@ async def meet(
     """
     key, m = await agree(me, peer, ids)
     if protocol == "unbalanced":
-        return await unbalanced.compare(me, peer, ids, learns, key, m, store)
+        return await unbalanced.compare(me, peer, await held(me, ids), learns, key, m, store)
     compare = ecdh.compare
     if chosen(protocol, len(ids), m, learns) == "kkrt":
         kkrt.check_counts(peer, len(ids), m)
@@ -49,7 +50,15 @@ async def meet(
     # Sizes of buckets would say more than the one size that is to be learnt.
     if max(len(ids), m) >= buckets.FROM and learns != "size":
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)
-    return await compare(me, peer, ids, learns, key, m)
+    return await compare(me, peer, await held(me, ids), learns, key, m)
+
+
+async def held(me: Party, ids: Ids) -> CanonicalIds:
+    """The ids in memory."""
+    if isinstance(ids, StoredIds):
+        return await me.compute(ids.loaded, cost=0.0)
+    assert isinstance(ids, CanonicalIds)
+    return ids
 
 
 def chosen(protocol: Protocol, n: int, m: int, learns: Learns) -> Literal["ecdh", "kkrt", "unbalanced"]:

@@ -35,7 +35,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow.compute as pc
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -46,7 +45,8 @@ from protocols.errors import AlignmentError, ProtocolError
 from protocols.hazmat import switch
 from protocols.party import Party
 from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar, prepare
-from protocols.psi.ids import CanonicalIds, Rows
+from protocols.psi.ids import CanonicalIds, Ids, Rows
+from protocols.psi.order import by_bytes
 from protocols.rules import MOST_COLUMNS
 from protocols.wire.message import Message, Spec
 
@@ -134,14 +134,13 @@ async def compare(
 
 async def ready(me: Party, count: int) -> None:
     """Have what serves sets of `count` ids ready; where that takes long, whoever watches is told."""
-    step = "kernels made ready (compiled once on a machine)"
     if count >= switch.LARGE:
-        me.progress(step, 0, 1)
+        me.progress(switch.STEP, 0, 1)
         await me.compute(prepare, count, cost=0.0)
-        me.progress(step, 1, 1)
+        me.progress(switch.STEP, 1, 1)
 
 
-async def agree(me: Party, peer: str, ids: CanonicalIds) -> tuple[bytes, int]:
+async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
     """Exchange types, counts and ephemeral keys: (key of this run's hash, number of the peer's ids)."""
     mine = X25519PrivateKey.generate()
     public_key = np.frombuffer(mine.public_key().public_bytes_raw(), np.uint8)
@@ -222,8 +221,7 @@ def _found(ids: CanonicalIds, order: Rows, mine: Array, theirs: Array, rows: boo
 
 def in_order(ids: CanonicalIds, shared: Rows) -> Rows:
     """The rows of these ids (positions in `ids.values`), by the ids' bytes."""
-    by_bytes = pc.array_sort_indices(ids.values.take(shared)).to_numpy()
-    rows: Rows = ids.rows[shared[by_bytes]]
+    rows: Rows = ids.rows[shared[by_bytes(ids.values.take(shared))]]
     return rows
 
 

@@ -9,9 +9,10 @@ an error there, not an empty intersection; any `normalise` makes text of both. C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,42 +27,56 @@ Duplicates = Literal["error", "first", "many"]
 Rule = Literal["strip", "casefold", "digits"]
 Normalise = Rule | Sequence[Rule]
 Rows = NDArray[np.int64]
+Column: TypeAlias = pd.Series | pd.Index | pa.Array | pa.ChunkedArray
 
 
-@dataclass(frozen=True, eq=False)
-class CanonicalIds:
-    """The distinct ids of one table. Its repr shows none of them."""
+@dataclass(frozen=True)
+class OneByOne:
+    """Ids that are made, or read from a disk, when they are asked for; how many is known before."""
 
-    tag: str  # "int" or "str"; of an id of several columns all of theirs, as in "str+int"
-    values: pa.LargeBinaryArray = field(repr=False)  # (n,), distinct, in the table's order
-    rows: Rows = field(repr=False)  # (n,) the position in the table that each came from first
-    repeats: int  # rows whose id an earlier row has
-    places: Rows | None = field(default=None, repr=False)  # of each row of the table, where all rows count
+    count: int
+    read: Callable[[], Iterator[bytes]] = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return self.count
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.read()
+
+
+class Ids(ABC):
+    """The distinct ids of one table, wherever they are kept."""
+
+    tag: str  # "int" or "str"; of an id of several columns all of theirs, as in "str+int"
+    repeats: int  # rows whose id an earlier row has
+    firsts: Rows | None  # of each row of the table the first with its id, where all rows of an id count
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def at(self, rows: Rows) -> OneByOne:
+        """The canonical ids of these rows of the table, in any order; each row has one here."""
+
+    @abstractmethod
+    def sample(self, most: int) -> pa.LargeBinaryArray:
+        """So many of the ids, or fewer."""
 
     @property
     def many(self) -> bool:
         """Whether all rows of an id count, and not its first only."""
-        return self.places is not None
+        return self.firsts is not None
 
     @property
     def total(self) -> int:
         """Rows of the table."""
         return len(self) + self.repeats
 
-    def at(self, rows: Rows) -> Iterator[bytes]:
-        """The canonical ids of these rows of the table, one after another; each row has one here."""
-        for place in np.searchsorted(self.rows, rows):
-            yield self.values[int(place)].as_py()
-
     def counts(self, rows: Rows) -> Rows:
         """How many rows of the table have the id of each of `rows`: 1 unless all its rows count."""
-        if self.places is None:
+        if self.firsts is None:
             return np.ones(len(rows), np.int64)
-        every = np.bincount(self.places, minlength=len(self)).astype(np.int64)
-        counts: Rows = every[np.searchsorted(self.rows, rows)]
+        counts: Rows = np.bincount(self.firsts, minlength=self.total).astype(np.int64)[rows]
         return counts
 
     def every(self, rows: Rows, times: Rows) -> Rows:
@@ -71,17 +86,61 @@ class CanonicalIds:
         repeated = np.repeat(rows, times)
         several = np.flatnonzero(counts > 1)
         if len(several):
-            assert self.places is not None
-            by_place = np.argsort(self.places, kind="stable")
-            starts = np.searchsorted(self.places[by_place], np.searchsorted(self.rows, rows[several]))
+            assert self.firsts is not None
+            by_first = np.argsort(self.firsts, kind="stable")
+            starts = np.searchsorted(self.firsts[by_first], rows[several])
             ends = np.cumsum(times)[several]
             for start, end, count in zip(starts, ends, counts[several], strict=True):
-                repeated[end - count : end] = by_place[start : start + count]
+                repeated[end - count : end] = by_first[start : start + count]
         return repeated
 
 
+@dataclass(frozen=True, eq=False)
+class CanonicalIds(Ids):
+    """In memory. Its repr shows none of them."""
+
+    tag: str
+    values: pa.LargeBinaryArray = field(repr=False)  # (n,), distinct, in the table's order
+    rows: Rows = field(repr=False)  # (n,) the position in the table that each came from first
+    repeats: int
+    firsts: Rows | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def at(self, rows: Rows) -> OneByOne:
+        def read() -> Iterator[bytes]:
+            for place in np.searchsorted(self.rows, rows):
+                yield self.values[int(place)].as_py()
+
+        return OneByOne(len(rows), read)
+
+    def sample(self, most: int) -> pa.LargeBinaryArray:
+        return self.values.take(pa.array(np.arange(0, len(self), -(-len(self) // most))))
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Canonical ids of some rows, repeated ones too. Of no use where some are missing or empty."""
+
+    tag: str
+    values: pa.LargeBinaryArray = field(repr=False)
+    missing: int  # of the first column that lacks some
+    empty: int  # after normalisation
+
+    def check(self, rules: Sequence[Rule], n: int) -> None:
+        """DataError, with counts, where some of `n` are missing or empty."""
+        if self.missing:
+            raise DataError(f"{self.missing} of {n} ids are missing; drop those rows or fill in their ids")
+        if self.empty:
+            raise DataError(
+                f"{self.empty} of {n} ids are empty after normalise={list(rules)}; drop those rows, or leave "
+                "out a rule"
+            )
+
+
 def canonical(
-    ids: pd.Series | pd.Index | pd.DataFrame,
+    ids: pd.Series | pd.Index | pd.DataFrame | pa.Table,
     *,
     duplicates: Duplicates = "error",
     normalise: Normalise = (),
@@ -96,14 +155,34 @@ def canonical(
 
     Raises DataError, with counts and types but no id, for ids of another type, missing ids and duplicates.
     """
-    if duplicates not in get_args(Duplicates):
-        raise ConfigError(f'duplicates should be "error", "first" or "many", got {duplicates!r}')
+    check_duplicates(duplicates)
     rules = check_rules(normalise)
-    parts = [ids.iloc[:, i] for i in range(ids.shape[1])] if isinstance(ids, pd.DataFrame) else [ids]
+    if isinstance(ids, pd.DataFrame):
+        read = read_values([ids.iloc[:, i] for i in range(ids.shape[1])], rules)
+    else:
+        read = read_values(ids.columns if isinstance(ids, pa.Table) else [ids], rules)
+    read.check(rules, len(read.values))
+    values = read.values
+    codes = values.dictionary_encode().indices.to_numpy()
+    rows = np.unique(codes, return_index=True)[1].astype(np.int64)
+    repeats = len(values) - len(rows)
+    if repeats and duplicates == "error":
+        raise repeated(repeats, len(values))
+    distinct = values.take(pa.array(rows)) if repeats else values
+    return CanonicalIds(read.tag, distinct, rows, repeats, rows[codes] if duplicates == "many" else None)
+
+
+def read_values(parts: Sequence[Column], rules: Sequence[Rule]) -> Read:
+    """Canonical ids of the rows of `parts`, one for each id column. DataError for values of another type."""
     if not 1 <= len(parts) <= MOST_COLUMNS:
         raise ConfigError(f"an id has 1 to {MOST_COLUMNS} columns, got {len(parts)}")
-    read = [_read(part, rules) for part in parts]
+    arrays = [as_arrow(part) for part in parts]
+    missing = next((array.null_count for array in arrays if array.null_count), 0)
+    read = [_text(array, rules) for array in arrays]
     texts = [text for _, text in read]
+    empty = 0
+    if rules:
+        empty = max(int(pc.sum(pc.equal(pc.binary_length(text), 0)).as_py() or 0) for text in texts)
     # Each part with its length before it, so that ("ab", "c") is not ("a", "bc").
     framed = [texts[0]] if len(texts) == 1 else [piece for text in texts for piece in _framed(text)]
     joined = (
@@ -111,18 +190,21 @@ def canonical(
         if len(framed) == 1
         else pc.binary_join_element_wise(*framed, pa.scalar("", pa.large_string()))
     )
-    values = pc.cast(joined, pa.large_binary())
-    codes = values.dictionary_encode().indices.to_numpy()
-    rows = np.unique(codes, return_index=True)[1].astype(np.int64)
-    repeats = len(values) - len(rows)
-    if repeats and duplicates == "error":
-        raise DataError(
-            f"{repeats} of {len(values)} ids are duplicated; "
-            'pass duplicates="first" or aggregate before aligning; vfl.align can keep all, with "many"'
-        )
-    distinct = values.take(pa.array(rows)) if repeats else values
-    places = codes.astype(np.int64) if duplicates == "many" else None
-    return CanonicalIds("+".join(tag for tag, _ in read), distinct, rows, repeats, places)
+    return Read("+".join(tag for tag, _ in read), pc.cast(joined, pa.large_binary()), missing, empty)
+
+
+def repeated(repeats: int, total: int) -> DataError:
+    """Of ids that should be distinct."""
+    return DataError(
+        f"{repeats} of {total} ids are duplicated; "
+        'pass duplicates="first" or aggregate before aligning; vfl.align can keep all, with "many"'
+    )
+
+
+def check_duplicates(duplicates: str) -> None:
+    """ConfigError for what `Duplicates` does not name."""
+    if duplicates not in get_args(Duplicates):
+        raise ConfigError(f'duplicates should be "error", "first" or "many", got {duplicates!r}')
 
 
 def check_rules(normalise: Normalise) -> tuple[Rule, ...]:
@@ -137,30 +219,19 @@ def check_rules(normalise: Normalise) -> tuple[Rule, ...]:
     return tuple(rule for rule in known if rule in given)
 
 
-def _read(ids: pd.Series | pd.Index, rules: Sequence[Rule]) -> tuple[str, pa.Array]:
+def _text(array: pa.Array, rules: Sequence[Rule]) -> tuple[str, pa.Array]:
     """(tag, text) of one column."""
-    array = _arrow(ids)
-    tag = _tag(array.type)
-    if array.null_count:
-        raise DataError(
-            f"{array.null_count} of {len(array)} ids are missing; drop those rows or fill in their ids"
-        )
+    tag = tag_of(array.type)
     text = pc.cast(array, pa.large_string())
-    if not rules:
-        return tag, pc.utf8_normalize(text, form="NFC") if tag == "str" else text
     if "strip" in rules:
         text = pc.utf8_trim_whitespace(text)
     if "casefold" in rules:  # of one form: folding moves marks that other forms have in another order
         text = _casefold(pc.utf8_normalize(text, form="NFD"))
     if "digits" in rules:
         text = pc.replace_substring_regex(text, "[^0-9]", "")
-    empty = int(pc.sum(pc.equal(pc.binary_length(text), 0)).as_py() or 0)
-    if empty:
-        raise DataError(
-            f"{empty} of {len(text)} ids are empty after normalise={list(rules)}; drop those rows, or leave "
-            "out a rule"
-        )
-    return "str", pc.utf8_normalize(text, form="NFC")
+    if tag == "str" or rules:
+        tag, text = "str", pc.utf8_normalize(text, form="NFC")
+    return tag, text
 
 
 def _casefold(text: pa.Array) -> pa.Array:
@@ -179,12 +250,12 @@ def _framed(text: pa.Array) -> tuple[pa.Array, pa.Scalar, pa.Array]:
     return length, pa.scalar(":", pa.large_string()), text
 
 
-def _arrow(ids: pd.Series | pd.Index) -> pa.Array:
+def as_arrow(ids: Column) -> pa.Array:
     """The column as one Arrow array, gaps as nulls. Arrow's own messages quote values: none is passed on."""
     if isinstance(ids, pd.MultiIndex):
         raise _unfit("an index of several levels", "join the levels into one text column")
     try:
-        array = pa.array(ids)
+        array = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids)
     except OverflowError:
         raise _unfit("integers beyond 64 bits", "cast them to str") from None
     except UnicodeEncodeError:
@@ -197,7 +268,7 @@ def _arrow(ids: pd.Series | pd.Index) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _tag(kind: pa.DataType) -> Literal["int", "str"]:
+def tag_of(kind: pa.DataType) -> Literal["int", "str"]:
     is_a = pa.types
     if is_a.is_integer(kind):
         return "int"

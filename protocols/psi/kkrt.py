@@ -54,6 +54,7 @@ private set intersection"; Chou and Orlandi 2015 (the seeds); Pinkas, Schneider,
 from __future__ import annotations
 
 import secrets
+from types import ModuleType
 from typing import Annotated
 
 import numpy as np
@@ -63,7 +64,7 @@ from protocols.arrays import Array
 from protocols.errors import ConfigError, ProtocolError
 from protocols.hazmat.cuckoo import third_of
 from protocols.hazmat.oblivious import Columns, both_seeds, choose, offer
-from protocols.hazmat.oprf_switch import kernels
+from protocols.hazmat.oprf_switch import LARGE, STEP, kernels
 from protocols.party import Party
 from protocols.psi.ecdh import Learns, Met, agree, in_order, mark_width, secret_order, unlike
 from protocols.psi.ids import CanonicalIds
@@ -132,15 +133,25 @@ async def compare(
     `runs` of this size."""
     if learns == "size":
         raise ConfigError('KKRT cannot show the size alone; use protocol="ecdh"')
+    fast = await _ready(me, max(len(ids), m))
     ours = Own.of(ids, key, mark_width(len(ids), m, runs))
     if learns == "me" or (learns == "both" and (len(ids), me.name) < (m, peer)):
-        return await _receive(me, peer, ours, m, tell=learns == "both")
-    return await _send(me, peer, ours, m, told=learns == "both")
+        return await _receive(me, peer, ours, m, fast, tell=learns == "both")
+    return await _send(me, peer, ours, m, fast, told=learns == "both")
 
 
-async def _receive(me: Party, peer: str, own: Own, m: int, *, tell: bool) -> Met:
+async def _ready(me: Party, count: int) -> ModuleType | None:
+    """Have what serves sets of `count` ids ready; where that takes long, whoever watches is told."""
+    if count < LARGE:
+        return await me.compute(kernels, count, cost=0.0)
+    me.progress(STEP, 0, 1)
+    fast = await me.compute(kernels, count, cost=0.0)
+    me.progress(STEP, 1, 1)
+    return fast
+
+
+async def _receive(me: Party, peer: str, own: Own, m: int, fast: ModuleType | None, *, tell: bool) -> Met:
     n, step = len(own.ids), f"ids compared with {peer}"
-    fast = kernels(max(n, m))
     offered = await me.compute(offer, cost={"base_ot": 1})
     await me.send(peer, SeedOffer(point=np.frombuffer(offered[1], np.uint8)))
     digests, table, tried = await me.compute(fill_table, own, fast, cost={"id_hash": n, "cuckoo_insert": n})
@@ -177,9 +188,8 @@ async def _receive(me: Party, peer: str, own: Own, m: int, *, tell: bool) -> Met
     return met
 
 
-async def _send(me: Party, peer: str, own: Own, m: int, *, told: bool) -> Met:
-    n, step = len(own.ids), f"ids compared with {peer}"
-    fast, third = kernels(max(n, m)), third_of(m)
+async def _send(me: Party, peer: str, own: Own, m: int, fast: ModuleType | None, *, told: bool) -> Met:
+    n, step, third = len(own.ids), f"ids compared with {peer}", third_of(m)
     offered = await me.recv(peer, SeedOffer)
     secret = np.frombuffer(secrets.token_bytes(CODE // 8), np.uint8)
     bits = np.unpackbits(secret, bitorder="little").astype(np.bool_)

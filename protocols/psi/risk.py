@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from protocols.psi.ids import CanonicalIds
+from protocols.psi.ids import Ids
 
 WEAK = 40.0  # bits; a million guesses a run go through 2^40 in a million runs
 SAMPLE = 10_000  # ids that are looked at
@@ -50,13 +50,12 @@ class Guessable:
         )
 
 
-def guessable(ids: CanonicalIds) -> Guessable:
+def guessable(ids: Ids) -> Guessable:
     """An upper bound on how many ids look like these: for each length, the characters seen in each place."""
     n = len(ids)
     if not n:
         return Guessable(0.0, 0)
-    step = -(-n // SAMPLE)
-    sample = ids.values.take(pa.array(np.arange(0, n, step)))
+    sample = ids.sample(SAMPLE)
     lengths = pc.binary_length(sample).to_numpy()
     bits = math.log2(n)
     for length in np.unique(lengths):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import ConfigError, LineError
+from protocols.columns import InTable
+from protocols.errors import ConfigError, DataError, LineError
 from protocols.jobs import Kept
 from protocols.party import Desk, Party, run
-from protocols.psi import buckets, kkrt
-from protocols.psi.buckets import bucket_of, capacity
+from protocols.psi import buckets, kkrt, stored
+from protocols.psi.buckets import capacity
 from protocols.psi.choose import Protocol, meet
 from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
-from protocols.psi.ids import canonical
+from protocols.psi.ids import Ids, canonical
+from protocols.psi.stored import drawer_of, store
 from protocols.wire.clock import run_virtual
 from protocols.wire.codec import decode
 from protocols.wire.faults import Faults, Plan
@@ -30,6 +36,7 @@ from protocols.wire.transport import Envelope, Local
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "FROM", 40)
     monkeypatch.setattr(buckets, "BUCKET", 16)
+    monkeypatch.setattr(stored, "PART", 20)
 
 
 def play(
@@ -38,6 +45,7 @@ def play(
     kept: dict[str, Kept] | None = None,
     faults: Plan | None = None,
     protocol: Protocol = "ecdh",
+    scratch: Path | None = None,
 ) -> tuple[dict[str, Any], Ledger]:
     local = Local(list(sets))
     ledger = Ledger(local if faults is None else Faults(local, faults))
@@ -46,7 +54,10 @@ def play(
         peer = next(other for other in sets if other != name)
         desk = Desk(name, ledger, checkpoints=kept[name] if kept else None)
         async with Party(desk).within("align") as at:
-            ids = canonical(pd.Series(sets[name], dtype="int64"))
+            table = pd.DataFrame({"id": sets[name]}, dtype="int64")
+            ids: Ids = canonical(table["id"])
+            if scratch is not None and name == "bank":  # whether a party has room for its ids is its affair
+                ids = store(InTable(table, ["id"]), scratch)
             return await meet(
                 at, peer, ids, (learns or {}).get(name, "both"), protocol, resume=kept is not None
             )
@@ -58,10 +69,21 @@ def play(
 ids = st.lists(st.integers(0, 150), unique=True, max_size=110)
 
 
-@settings(max_examples=25)
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "scratch"
+    gc.collect()  # of a run that failed, the error holds what it was about
+    assert list((tmp_path / "scratch").iterdir()) == []  # nothing outlives a run
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids, ids)
-def test_buckets_give_the_rows_that_one_run_gives(bank: list[int], shop: list[int]) -> None:
-    found, _ = play({"bank": bank, "shop": shop})
+def test_buckets_give_the_rows_that_one_run_gives(
+    scratch: Path, on_disk: bool, bank: list[int], shop: list[int]
+) -> None:
+    scratch.mkdir(exist_ok=True)
+    found, _ = play({"bank": bank, "shop": shop}, scratch=scratch if on_disk else None)
     expected = sorted(set(bank) & set(shop), key=lambda i: str(i).encode())
     for name, own in (("bank", bank), ("shop", shop)):
         assert [own[row] for row in found[name].rows] == expected and found[name].size == len(expected)
@@ -108,6 +130,20 @@ def test_one_may_learn() -> None:
     assert len(found["bank"].rows) == 50 and found["shop"].rows is found["shop"].size is None
 
 
+@pytest.mark.parametrize("learns", ["both", "size"])
+def test_ids_on_disk_that_are_few_are_compared_in_one_piece(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, learns: Learns
+) -> None:
+    if learns == "both":
+        monkeypatch.setattr(buckets, "FROM", 1000)
+    found, ledger = play(
+        {"bank": [*range(100)], "shop": [*range(50, 150)]},
+        {"bank": learns, "shop": learns},
+        scratch=scratch,
+    )
+    assert found["bank"].size == 50 and {entry.scope for entry in ledger} == {"align"}
+
+
 def test_the_size_alone_is_learnt_in_one_piece() -> None:
     """Whoever knows the hash that places ids would learn from each bucket's size."""
     sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
@@ -137,23 +173,51 @@ def test_ids_find_room_in_every_bucket(n: int, count: int) -> None:
 
 def test_a_bucket_is_a_keyed_hash() -> None:
     known = canonical(pd.Series(range(4000)))
-    one, other = (bucket_of(known, bytes([key]) * 32, 8) for key in (1, 2))
+    one, other = (drawer_of(known.values, bytes([key]) * 32, 8, 4000) for key in (1, 2))
     assert np.bincount(one, minlength=8).min() > 400 and (one != other).mean() > 0.8
 
 
-def test_a_run_that_was_cut_goes_on_at_the_bucket_it_was_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_run_that_was_cut_goes_on_at_the_bucket_it_was_in(
+    tmp_path: Path, scratch: Path, on_disk: bool
+) -> None:
+    scratch.mkdir()
     sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    place = scratch if on_disk else None
     whole, ledger = play(sets)
     kept = {name: Kept(tmp_path / name) for name in sets}
     cut = Plan(cut=("bank", "shop"), cut_after=11)
     with pytest.raises(LineError):
-        play(sets, kept=kept, faults=cut)
+        play(sets, kept=kept, faults=cut, scratch=place)
     done = min(max(kept[name].steps) for name in sets)
     assert 0 < done < 6
     for one in kept.values():
         one.agree(done)
-    again, rest = play(sets, kept=kept)
+    again, rest = play(sets, kept=kept, scratch=place)
     for name in sets:
         np.testing.assert_array_equal(again[name].rows, whole[name].rows)
     blinded = [sum(entry.kind == BlindedIds.kind for entry in book) for book in (ledger, rest)]
     assert blinded == [2 * 7, 2 * (7 - done)]
+
+
+def test_what_is_kept_after_a_bucket_does_not_grow(tmp_path: Path) -> None:
+    sets = {"bank": [*range(100)], "shop": [*range(100)]}
+    kept = {name: Kept(tmp_path / name) for name in sets}
+    play(sets, kept=kept)
+    sizes = {file.stat().st_size for file in tmp_path.rglob("*.safetensors")}
+    assert len(sizes) == 1
+
+
+def test_a_disk_that_is_full_ends_the_run_in_words(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    opened, left = Path.open, [30]  # files that are opened until the disk is full, in the midst of bucketing
+
+    def until_full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        left[0] -= path.parent.parent == scratch and mode == "ab"
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", until_full)
+    with pytest.raises(DataError, match=r"^bank/align: rows cannot be kept in .*: No space left on device"):
+        play(sets, scratch=scratch)
