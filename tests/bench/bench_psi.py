@@ -9,21 +9,30 @@ before, and each side runs once unmeasured, but for ECDH's peers, which are slow
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from protocols.hazmat.curve25519 import field_of_this_cpu, prepare
 from tests.bench import Ratio, Row, bench, seconds
-from tests.bench.bench_jobs import connected
+from tests.bench.bench_jobs import POLICY, connected
 from tests.bench.psi_peers import ids
+from tests.protocols.served import Process, lay_out
 from vfl import align
 
 PEERS = Path(__file__).parents[2] / ".peers"
-KKRT = 1_000_000
+KKRT, LARGE, FEW = 1_000_000, 10_000_000, 10_000
 # Without AVX512-IFMA a peer takes a quarter of an hour for a million by ECDH; its cost is linear in the ids.
 ECDH = 1_000_000 if field_of_this_cpu() == "ifma" else 100_000
 
@@ -103,3 +112,72 @@ def psi_three_parties() -> list[Row]:
     below = seconds(lambda: align(two, id="id", label_party="bank", protocol="ecdh"))
     note = f"{n:,} ids each, ECDH, one process, once each: {above:.0f} s against {below:.0f} s"
     return [Row("three parties over two", Ratio(*[above / below] * 3), target=5, note=note)]
+
+
+def parquet(folder: Path, n: int) -> dict[str, Path]:
+    """A file of n rows in random order for each of two parties, of which half the ids are shared."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for party, start in (("bank", 0), ("shop", n // 2)):
+        numbers = pa.array(rng.permutation(n) + start).cast(pa.string())
+        names = pc.binary_join_element_wise("user-", pc.utf8_lpad(numbers, 12, "0"), "")
+        made[party] = folder / f"{party}.parquet"
+        pq.write_table(pa.table({"id": names, "x": rng.normal(size=n)}), made[party])
+    return made
+
+
+def by_file(n: int) -> tuple[float, float]:
+    """Seconds of `vfl psi` with a party that serves, from Parquet to Parquet; the higher peak in GB."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        book = lay_out(folder, {"bank": None, "shop": None}, POLICY)
+        files, out = parquet(folder, n), folder / "out.parquet"
+        config = folder / "shop.toml"
+        config.write_text(config.read_text().replace('"shop.csv"', '"shop.parquet"'))
+        served = Process(config)
+        words = ["psi", "--book", str(book), "--me", "bank", "--table", str(files["bank"]), "--id", "id"]
+        command = [sys.executable, "-m", "protocols.cli", *words, "--out", str(out)]
+        try:
+            began = perf_counter()
+            caller = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(caller.pid, 0)
+            taken = perf_counter() - began
+            caller.returncode = os.waitstatus_to_exitcode(status)
+            assert caller.returncode == 0, "vfl psi failed"
+            assert pq.read_metadata(out).num_rows == n - n // 2
+            peak = re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{served.pid}/status").read_text())
+            assert peak is not None
+        finally:
+            served.stop()
+    return taken, max(used.ru_maxrss, int(peak[1])) / 1e6
+
+
+@bench
+def psi_large() -> list[Row]:
+    """Ten million ids, from files to files, against twice the time of five million; and the memory."""
+    prepare()
+    (half, _), (whole, peak) = by_file(LARGE // 2), by_file(LARGE)
+    ratios = [whole / (2 * half)] * 3
+    note = f"{half:.0f} s and {whole:.0f} s, from Parquet to Parquet, once each"
+    return [
+        Row(f"{LARGE:,} ids over twice the half", Ratio(*ratios), target=1.15, note=note),
+        Row(f"{LARGE:,} ids, GB at the peak", Ratio(peak, peak, peak), target=1.2, note="of either party"),
+    ]
+
+
+@bench
+def psi_unbalanced() -> list[Row]:
+    """A few ids against ten million that were prepared: seconds of a later run, files read and all."""
+    prepare()
+    few, many = (pd.DataFrame({"id": ids(n, start)}) for n, start in ((FEW, LARGE // 2), (LARGE, 0)))
+    both = {"bank": few, "shop": many}
+    with TemporaryDirectory() as folder:
+        runs = [
+            seconds(
+                lambda: align(both, id="id", label_party="bank", protocol="unbalanced", cache=folder),
+            )
+            for _ in range(4)
+        ]
+    found = Ratio(sorted(runs[1:])[1], min(runs[1:]), max(runs[1:]))
+    note = f"{FEW:,} against {LARGE:,}, seconds of a whole call, one process; the first took {runs[0]:.0f} s"
+    return [Row("unbalanced, later runs", found, target=5, hope=1, note=note)]
