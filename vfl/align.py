@@ -345,7 +345,7 @@ def report(
     """What the parties' own counts say together: of those in `aligned`, of all `parties`."""
     lines = {}
     for party, a in aligned.items():
-        matched = len(np.unique(a.rows)) if learns_rows(party, label_party, reveal) else None
+        matched = _distinct(a) if learns_rows(party, label_party, reveal) else None
         lost = None if matched is None else a.total - a.duplicated - matched
         lines[party] = (a.total, matched, lost, a.duplicated)
     columns = ["rows", "matched", "lost", "duplicated"]
@@ -353,6 +353,12 @@ def report(
     size = next((a.size for a in aligned.values() if a.size is not None), None)
     learnt = {party: _learnt(party, label_party, a, parties, reveal) for party, a in aligned.items()}
     return AlignmentReport(counts.astype("Int64"), size, learnt, risks or {})
+
+
+def _distinct(a: Aligned) -> int:
+    chosen = np.zeros(a.total, np.bool_)  # a tenth of the memory of np.unique
+    chosen[a.rows] = True
+    return int(np.count_nonzero(chosen))
 
 
 def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], reveal: Reveal) -> str:
