@@ -21,6 +21,7 @@ from protocols.errors import ConfigError, NotFittedError, nearest
 from protocols.federation import Federation
 from protocols.programs import Seat
 from protocols.progress import bar
+from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
 from protocols.tables import Kind, split_target
 from protocols.training import Settings, check_network, probabilities
@@ -51,6 +52,8 @@ class _VerticalNet(BaseEstimator):
     duplicates: "error", or "first" to let the first row of a repeated id stand for it.
     normalise: what every party does to its ids before they are compared, any of "strip", "casefold" and
         "digits"; see `vfl.align`.
+    protocol: by which two parties compare their ids, "ecdh", "kkrt", or "auto", which chooses by their
+        number; see `vfl.align`.
     unmatched: whether `predict` leaves out the label party's rows that not every party knows ("drop"), or
         lists them without a prediction ("nan"). So it does with rows left out by duplicates="first".
     random_state: seed of weights, batches and dropout. Alignment draws its secrets from the operating system.
@@ -73,6 +76,7 @@ class _VerticalNet(BaseEstimator):
         standardise: bool = True,
         duplicates: Literal["error", "first"] = "error",
         normalise: Normalise = (),
+        protocol: Literal["auto", "ecdh", "kkrt"] = "auto",
         unmatched: Literal["drop", "nan"] = "drop",
         random_state: int = 0,
     ) -> None:
@@ -88,6 +92,7 @@ class _VerticalNet(BaseEstimator):
         self.standardise = standardise
         self.duplicates = duplicates
         self.normalise = normalise
+        self.protocol = protocol
         self.unmatched = unmatched
         self.random_state = random_state
 
@@ -220,7 +225,8 @@ class _VerticalNet(BaseEstimator):
                 raise ConfigError(f"{name}: expected a torch module, got {type(module).__name__}")
         check_network(self.hidden, self.standardise, self.random_state)
         settings = Settings.of(self, self._kind, self.epochs)
-        plan = Plan(settings, tuple(self.hidden), bool(self.standardise))
+        check_protocol(self.protocol, False, len(parties))
+        plan = Plan(settings, tuple(self.hidden), bool(self.standardise), self.protocol)
         return program.read(
             {
                 **plan.settings.parameters(),
@@ -231,6 +237,7 @@ class _VerticalNet(BaseEstimator):
                 "standardise": plan.standardise,
                 "duplicates": self.duplicates,
                 "normalise": check_rules(self.normalise),
+                "protocol": plan.protocol,
                 "may_be_empty": may_be_empty,
             }
         )

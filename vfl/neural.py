@@ -38,6 +38,7 @@ from protocols.errors import ConfigError, DataError, ProtocolError, marked
 from protocols.flops import backward_flops, training_flops
 from protocols.models import dry_run, mlp
 from protocols.party import Coordinator, Party
+from protocols.psi.choose import Protocol
 from protocols.psi.ids import CanonicalIds
 from protocols.tables import Scaler, encode_labels, features, labels
 from protocols.training import Settings, outputs, outputs_flops, restore, snapshot
@@ -62,6 +63,7 @@ class Plan:
     settings: Settings
     hidden: tuple[int, ...] = (64, 32)  # of default models: all embeddings together, then the top's layers
     standardise: bool = True
+    protocol: Protocol = "auto"  # by which two parties compare their ids
 
     def __post_init__(self) -> None:
         if not self.hidden or not all(type(width) is int and width > 0 for width in self.hidden):
@@ -107,7 +109,8 @@ async def feature_party(
 ) -> tuple[Bottom, Aligned]:
     """Align, then train this party's bottom model."""
     async with me.within("align") as at:
-        aligned = await align_feature(at, label_party, _features(me, label_party), table.ids)
+        peers = _features(me, label_party)
+        aligned = await align_feature(at, label_party, peers, table.ids, protocol=plan.protocol)
     scaler, x = await _standardised(me, table.x[aligned.rows], plan)
     async with me.within("setup") as at:
         bottom = await ask_width(at, label_party, x.shape[1], bottom)
@@ -149,7 +152,7 @@ async def label_party(
     """Align, then train the top model, and this party's bottom model if it has columns."""
     settings = plan.settings
     async with me.within("align") as at:
-        aligned = await align_label(at, peers, table.ids)
+        aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
     scaler, x = await _standardised(me, table.x[aligned.rows], plan)
     with marked(me.name, "setup"):
         y, classes, target_scaler = _target(target.iloc[aligned.rows], settings)
@@ -188,10 +191,13 @@ def _features(me: Party, label_party: str) -> list[str]:
     return [party for party in me.desk.parties if party != label_party]
 
 
-async def predict_feature(me: Party, label_party: str, table: Table, bottom: Bottom) -> Aligned:
+async def predict_feature(
+    me: Party, label_party: str, table: Table, bottom: Bottom, protocol: Protocol = "auto"
+) -> Aligned:
     """Align, then send the embeddings of the common rows."""
     async with me.within("align") as at:
-        aligned = await align_feature(at, label_party, _features(me, label_party), table.ids)
+        peers = _features(me, label_party)
+        aligned = await align_feature(at, label_party, peers, table.ids, protocol=protocol)
     async with me.within("predict") as at:
         for rows in _batches(aligned.rows, CHUNK):
             cost = bottom.flops(len(rows), table.x.shape[1])
@@ -200,12 +206,18 @@ async def predict_feature(me: Party, label_party: str, table: Table, bottom: Bot
 
 
 async def predict_label(
-    me: Coordinator, table: Table, bottom: Bottom | None, top: Top, *, may_be_empty: bool
+    me: Coordinator,
+    table: Table,
+    bottom: Bottom | None,
+    top: Top,
+    protocol: Protocol = "auto",
+    *,
+    may_be_empty: bool,
 ) -> tuple[Array, Aligned]:
     """Align, then the top model's outputs (k, outputs) float32 for the common rows, in their order."""
     peers = list(top.widths)
     async with me.within("align") as at:
-        aligned = await align_label(at, peers, table.ids, may_be_empty=may_be_empty)
+        aligned = await align_label(at, peers, table.ids, protocol=protocol, may_be_empty=may_be_empty)
     done = [np.zeros((0, len(top.classes) if top.classes else 1), np.float32)]
     async with me.within("predict") as at:
         for rows in _batches(aligned.rows, CHUNK):

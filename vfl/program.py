@@ -53,12 +53,14 @@ class VerticalNet(Parameters):
     standardise: bool = True
     duplicates: Literal["error", "first"] = "error"
     normalise: tuple[Rule, ...] = ()
+    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
     may_be_empty: bool = False  # when predicting: no common row is no error
 
     @property
     def plan(self) -> Plan:
         """The same, for the roles."""
-        return Plan(Settings.of(self, self.kind, self.epochs), self.hidden, self.standardise)
+        settings = Settings.of(self, self.kind, self.epochs)
+        return Plan(settings, self.hidden, self.standardise, self.protocol)
 
     def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
         """The feature parties. ConfigError where the label party takes no part, or alone."""
@@ -97,10 +99,10 @@ def predict(p: VerticalNet, seat: Seat) -> Role:
     rows = Table(ids, features(table, own.columns))
     if own.top is not None:
         top = own.top
-        return lambda me: predict_label(me, rows, own.bottom, top, may_be_empty=p.may_be_empty)
+        return lambda me: predict_label(me, rows, own.bottom, top, p.protocol, may_be_empty=p.may_be_empty)
     bottom = own.bottom
     assert bottom is not None  # only a label party may be without features
-    return lambda me: predict_feature(me, p.label_party, rows, bottom)
+    return lambda me: predict_feature(me, p.label_party, rows, bottom, p.protocol)
 
 
 def owned(p: VerticalNet, seat: Seat, result: Any) -> Own:

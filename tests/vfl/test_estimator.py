@@ -59,6 +59,17 @@ def test_predictions_are_indexed_by_id_in_the_label_partys_order(
     assert (chances.idxmax(axis=1) == predicted).all()
 
 
+def test_two_parties_choose_by_what_they_compare_their_ids(data: Data) -> None:
+    two, chances = {party: data[party] for party in ("bank", "shop")}, []
+    for protocol in ("ecdh", "kkrt"):
+        model = classifier(protocol=protocol).fit(two, **FIT)
+        chances.append(model.predict_proba(two))
+        for ledger in (model.ledger_, model.predict_ledger_):
+            sent = "protocols.FunctionValues/1" in {entry.kind for entry in ledger}
+            assert sent == (protocol == "kkrt")
+    pd.testing.assert_frame_equal(chances[0], chances[1])
+
+
 def test_a_prediction_does_not_depend_on_the_other_rows_or_their_order(
     data: Data, fitted: VerticalNetClassifier
 ) -> None:
@@ -286,6 +297,8 @@ def test_bad_tables_are_clear_errors(
         ({"epochs": 0}, {}, "epochs=0 should be"),
         ({"optimizer": "lbfgs"}, {}, "should be 'adam' or 'sgd'"),
         ({"duplicates": "last"}, {}, "duplicates: Input should be 'error' or 'first'"),
+        ({"protocol": "kkrt"}, {}, 'protocol="kkrt" is for two parties, got 3'),
+        ({"protocol": "unbalanced"}, {}, "protocol"),
         ({"random_state": None}, {}, "random_state=None should be a whole number"),
         ({"learning_rate": "x"}, {}, "learning_rate='x' should be a number above 0"),
         ({"weight_decay": None}, {}, "weight_decay=None should be a number, at least 0"),
