@@ -59,7 +59,7 @@ MISSPELT: list[tuple[dict[str, Any], str]] = [
         {"parameters": {"vertical-net": {"epoch": Bound(max=9)}}},
         "parameters.vertical-net: there is no parameter 'epoch' of vertical-net; there are label_party, "
         "kind, hidden, epochs, batch_size, learning_rate, optimizer, momentum, weight_decay, standardise, "
-        "duplicates, normalise, may_be_empty; did you mean 'epochs'?",
+        "duplicates, normalise, protocol, may_be_empty; did you mean 'epochs'?",
     ),
     (
         {"methods": ("align",), "parameters": {"*": {"reveals": Bound(values=("size",))}}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import ssl
 import threading
 from pathlib import Path
@@ -383,11 +384,13 @@ def test_a_hello_that_acknowledges_lets_a_deliver_go_on() -> None:
         session, body = b"", b""
         with dialling(address, certified("bank")) as channel:
             for received in (0, 1):
-                said = hello(session=b"r" * 16, peer_session=session, received=received, room=1 << 30)
-                call = channel.stream_stream(METHOD)(iter([said]), timeout=10.0)
+                said = queue.SimpleQueue[bytes | None]()  # open until None, or the shop would end the stream
+                said.put(hello(session=b"r" * 16, peer_session=session, received=received, room=1 << 30))
+                call = channel.stream_stream(METHOD)(iter(said.get, None), timeout=10.0)
                 session = Frame.FromString(next(call)).hello.session
                 body = Frame.FromString(next(call)).chunk.data
                 call.cancel()
+                said.put(None)
         return body
 
     async def talk() -> None:
