@@ -122,6 +122,11 @@ def prepare() -> Prepared:
     return Prepared(_state.by, time.perf_counter() - started, "compiled" if compiled else "read from disk")
 
 
+def serves() -> bool:
+    """Whether `prepare` was called in this process, and the kernels passed."""
+    return _state.by not in (None, "library")
+
+
 def prepared_before() -> bool:
     """Whether `prepare` will probably not have to compile: it did in this process, or on this machine."""
     return _state.by is not None or marked(field_of_this_cpu() or "fma")

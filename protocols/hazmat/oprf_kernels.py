@@ -8,18 +8,16 @@ not on the key. `insert` branches on hashes of ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from protocols.hazmat import cuckoo
-
-F = TypeVar("F", bound=Callable[..., Any])
+from protocols.hazmat.compiled import kernel, part
 
 _IV = np.array(
     [
@@ -55,31 +53,6 @@ _MIXED = [(i, i + 4, i + 8, i + 12) for i in range(4)] + [
 _LANES = 16
 _VECTOR = ir.VectorType(ir.IntType(32), _LANES)
 _ALL = np.uint32(0xFFFFFFFF)
-
-
-_kernels: list[Any] = []
-
-
-def _part(function: F) -> F:
-    """A part of kernels: compiled with whatever calls it."""
-    compiled: F = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    return compiled
-
-
-def _kernel(function: F) -> F:
-    """An entry into compiled code: compiled at its first call on a machine, and read from disk afterwards."""
-    try:
-        compiled: F = njit(nogil=True, no_cfunc_wrapper=True, cache=True)(function)
-    except RuntimeError:  # no place that could be written: once in each process
-        compiled = njit(nogil=True)(function)
-    _kernels.append(compiled)
-    return compiled
-
-
-def keep_nothing() -> None:
-    """Write no compiled code any more in this process: a failure to write fails the call that it serves."""
-    for each in _kernels:
-        each._cache.disable()
 
 
 def hash_values(
@@ -171,7 +144,7 @@ def _rotated(build: Any, value: Any, by: int) -> Any:
     return build.or_(build.lshr(value, right), build.shl(value, left))
 
 
-@_part
+@part
 def _rounds(h: Any, v: Any, m: Any, lengths: Any, last: Any) -> None:
     """F of section 3.2 without its end: v from h, after ten rounds of m. lengths, last: uint32 (16,)."""
     for i in range(_LANES):
@@ -197,7 +170,7 @@ def _word(context: Any, data: Any, at: Any) -> Any:
     return types.uint32(data, types.intp), lower
 
 
-@_part
+@part
 def _load(data: Any, at: int, size: int, m: Any, lane: int) -> None:
     """Up to 64 bytes into a lane's block, with zeros behind them."""
     for word in range(16):
@@ -212,7 +185,7 @@ def _load(data: Any, at: int, size: int, m: Any, lane: int) -> None:
         m[word, lane] = value
 
 
-@_kernel
+@kernel
 def _hash_values(start: Any, key: Any, salts: Any, data: Any, offsets: Any, out: Any) -> None:
     n, before = len(offsets) - 1, 4 * len(key)
     begun = start.copy()
@@ -254,10 +227,10 @@ def _hash_values(start: Any, key: Any, salts: Any, data: Any, offsets: Any, out:
                 out[at + i, word] = h[word, i]
 
 
-_insert = _kernel(cuckoo.insert)
+_insert = kernel(cuckoo.insert)
 
 
-@_kernel
+@kernel
 def _transpose(columns: Any, rows: Any) -> None:
     groups, w = columns.shape[0] // 64, columns.shape[1]
     block = np.zeros((64, 8), np.uint64)  # eight words of a column are a line of the cache
@@ -283,12 +256,12 @@ def _transpose(columns: Any, rows: Any) -> None:
                     rows[64 * (at + word) + i, group] = block[i, word]
 
 
-@_part
+@part
 def _slot(row: Any, mask: int) -> Any:
     return np.int64(_word(row, 0)) & mask
 
 
-@_kernel
+@kernel
 def _find(own: Any, asked: Any, slots: Any, found: Any) -> None:
     """slots: int32, all -1, a power of two above n. The rows are uniform, and stand for their own hash."""
     mask, width = len(slots) - 1, own.shape[1]

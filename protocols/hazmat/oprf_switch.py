@@ -7,7 +7,6 @@ bit.
 
 from __future__ import annotations
 
-import os
 import secrets
 import warnings
 from functools import cache
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from protocols.errors import ConfigError
+from protocols.hazmat.switch import chosen
 
 # Items of the larger set. An item takes about 10 µs without kernels, loading them a second, compiling ten.
 LARGE = 100_000
@@ -26,11 +25,7 @@ STEP = "kernels made ready (compiled once on a machine)"  # as whoever watches i
 
 def kernels(count: int) -> ModuleType | None:
     """`protocols.hazmat.oprf_kernels` for sets of `count` items, or None where the libraries are to serve."""
-    setting = os.environ.get("VFL_KERNELS", "") or "auto"
-    if setting not in ("auto", "on", "off"):
-        raise ConfigError(
-            f'the environment variable VFL_KERNELS should be "auto", "on" or "off", got {setting!r}'
-        )
+    setting = chosen()
     if setting == "off" or (setting == "auto" and count < LARGE):
         return None
     return _tried()
@@ -48,7 +43,9 @@ def _tried() -> ModuleType | None:
         try:
             good = agree(oprf_kernels)
         except OSError:  # a full disk: what was compiled cannot be kept, but it can be used
-            oprf_kernels.keep_nothing()
+            from protocols.hazmat.compiled import keep_nothing
+
+            keep_nothing()
             good = agree(oprf_kernels)
     except Exception as error:  # numba's and LLVM's are of many kinds, and none should cost a user the run
         good, wrong = False, f"{type(error).__name__}: {error}"

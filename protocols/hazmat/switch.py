@@ -8,6 +8,7 @@ everywhere, for any size; `off`: nowhere.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,8 +17,8 @@ from typing import Literal, cast
 from protocols.errors import ConfigError
 
 # Points in a set. Loading compiled kernels takes one to two seconds and compiling them ten times that, while
-# they save an id 60 µs of a PSI (docs/decisions/011-kernels.md): so sets from LARGE on use what is compiled
-# already, and from HUGE on are worth the compiling.
+# they save an id 60 µs of a PSI (docs/decisions/011-kernels.md): so smaller sets use what is loaded already,
+# those from LARGE on what is compiled already, and those from HUGE on are worth the compiling.
 LARGE = 30_000
 HUGE = 200_000
 STEP = "kernels made ready (compiled once on a machine)"  # as whoever watches is told
@@ -46,8 +47,11 @@ def prepare(count: int) -> tuple[Prepared, ModuleType | None]:
     """Who serves `count` points, made ready; and `protocols.hazmat.curve25519`, or None for the library."""
     library = Prepared("library", 0.0, "there already"), None
     setting = chosen()
-    if setting == "off" or count < (LARGE if setting == "auto" else 1):
+    if setting == "off" or not count:
         return library
+    if setting == "auto" and count < LARGE:
+        loaded = sys.modules.get("protocols.hazmat.curve25519")  # for a larger set, earlier in this process
+        return (loaded.prepare(), loaded) if loaded is not None and loaded.serves() else library
     try:
         from protocols.hazmat import curve25519
     except ImportError as error:  # a numba that does not know this numpy or Python says so when imported

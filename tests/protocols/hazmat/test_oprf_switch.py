@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from protocols.errors import ConfigError
-from protocols.hazmat import oprf_kernels, oprf_switch
+from protocols.hazmat import compiled, oprf_kernels, oprf_switch
 from protocols.hazmat.equal_rows import find
 
 
@@ -66,7 +66,7 @@ def test_a_full_disk_costs_no_kernel_and_a_failing_compiler_no_run(monkeypatch: 
         return True
 
     monkeypatch.setattr(oprf_switch, "agree", full)
-    monkeypatch.setattr(oprf_kernels, "keep_nothing", lambda: told.append(True))
+    monkeypatch.setattr(compiled, "keep_nothing", lambda: told.append(True))
     assert oprf_switch._tried.__wrapped__() is oprf_kernels and told == [True]
     monkeypatch.setattr(oprf_switch, "agree", lambda module: 1 // 0)
     with pytest.warns(RuntimeWarning, match="left out on this machine, ZeroDivisionError: "):

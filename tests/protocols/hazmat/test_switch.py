@@ -35,22 +35,29 @@ def test_a_thousand_ids_compile_nothing_and_take_less_than_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "fast_cpu", "before", "served"),
+    ("setting", "fast_cpu", "before", "loaded", "served"),
     [
-        ("off", True, True, set()),
-        ("", True, True, {switch.LARGE, switch.HUGE}),
-        ("auto", True, True, {switch.LARGE, switch.HUGE}),
-        ("auto", True, False, {switch.HUGE}),
-        ("auto", False, True, set()),
-        ("on", False, False, {1, switch.LARGE - 1, switch.LARGE, switch.HUGE}),
+        ("off", True, True, True, set()),
+        ("", True, True, False, {switch.LARGE, switch.HUGE}),
+        ("auto", True, True, False, {switch.LARGE, switch.HUGE}),
+        ("auto", True, True, True, {1, switch.LARGE - 1, switch.LARGE, switch.HUGE}),
+        ("auto", True, False, False, {switch.HUGE}),
+        ("auto", False, True, False, set()),
+        ("on", False, False, False, {1, switch.LARGE - 1, switch.LARGE, switch.HUGE}),
     ],
 )
 def test_who_serves(
-    setting: str, fast_cpu: bool, before: bool, served: set[int], monkeypatch: pytest.MonkeyPatch
+    setting: str,
+    fast_cpu: bool,
+    before: bool,
+    loaded: bool,
+    served: set[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VFL_KERNELS", setting)
     monkeypatch.setattr(curve25519, "field_of_this_cpu", lambda: "fma" if fast_cpu else None)
     monkeypatch.setattr(curve25519, "prepared_before", lambda: before)
+    monkeypatch.setattr(curve25519, "serves", lambda: loaded)
     monkeypatch.setattr(curve25519, "prepare", lambda: switch.Prepared("fma", 0.0, "there already"))
     sizes = {0, 1, switch.LARGE - 1, switch.LARGE, switch.HUGE}
     assert {size for size in sizes if switch.prepare(size)[1]} == served
