@@ -7,35 +7,29 @@ reveals. Semi-honest parties; no defence against what gradients and embeddings g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from torch import nn
 
-from protocols.arrays import Array
-from protocols.errors import ConfigError, NotFittedError, nearest
-from protocols.federation import Federation
+from protocols.errors import ConfigError, nearest
 from protocols.programs import Seat
-from protocols.progress import bar
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
-from protocols.tables import Kind, split_target
+from protocols.tables import Kind
 from protocols.training import Settings, check_network, probabilities
 from vfl import saving
-from vfl.align import AlignmentReport, feature_parties, id_columns, report
 from vfl.neural import Plan, Top
 from vfl.program import VerticalNet, owned, program
 from vfl.saving import Own
-
-Data = Mapping[str, pd.DataFrame] | Federation
-F = TypeVar("F", pd.DataFrame, pd.Series)
+from vfl.shell import Data, Vertical
 
 
-class _VerticalNet(BaseEstimator):
+class _VerticalNet(Vertical):
     """What the classifier and the regressor share.
 
     Parameters
@@ -59,6 +53,7 @@ class _VerticalNet(BaseEstimator):
     random_state: seed of weights, batches and dropout. Alignment draws its secrets from the operating system.
     """
 
+    _program = program
     _kind: Kind
 
     def __init__(
@@ -107,36 +102,9 @@ class _VerticalNet(BaseEstimator):
         keeps). Raises ConfigError for settings and names, DataError for tables, AlignmentError for ids that
         do not meet; each says at which party.
         """
-        federation = Federation.of(data)
-        parties = federation.parties
-        owner, target_column = split_target(target, parties)
-        if owner not in federation:
-            raise ConfigError(
-                f"the target is at {owner}, whose table is not here; connect as {owner}, with data"
-            )
-        feature_parties(parties, owner)
-        parameters = self._parameters(owner, parties)
-        names = id_columns(id, parties)
-
-        def seat(party: str) -> Seat:
-            brought = {"bottom": (self.bottoms or {}).get(party), "top": self.top if party == owner else None}
-            modules = {part: module for part, module in brought.items() if module is not None}
-            wanted = target_column if party == owner else None
-            return Seat(party, parties, federation[party], names[party], wanted, modules=modules)
-
-        with bar(type(self).__name__) as on_progress:
-            run = federation.execute(
-                program, "fit", parameters, seat, parties, seed=self.random_state, on_progress=on_progress
-            )
-        self.parts_ = {party: owned(parameters, seat(party), held) for party, held in run.results.items()}
-        self.parties_, self.label_party_, self.run_ = parties, owner, run.job
-        self.alignment_: AlignmentReport = report(
-            owner, {party: result[-1] for party, result in run.results.items()}, parties
-        )
-        self.ledger_ = run.ledger
-        learnt = self.parts_[owner].top
-        assert learnt is not None
-        self._set_learnt(learnt)
+        own: Own = self._fit(data, target, id)
+        assert own.top is not None
+        self._set_learnt(own.top)
         return self
 
     def save(self, store: str | Path, run: str | None = None) -> str:
@@ -172,43 +140,12 @@ class _VerticalNet(BaseEstimator):
         loaded._set_learnt(learnt)
         return loaded
 
-    def _outputs(self, data: Data) -> tuple[Data, Array, Array]:
-        """(federation, the top model's outputs (k, outputs), the label party's rows (k,) they are for)."""
-        parts, owner = self._fitted(), self.label_party_
-        if self.unmatched not in ("drop", "nan"):
-            raise ConfigError(f'unmatched={self.unmatched!r} should be "drop" or "nan"')
-        federation = Federation.of(data)
-        _check_parties(federation.parties, self.parties_)
-        parameters = self._parameters(owner, federation.parties, may_be_empty=self.unmatched == "nan")
+    def _owned(self, parameters: VerticalNet, seat: Seat, held: Any) -> Own:
+        return owned(parameters, seat, held)
 
-        def seat(party: str) -> Seat:
-            return Seat(party, self.parties_, federation[party], kept=parts[party])
-
-        with bar(type(self).__name__) as on_progress:
-            run = federation.execute(
-                *(program, "predict", parameters, seat, self.parties_),
-                seed=self.random_state,
-                on_progress=on_progress,
-                run=self.run_,
-            )
-        outputs, aligned = run.results[owner]
-        self.predict_ledger_ = run.ledger
-        self.predict_alignment_ = report(owner, run.results | {owner: aligned}, self.parties_)
-        return federation, outputs, aligned.rows
-
-    def _placed(self, federation: Data, rows: Array, predicted: F) -> F:
-        """`predicted`, of the label party's `rows`, in that party's order and indexed by its ids."""
-        name = self.parts_[self.label_party_].id
-        ids = federation[self.label_party_][name]
-        predicted = predicted.set_axis(rows).sort_index()
-        if self.unmatched == "nan":
-            predicted = predicted.reindex(np.arange(len(ids)))
-        return predicted.set_axis(pd.Index(ids.iloc[predicted.index.to_numpy()], name=name))
-
-    def _fitted(self) -> dict[str, Own]:
-        if not hasattr(self, "parts_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
-        return self.parts_
+    def _brought(self, party: str, owner: str) -> dict[str, Any]:
+        brought = {"bottom": (self.bottoms or {}).get(party), "top": self.top if party == owner else None}
+        return {"modules": {part: module for part, module in brought.items() if module is not None}}
 
     def _set_learnt(self, top: Top) -> None:
         """Attributes that a kind of estimator has of its own."""
@@ -240,21 +177,6 @@ class _VerticalNet(BaseEstimator):
                 "protocol": plan.protocol,
                 "may_be_empty": may_be_empty,
             }
-        )
-
-
-def _check_parties(given: Sequence[str], trained: Collection[str]) -> None:
-    """ConfigError unless those given are those of the training: who is missing, and who is unknown."""
-    missing = [party for party in trained if party not in given]
-    wrong = [f"no table of {', '.join(missing)}"] if missing else []
-    wrong += [
-        f"{party} took no part in the training{nearest(party, missing or trained)}"
-        for party in given
-        if party not in trained
-    ]
-    if wrong:
-        raise ConfigError(
-            f"predicting needs exactly the parties of the training, {', '.join(trained)}: {'; '.join(wrong)}"
         )
 
 
