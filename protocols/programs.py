@@ -20,6 +20,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
+from protocols.arrays import Array
 from protocols.columns import IdColumn
 from protocols.errors import ConfigError, nearest
 from protocols.federation import Role
@@ -49,6 +50,9 @@ class Seat:
     table: pd.DataFrame | None = field(default=None, repr=False)  # None: this party has no data
     id: str | tuple[str, ...] | None = None  # its id column, or several that make an id together
     target: str | None = None  # its target column, where it has one
+    sample_weight: Array | None = field(
+        default=None, repr=False
+    )  # float64 (rows of its table,), beside a target
     kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
     ids: IdColumn | None = field(default=None, repr=False)  # in place of a table, where ids are all it takes
     scratch: Path | None = None  # where there is place for what a run needs while it lasts

@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, NotFittedError, nearest
+from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
 from protocols.federation import Federation
 from protocols.programs import Parameters, Program, Seat
 from protocols.progress import bar
@@ -49,8 +49,11 @@ class Vertical(BaseEstimator):
         """What the caller brings for one party, as fields of its `Seat`."""
         return {}
 
-    def _fit(self, data: Data, target: str, id: str | Mapping[str, str]) -> Any:
-        """Train; sets what every fitted estimator has, and returns what the label party keeps."""
+    def _fit(self, data: Data, target: str, id: str | Mapping[str, str], sample_weight: object = None) -> Any:
+        """Train; sets what every fitted estimator has, and returns what the label party keeps.
+
+        sample_weight: a number for each row of the label party's table, in its order; None for all alike.
+        """
         federation = Federation.of(data)
         parties = federation.parties
         owner, target_column = split_target(target, parties)
@@ -61,11 +64,12 @@ class Vertical(BaseEstimator):
         feature_parties(parties, owner)
         parameters = self._parameters(owner, parties)
         names = id_columns(id, parties)
+        with marked(owner, "fit"):
+            weights = None if sample_weight is None else weights_of(sample_weight, len(federation[owner]))
 
         def seat(party: str) -> Seat:
-            wanted = target_column if party == owner else None
-            brought = self._brought(party, owner)
-            return Seat(party, parties, federation[party], names[party], wanted, **brought)
+            mine = (target_column, weights) if party == owner else (None, None)
+            return Seat(party, parties, federation[party], names[party], *mine, **self._brought(party, owner))
 
         with bar(type(self).__name__) as on_progress:
             run = federation.execute(
@@ -123,6 +127,28 @@ class Vertical(BaseEstimator):
         if not hasattr(self, "parts_"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
         return self.parts_
+
+
+def weights_of(given: object, rows: int) -> Array:
+    """`given` as float64 (rows,). DataError unless each row has one, none is negative and some are not 0."""
+    try:
+        weights = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"sample_weight should be one number for each row, got {type(given).__name__} of something else"
+        ) from None
+    if weights.shape != (rows,):
+        raise DataError(
+            f"sample_weight should have one number for each of the table's {rows} rows, got shape "
+            f"{list(weights.shape)}"
+        )
+    wrong = int(np.count_nonzero(~(np.isfinite(weights) & (weights >= 0))))
+    if wrong or not weights.any():
+        raise DataError(
+            f"of {rows} sample weights {wrong} are negative, infinite or missing, and "
+            f"{np.count_nonzero(weights)} are not 0; none should be the first, and some the second"
+        )
+    return weights
 
 
 def _check_parties(given: Sequence[str], trained: Collection[str]) -> None:
