@@ -18,6 +18,8 @@ from tests.vfl.parties import small
 from vfl import VerticalNetClassifier, align
 
 POLICY = "min_intersection = 5\n"
+TWO = ["--table", "a=a.csv", "--table", "b=b.csv"]
+NETWORK = ["--book", "parties.toml", "--me", "a", "--table", "a.csv", "--id", "x"]
 run_cli = CliRunner().invoke
 
 
@@ -191,6 +193,16 @@ def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -
         (["--me", "bank"], "--book and --me are both needed"),
         (["--table", "a=a.csv", "--table", "b=b.csv"], "give --id COLUMN, or --id PARTY=COLUMN for every"),
         (["--table", "a=a.csv", "--table", "b=b.csv", "--id", "a=x"], "give --id COLUMN"),
+        (["--table", "a=a.csv", "--table", "a=b.csv"], "--table is given twice for a"),
+        ([*TWO, "--id", "a=x"], "for every party: b has none"),
+        ([*TWO, "--id", "a=x", "--id", "bb=x"], "there is no party 'bb'; did you mean 'b'?"),
+        ([*TWO, "--id", "x,"], "--id x,: expected 1 to"),
+        ([*TWO, "--id", "x"], "a/align: a.csv: no such file"),
+        (["--table", "a=a.xlsx", "--table", "b=b.csv", "--id", "x"], "a/align: a.xlsx: expected a file that"),
+        ([*TWO, "--id", "x", "--out", f"{__file__}/x"], f"{__file__} is a file; expected a folder"),
+        ([*TWO, "--id", "x", "--out", "o", "--reveal", "size"], "nobody learns which rows are common; leave"),
+        ([*NETWORK, "--parties", "b,c"], "--parties b,c: a, which --me says this is, should be one of them"),
+        ([*NETWORK, "--label-party", "b", "--reveal", "label-party", "--out", "x.csv"], "a is not to learn"),
         (["export", "r", "--out", "x.txt"], "expected a file that ends in .csv or .parquet"),
         (["export", "r", "--out", "nowhere/x.csv"], "there is no directory"),
     ],
@@ -198,3 +210,56 @@ def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -
 def test_what_a_person_may_get_wrong_is_said(words: list[str], said: str) -> None:
     found = run_cli(app, words)
     assert found.exit_code == 2 and said in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(
+    ("reveal", "shown"),
+    [
+        ("all", ["bank 3 2 1 0", "shop 3 2 1 0"]),
+        ("label-party", ["bank 3 2 1 0", "shop 3 0"]),
+        ("size", ["bank 3 0", "shop 3 0"]),
+    ],
+)
+def test_a_party_is_shown_nothing_in_place_of_what_it_did_not_learn(
+    tmp_path: Path, reveal: str, shown: list[str]
+) -> None:
+    (tmp_path / "bank.csv").write_text("id,a\n1,1\n2,2\n3,3\n")
+    (tmp_path / "shop.csv").write_text("id,b\n2,2\n3,3\n4,4\n")
+    words = [f"--table={party}={tmp_path}/{party}.csv" for party in ("bank", "shop")]
+    said = run_cli(app, [*words, "--id", "id", "--reveal", reveal])
+    assert said.exit_code == 0, said.output
+    rows = [" ".join(line.replace("│", " ").split()) for line in said.output.splitlines()]
+    assert [row for row in rows if row.startswith(("bank ", "shop ")) and row[5].isdigit()] == shown
+
+
+def test_ids_in_a_file_are_what_they_are_at_a_party_that_serves_it(tmp_path: Path) -> None:
+    """Leading zeros stay, gaps are counted as such, and no column takes the place of another."""
+    (tmp_path / "shop.csv").write_text("visits,id\n4,007\n2,8\n")
+    shop = f"--table=shop={tmp_path}/shop.csv"
+
+    def with_bank(text: str, *more: str) -> str:
+        (tmp_path / "bank.csv").write_text(text)
+        said = run_cli(app, [f"--table=bank={tmp_path}/bank.csv", shop, "--id", "id", *more])
+        return " ".join(said.output.split())
+
+    out = tmp_path / "out"
+    assert "wrote 1 rows" in with_bank("x,id\n1,007\n2,07\n", "--out", str(out), "--format", "csv")
+    assert (out / "bank.csv").read_text() == "x,id\n1,007\n"
+    assert (out / "shop.csv").read_text() == "visits,id\n4,007\n"
+    assert "are text, those of bank are integers" in with_bank("id\n7\n8\n")
+    assert "bank/align: 1 of 2 ids are missing" in with_bank("id,x\n7,1\n,2\n")
+    assert "bank/align: 2 of 2 ids are missing" in with_bank("id,x\n,1\n,2\n")
+    assert "two columns are called 'id'" in with_bank("id,id\n7,1\n8,2\n")
+    assert "cannot be read as CSV" in with_bank("id,x\n7,1,1\n8,2,2\n")
+    (tmp_path / "bank.csv").write_bytes("id,x\nM\xfcller,1\n".encode("latin-1"))
+    said = run_cli(app, [f"--table=bank={tmp_path}/bank.csv", shop, "--id", "id"])
+    assert "is not UTF-8 text; save it as UTF-8" in " ".join(said.output.split())
+
+
+def test_where_nothing_may_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)  # for root all may be written
+    for out, words in (("new/folder", [*TWO, "--id", "x"]), ("x.csv", NETWORK)):
+        said = run_cli(app, [*words, "--out", str(tmp_path / out)])
+        assert said.exit_code == 2 and f"may not write in {tmp_path}" in " ".join(said.output.split())
