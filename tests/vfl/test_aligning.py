@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from protocols.commands.psi import app
 from protocols.connect import Connected
-from protocols.errors import ConfigError, PolicyError
+from protocols.errors import ConfigError, DataError, PolicyError
 from protocols.parts import load_part
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
@@ -166,6 +166,23 @@ def test_the_policy_bounds_an_alignment(data: dict[str, pd.DataFrame], tmp_path:
     served = serving(tmp_path, "shop", "telco")
     refused = pytest.raises(PolicyError, match="min_intersection")
     with served, Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank")
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ([1, 1, 2], r"^shop/align: 1 of 3 ids are duplicated; pass duplicates=\"first\""),
+        ([1, None, 2], "^shop/align: 1 of 3 ids are missing; drop those rows"),
+    ],
+)
+def test_the_caller_hears_what_is_wrong_with_the_ids_of_another_party(
+    data: dict[str, pd.DataFrame], tmp_path: Path, ids: list[int | None], said: str
+) -> None:
+    shop = pd.DataFrame({"id": pd.array(ids, "Int64"), "visits": 1.0})
+    book = lay_out(tmp_path, {"bank": data["bank"], "shop": shop}, POLICY)
+    wrong = pytest.raises(DataError, match=said)
+    with serving(tmp_path, "shop"), Connected(book, "bank", data["bank"]) as all_, wrong:
         align(all_, id="id", label_party="bank")
 
 
