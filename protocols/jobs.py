@@ -413,11 +413,16 @@ def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Tas
     return asyncio.create_task(renew())
 
 
+def unfinished(path: Path) -> Path:
+    """Where `write_whole` writes what becomes `path`; a process that was killed leaves it there."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Whole or not at all, readable by the owner only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = path.with_name(f".{path.name}.new")
+        new = unfinished(path)
         try:
             with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(content)
