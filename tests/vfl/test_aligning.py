@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from protocols.errors import ConfigError, PolicyError
 from protocols.parts import load_part
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
-from vfl import VerticalNetClassifier, align
+from vfl import VerticalNetClassifier, align, aligning
 
 POLICY = "min_intersection = 5\n"
 run_cli = CliRunner().invoke
@@ -157,6 +158,43 @@ def test_a_table_that_has_changed_is_not_exported(data: dict[str, pd.DataFrame],
         app, ["export", run, "--config", str(tmp_path / "shop.toml"), "--out", str(tmp_path / "a.csv")]
     )
     assert said.exit_code == 2 and "the table has changed since it was aligned" in said.output
+
+
+def test_rows_of_a_file_that_changed_meanwhile_are_not_written(
+    data: dict[str, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = {party: data[party] for party in ("bank", "shop")}
+    book, file, out = lay_out(tmp_path, two, POLICY), tmp_path / "bank.parquet", tmp_path / "out.parquet"
+    data["bank"].to_parquet(file)
+    words = ["--book", str(book), "--me", "bank", "--table", str(file), "--id", "id", "--out", str(out)]
+    real = aligning.align_ids
+
+    def meanwhile(*args: Any) -> Any:
+        found = real(*args)
+        data["bank"].iloc[::-1].to_parquet(file, index=False)
+        return found
+
+    with serving(tmp_path, "shop"):
+        with monkeypatch.context() as patched:
+            patched.setattr(aligning, "align_ids", meanwhile)
+            said = run_cli(app, words)
+        assert said.exit_code == 2 and "bank/align: the table has changed since it was aligned" in said.output
+        assert not out.exists()
+        assert run_cli(app, words).exit_code == 0
+    expected = align(two, id="id", label_party="bank").tables["bank"]
+    pd.testing.assert_frame_equal(pd.read_parquet(out), expected.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("reveal", [["size"], ["label-party", "--label-party", "shop"]])
+def test_rows_that_will_not_be_learnt_are_refused_before_anything_leaves(
+    data: dict[str, pd.DataFrame], tmp_path: Path, kind: str, reveal: list[str]
+) -> None:
+    book = lay_out(tmp_path, {party: data[party] for party in ("bank", "shop")}, POLICY)
+    data["bank"].to_parquet(tmp_path / "bank.parquet")
+    words = ["--book", str(book), "--me", "bank", "--table", f"{tmp_path}/bank.{kind}", "--id", "id"]
+    said = run_cli(app, [*words, "--out", f"{tmp_path}/out.{kind}", "--reveal", *reveal])  # and nobody serves
+    assert said.exit_code == 2 and "bank does not learn the rows" in " ".join(said.output.split())
 
 
 def test_the_policy_bounds_an_alignment(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
