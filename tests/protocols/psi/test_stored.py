@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from protocols import columns
 from protocols.columns import IdColumn, InFile, InTable
 from protocols.errors import ConfigError, DataError
-from protocols.psi import stored
+from protocols.psi import risk, stored
 from protocols.psi.ids import Duplicates, canonical
 from protocols.psi.risk import guessable
 from protocols.psi.stored import StoredIds, store
@@ -103,6 +103,19 @@ def test_they_are_for_their_owner_only_and_end_with_their_use(tmp_path: Path) ->
 def test_a_sample_tells_how_well_they_can_be_guessed(tmp_path: Path) -> None:
     ids = store(in_table([f"{i:04d}" for i in range(60)]), tmp_path)
     assert isinstance(ids, StoredIds) and 5 < guessable(ids).bits < 20
+
+
+def test_a_sample_of_a_sorted_table_is_of_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of the first rows begin with the same digits, and so would look easier to guess."""
+    monkeypatch.setattr(stored, "PART", 3000)
+    monkeypatch.setattr(risk, "SAMPLE", 300)
+    names = pd.Series([f"{i:06d}" for i in range(0, 1_000_000, 111)])
+    here, there = guessable(canonical(names)), guessable(store(in_table(names), tmp_path))
+    assert there.bits == pytest.approx(here.bits, abs=0.5) and here.bits > np.log2(10**6) - 0.1
+
+
+def test_no_id_has_a_sample_too(tmp_path: Path) -> None:
+    assert not len(store(in_table([], dtype="str"), tmp_path).sample(10))
 
 
 def test_a_file_is_read_as_the_table_in_it_is(tmp_path: Path) -> None:
