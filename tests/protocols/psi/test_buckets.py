@@ -202,8 +202,8 @@ def test_a_run_that_was_cut_goes_on_at_the_bucket_it_was_in(
 
 
 def test_what_is_kept_of_a_run_that_was_begun_anew_is_not_gone_on_with(tmp_path: Path) -> None:
-    """The shop loses its checkpoints, so both begin anew, with other buckets. Then they are cut off again, and
-    the bank is killed before it has kept its second bucket: what it kept of the first run is of no use."""
+    """The shop loses its checkpoints, so both begin anew, with other buckets. Then they are cut off again,
+    and the bank is killed before it has kept its second bucket: what it kept of the first run is no use."""
 
     class Killed(Kept):
         def save(self, done: int, state: Arrays) -> None:
