@@ -127,6 +127,24 @@ def test_a_file_is_read_as_the_table_in_it_is(tmp_path: Path) -> None:
     assert store(file, tmp_path).loaded().values.equals(canonical(table["id"]).values)
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_fingerprint_is_of_the_ids_that_were_read(tmp_path: Path, on_disk: bool) -> None:
+    """A file that changes between two readings would pass for the one whose rows were aligned."""
+    before, after = pd.DataFrame({"id": range(30)}), pd.DataFrame({"id": range(30)[::-1]})
+    before.to_parquet(tmp_path / "a.parquet")
+    file = InFile(tmp_path / "a.parquet", ["id"])
+    ids = store(file, tmp_path).loaded() if on_disk else canonical(file.whole())
+    after.to_parquet(tmp_path / "a.parquet")
+    assert ids.values.equals(canonical(before["id"]).values)
+    assert file.fingerprint == InTable(before, ["id"]).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["int64", "str"])
+def test_a_file_without_rows_keeps_the_type_of_its_ids(tmp_path: Path, kind: str) -> None:
+    pd.DataFrame({"id": pd.Series([], dtype=kind)}).to_parquet(tmp_path / "a.parquet")
+    assert canonical(InFile(tmp_path / "a.parquet", ["id"]).whole()).tag == kind.removesuffix("64")
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 100])
 def test_a_fingerprint_is_of_ids_and_their_order(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(columns, "CHUNK", chunk)
