@@ -179,7 +179,7 @@ def _over_network(
     from protocols.data import read
     from protocols.errors import ConfigError
     from protocols.federation import Federation
-    from vfl.align import align
+    from vfl.align import align, learns_rows
 
     if len(given) != 1 or len(ids) != 1:
         raise ConfigError("over the network, give one --table FILE and one --id COLUMN: this party's own")
@@ -188,6 +188,11 @@ def _over_network(
     how = {name: value for name, value in how.items() if name != "cache"}
     if out is not None:
         _check_out(out)
+        if not learns_rows(me, label_party or me, how["reveal"]):  # before the others are shown anything
+            raise ConfigError(
+                f"with --reveal {how['reveal']} {me} does not learn the rows, so it cannot write them to "
+                f"{out}; leave --out out"
+            )
     names = [name.strip() for name in parties.split(",")] if parties else None
     file, columns = Path(given[0].removeprefix(f"{me}=")), ids[0].removeprefix(f"{me}=").split(",")
     if file.suffix.lower() == ".parquet" and (out is None or out.suffix == ".parquet"):
@@ -196,8 +201,6 @@ def _over_network(
         found = align(all_, id=columns, label_party=label_party or me, parties=names, **how)
     _told(found.report, found.run)
     if out is not None:
-        if me not in found.tables:
-            raise _not_learnt(me, out)
         _write(found.tables[me], out)
 
 
@@ -217,31 +220,26 @@ def _by_file(
     from protocols.errors import marked
     from protocols.federation import Federation
     from protocols.gather import write_rows
-    from vfl.align import learns_rows
-    from vfl.aligning import align_ids
+    from protocols.parts import load_part
+    from vfl.aligning import align_ids, exported
 
     with marked(me, "align"):
         column = InFile(file, id)
     with Federation.connect(book, me) as all_:
-        told, own, run = align_ids(all_, parties or all_.parties, column, label_party, how)
+        told, _, run = align_ids(all_, parties or all_.parties, column, label_party, how)
         _told(told, run.job)
         if out is None:
             return
-        if not learns_rows(me, label_party, how["reveal"]):
-            raise _not_learnt(me, out)
-    write_rows(file, own.rows, out)
-    say(f"wrote {len(own.rows)} rows to {out}")
+        part = load_part(all_.store.parts, run.job)
+    with marked(me, "align"):
+        rows = exported(part, InFile(file, id))  # read anew: a run takes long enough for a file to change
+    write_rows(file, rows, out)
+    say(f"wrote {len(rows)} rows to {out}")
 
 
 def _told(report: AlignmentReport, run: str) -> None:
     _show(report)
     say(f"run {run}: the others write their rows with `vfl psi export {run}`")
-
-
-def _not_learnt(me: str, out: Path) -> Exception:
-    from protocols.errors import ConfigError
-
-    return ConfigError(f"{me} does not learn the rows, so nothing was written to {out}")
 
 
 def _ids(given: list[str], parties: list[str]) -> dict[str, list[str]]:
