@@ -196,8 +196,11 @@ def _over_network(
     how = {name: value for name, value in how.items() if name != "cache"}
     if out is not None:
         check_out(out)
-        if not learns_rows(me, label_party or me, how["reveal"]):
-            raise ConfigError(f"{me} is not to learn which rows are common; leave --out out")
+        if not learns_rows(me, label_party or me, how["reveal"]):  # before the others are shown anything
+            raise ConfigError(
+                f"with --reveal {how['reveal']} {me} does not learn the rows, so it cannot write them to "
+                f"{out}; leave --out out"
+            )
     names = [name.strip() for name in parties.split(",")] if parties else None
     if names is not None and me not in names:
         raise ConfigError(f"--parties {parties}: {me}, which --me says this is, should be one of them")
@@ -227,16 +230,21 @@ def _by_file(
     from protocols.errors import marked
     from protocols.federation import Federation
     from protocols.gather import write_rows
-    from vfl.aligning import align_ids
+    from protocols.parts import load_part
+    from vfl.aligning import align_ids, exported
 
     with marked(me, "align"):
         column = InFile(file, id)
     with Federation.connect(book, me) as all_:
-        told, own, run = align_ids(all_, parties or all_.parties, column, label_party, how)
-    _told(told, run.job, _others(me, parties or all_.parties, label_party, how))
-    if out is not None:
-        write_rows(file, own.rows, out)
-        say(f"wrote {len(own.rows)} rows to {out}")
+        told, _, run = align_ids(all_, parties or all_.parties, column, label_party, how)
+        _told(told, run.job, _others(me, parties or all_.parties, label_party, how))
+        if out is None:
+            return
+        part = load_part(all_.store.parts, run.job)
+    with marked(me, "align"):
+        rows = exported(part, InFile(file, id))  # read anew: a run takes long enough for a file to change
+    write_rows(file, rows, out)
+    say(f"wrote {len(rows)} rows to {out}")
 
 
 def _others(me: str, parties: Sequence[str], label_party: str, how: Mapping[str, Any]) -> list[str]:

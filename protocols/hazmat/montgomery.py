@@ -14,15 +14,16 @@ Sources: Montgomery 1985; Koç, Acar and Kaliski 1996 (CIOS); Gueron and Krasnov
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from gmpy2 import invert, mpz
-from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
 from protocols.hazmat import montgomery_kernels as kernels
+from protocols.hazmat import threads
 from protocols.hazmat.lanes import COUNT
 
 Holds = Literal["int", "float"]
@@ -42,6 +43,7 @@ class Modulus:
         self.width = -(-int(n).bit_length() // 64)
         # Room for 2 n, and for the sign of every word that `freeze` writes.
         self.limbs = -(-max(int(n).bit_length() + 3, 64 * self.width) // self.bits)
+        self.limbs += self.limbs % 2  # products take two at once
         if n % 2 == 0 or self.limbs > MOST_LIMBS:
             raise ValueError(f"a modulus should be odd, of at most {MOST_LIMBS} limbs; got {self.limbs}")
         self._type: Any = np.uint64 if lanes == "int" else np.float64
@@ -88,10 +90,10 @@ class Modulus:
         whole = np.frombuffer(raw, np.uint8).reshape(len(exponents), -(-bits // 8) or 1)
         digits = np.stack([whole >> 4, whole & 15], axis=2).astype(np.int64)
         digits = digits.reshape(len(exponents), 2 * whole.shape[1])
-        digits = np.broadcast_to(digits, (len(cells), digits.shape[1]))
 
         def run(at: slice, out: Cells) -> None:
-            kernels.power(_laid(cells[at]), _laid(digits[at]), self.one, out, self._field, self._work(19))
+            mine = _laid(digits[at] if len(digits) > 1 else digits)
+            kernels.power(_laid(cells[at]), mine, self.one, out, self._field, self._work(19))
 
         return self._shared(len(cells), run)
 
@@ -142,17 +144,14 @@ class Modulus:
         return self._shared(len(digits), run)
 
     def _shared(self, count: int, run: Callable[[slice, Cells], None]) -> Cells:
-        """Rows 0 to count, in one part for each thread that the user's joblib settings give."""
+        """Rows 0 to count, in one part for each thread."""
         out = np.empty((count, self.limbs), self._type)
         pieces = 1
-        if count >= 32 * self.lanes:  # asking costs as much as a few products
-            pieces = min(effective_n_jobs(Parallel().n_jobs), count // (4 * self.lanes))
+        if count >= 32 * self.lanes:  # handing over costs as much as a hundred products
+            pieces = min(threads.count(), count // (4 * self.lanes))
         edges = [count * k // pieces for k in range(pieces + 1)]
         parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
-        if len(parts) == 1:
-            run(parts[0], out[parts[0]])
-        elif parts:
-            Parallel(require="sharedmem")(delayed(run)(at, out[at]) for at in parts)
+        threads.run([partial(run, at, out[at]) for at in parts])
         return out
 
     def _work(self, count: int) -> Cells:

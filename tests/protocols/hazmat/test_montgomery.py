@@ -11,7 +11,6 @@ import pytest
 from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib import parallel_config
 
 from protocols.hazmat.montgomery import MOST_LIMBS, Holds, Modulus
 from protocols.hazmat.paillier.words import to_ints, to_words
@@ -89,7 +88,8 @@ def test_bucket_products(lanes: Holds, count: int, buckets: int) -> None:
     cells = m.load(words(m, x))
     wanted = [prod((a for a, b in zip(x, index, strict=True) if b == k), start=1) % n for k in range(buckets)]
     assert ints(m, m.bucket_products(cells, index, buckets)) == wanted
-    with parallel_config("threading", n_jobs=2):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", "3")
         assert ints(m, m.bucket_products(cells, index, buckets)) == wanted
 
 
@@ -101,7 +101,8 @@ def test_fixed_powers(lanes: Holds) -> None:
     digits = np.random.default_rng(0).integers(0, 8, (300, 3))
     wanted = [prod(pow(b, int(d), n) for b, d in zip(bases, row, strict=True)) % n for row in digits]
     assert ints(m, m.fixed_powers(table, digits)) == wanted
-    with parallel_config("threading", n_jobs=3):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", "3")
         assert ints(m, m.fixed_powers(table, digits)) == wanted
 
 
