@@ -257,7 +257,7 @@ def _others(me: str, parties: Sequence[str], label_party: str, how: Mapping[str,
 def _told(report: AlignmentReport, run: str, others: Sequence[str]) -> None:
     _show(report)
     names = " and ".join(others)
-    can = f": there, {names} can write the common rows with `vfl psi export {run}`" if names else ""
+    can = f": {names} can write the common rows too, with `vfl psi export {run}`" if names else ""
     say(f"run {run}{can}")
 
 
