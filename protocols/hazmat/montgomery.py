@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -102,7 +101,9 @@ class Modulus:
 
         Long runs of one bucket are cut into pieces, so that all lanes have work, and those multiplied again.
         """
-        rows = np.argsort(index, kind="stable")
+        # Of numbers of 16 bits numpy counts the digits instead of comparing them: nine times as fast.
+        narrow = index.astype(np.int16) if buckets <= 2**15 else index
+        rows = np.argsort(narrow, kind="stable")
         starts = np.searchsorted(index[rows], np.arange(buckets + 1))
         longest = max(16, -(-len(index) // 256))
         pieces = -(-np.diff(starts) // longest)
@@ -117,14 +118,15 @@ class Modulus:
     def _products(self, cells: Cells, rows: Index, begin: Index, end: Index) -> Cells:
         order = np.argsort(begin - end, kind="stable")  # lanes side by side have runs of like length
         out = np.empty((len(begin), self.limbs), self._type)
+        pieces = self._pieces(len(rows))
 
-        def run(at: slice, _: Cells) -> None:
-            mine = _laid(order[at])
+        def run(piece: int) -> None:
+            mine = _laid(order[piece::pieces])  # to each thread long runs and short ones
             kernels.bucket_products(
                 _laid(cells), rows, begin, end, mine, self.one, out, self._field, self._work(3)
             )
 
-        self._shared(len(begin), run)
+        threads.run([partial(run, piece) for piece in range(pieces)])
         return out
 
     def table(self, bases: Cells, size: int) -> Cells:
@@ -146,13 +148,14 @@ class Modulus:
     def _shared(self, count: int, run: Callable[[slice, Cells], None]) -> Cells:
         """Rows 0 to count, in one part for each thread."""
         out = np.empty((count, self.limbs), self._type)
-        pieces = 1
-        if count >= 32 * self.lanes:  # handing over costs as much as a hundred products
-            pieces = min(threads.count(), count // (4 * self.lanes))
-        edges = [count * k // pieces for k in range(pieces + 1)]
-        parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
+        pieces = self._pieces(count)
+        parts = [slice(count * k // pieces, count * (k + 1) // pieces) for k in range(pieces)]
         threads.run([partial(run, at, out[at]) for at in parts])
         return out
+
+    def _pieces(self, products: int) -> int:
+        """For how many threads there is work: handing over costs as much as a hundred products."""
+        return max(1, min(threads.count(), products // (16 * self.lanes)))
 
     def _work(self, count: int) -> Cells:
         return np.empty((count, self.limbs, self.lanes), self._type)

@@ -105,11 +105,11 @@ def paillier_add() -> list[Row]:
     """Two arrays of ciphertexts."""
 
     def measure(backend: Backend) -> tuple[Ratio, str]:
-        a, b = rows(backend, 5000), rows(backend, 5000)
+        a, b = rows(backend, ROWS), rows(backend, ROWS)
         theirs = [key(backend).phe.encrypt(v) for v in values(50).tolist()]
         pairs = [(x, y) for x in theirs for y in theirs[:40]]
-        found = each(lambda: a + b, 5000, lambda: [x + y for x, y in pairs], len(pairs))
-        return found, "5,000 pairs against 2,000 by phe, exponents as phe chose them"
+        found = each(lambda: a + b, ROWS, lambda: [x + y for x, y in pairs], len(pairs))
+        return found, f"{ROWS:,} pairs against 2,000 by phe, exponents as phe chose them"
 
     return table("add", {"ifma": 1 / 40, "gmpy2": 0.8}, measure)
 
