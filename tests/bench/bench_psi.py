@@ -6,7 +6,7 @@ shared, in two processes over loopback, and take turns in going first. They do n
 
     ours: one call of `vfl.align` to a party that serves. In it are the agreement on the job, the server's
         reading of its CSV file, mutual TLS, and ledgers and parts on disk; the caller's table is in memory.
-        Both learn their rows, in one order. One thread computes at each party, as no joblib backend is set.
+        Both learn their rows, in one order. ECDH has a thread for each core, KKRT one at each party.
     spu's: in it are the reading of a CSV file at each party and the writing of another, in one order; no TLS.
         Both learn. It takes as many threads as it likes.
     OpenMined's: lists in memory, a socket without TLS. One party alone learns, by a filter that errs with
