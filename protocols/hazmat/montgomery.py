@@ -93,7 +93,15 @@ class Modulus:
         def run(at: slice, out: Cells) -> None:
             kernels.power(_laid(cells[at]), _laid(digits[at]), self.one, out, self._field, self._work(19))
 
-        return self._shared(len(cells), run)
+        return self._shared(len(cells), run, max(1, bits))
+
+    def squared(self, cells: Cells, times: int) -> Cells:
+        """Row by row, to the power 2^times."""
+
+        def run(at: slice, out: Cells) -> None:
+            kernels.squared(_laid(cells[at]), times, out, self._field, self._work(2))
+
+        return self._shared(len(cells), run, times)
 
     def bucket_products(self, cells: Cells, index: Index, buckets: int) -> Cells:
         """(buckets, limbs): the product of the cells that have each index; -1 leaves a cell out.
@@ -141,12 +149,16 @@ class Modulus:
 
         return self._shared(len(digits), run)
 
-    def _shared(self, count: int, run: Callable[[slice, Cells], None]) -> Cells:
-        """Rows 0 to count, in one part for each thread that the user's joblib settings give."""
+    def _shared(self, count: int, run: Callable[[slice, Cells], None], products: int = 1) -> Cells:
+        """Rows 0 to count, in one part for each thread that the user's joblib settings give.
+
+        products: how many a row takes, at least.
+        """
         out = np.empty((count, self.limbs), self._type)
         pieces = 1
-        if count >= 32 * self.lanes:  # asking costs as much as a few products
-            pieces = min(effective_n_jobs(Parallel().n_jobs), count // (4 * self.lanes))
+        if count * products >= 32 * self.lanes and count > self.lanes:  # asking costs a few products
+            least = max(1, 4 // products)  # lanes of a part
+            pieces = max(1, min(effective_n_jobs(Parallel().n_jobs), count // (least * self.lanes)))
         edges = [count * k // pieces for k in range(pieces + 1)]
         parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
         if len(parts) == 1:

@@ -200,6 +200,19 @@ def power(cells: Any, digits: Any, one: Any, out: Any, field: Any, work: Any) ->
 
 
 @kernel
+def squared(cells: Any, count: int, out: Any, field: Any, work: Any) -> None:
+    """out[i] = cells[i] to the power 2^count. work: (2, limbs, lanes)."""
+    lanes, last = work.shape[2], len(out) - 1
+    for at in range(0, len(out), lanes):
+        for lane in range(lanes):
+            fill(cells, min(at + lane, last), work[0], lane)
+        for _ in range(count):
+            times(work[0], work[0], work[0], field, work[1])
+        for lane in range(min(lanes, len(out) - at)):
+            empty(work[0], lane, out, at + lane)
+
+
+@kernel
 def thaw(words: Any, bits: int, cells: Any) -> None:
     """Numbers below 2^(64 w) as limbs of `bits` bits; those of 51 bits signed. `cells` is uint64 or int64."""
     low, half = (_U1 << np.uint64(bits)) - _U1, _U1 << np.uint64(50)

@@ -81,6 +81,12 @@ class Vector:
             total = self.multiply(total, running)
         return total
 
+    def join(self, cells: Cells, shift: int) -> Cells:
+        total = cells[:, -1]
+        for k in range(cells.shape[1] - 2, -1, -1):
+            total = self.multiply(self._whole.squared(total, shift), cells[:, k])
+        return np.ascontiguousarray(total)
+
     def obfuscators(self, count: int) -> Cells:
         if not count:
             return self._from_ints([])
@@ -144,11 +150,12 @@ def works(name: Name) -> bool:
     a, b = (m.load(to_words([mpz(x) for x in these], m.width)) for these in (numbers, others))
     table, digits = m.table(a[6:8], 16), np.arange(16)[:, None].repeat(2, axis=1)
     index = np.arange(20) % 3
-    found = [m.multiply(a, b), m.power(a, others), m.fixed_powers(table, digits)]
+    found = [m.multiply(a, b), m.power(a, others), m.fixed_powers(table, digits), m.squared(a, 3)]
     wanted = [
         [x * y % n for x, y in zip(numbers, others, strict=True)],
         [pow(x, y, n) for x, y in zip(numbers, others, strict=True)],
         [pow(numbers[6] * numbers[7], k, n) for k in range(16)],
+        [pow(x, 8, n) for x in numbers],
     ]
     right = all(to_ints(m.dump(f)) == w for f, w in zip(found, wanted, strict=True))
     sums = to_ints(m.dump(m.bucket_products(a[1:], index[1:], 3)))

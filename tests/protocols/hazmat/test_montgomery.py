@@ -94,6 +94,18 @@ def test_bucket_products(lanes: Holds, count: int, buckets: int) -> None:
 
 
 @each_kind
+@pytest.mark.parametrize(("count", "times"), [(0, 3), (1, 0), (1, 65), (40, 7), (300, 1)])
+def test_squares_of_squares(lanes: Holds, count: int, times: int) -> None:
+    n = 2**521 - 1
+    m, draw = modulus(n, lanes), np.random.default_rng(count)
+    x = [int.from_bytes(draw.bytes(64), "big") % n for _ in range(count)]
+    wanted = [pow(a, 2**times, n) for a in x]
+    assert ints(m, m.squared(m.load(words(m, x)), times)) == wanted
+    with parallel_config("threading", n_jobs=3):
+        assert ints(m, m.squared(m.load(words(m, x)), times)) == wanted
+
+
+@each_kind
 def test_fixed_powers(lanes: Holds) -> None:
     n = 2**521 - 1
     m, bases = modulus(n, lanes), [3, n - 5, 7**100 % n]
