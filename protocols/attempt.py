@@ -179,7 +179,7 @@ class Attempts:
                 )
                 told = fingerprint(table)
         target = case.program.target(case.parameters) if case.program.target and table is not None else None
-        kept = self._recall(case) if proposal.action == "predict" else None
+        kept = self._recall(case) if proposal.run else None  # for predicting, or to go on training
         seat = Seat(
             self.config.name,
             tuple(proposal.parties),
@@ -187,6 +187,7 @@ class Attempts:
             id,
             target,
             kept,
+            monotone=self.config.tables[case.table].monotone if table is not None else {},
             ids=ids,
             store=self.store.folder,
             scratch=self.store.scratch,

@@ -92,7 +92,7 @@ class Vector:
             return self._from_ints([])
         self._made += count
         if self._primes is None and self._made <= FEW:
-            return self._from_ints([residue(self._n) for _ in range(count)])
+            return self._residues(count)
         if not self._tables:
             self._tables = self._make_tables()
         if self._primes is None:
@@ -120,9 +120,9 @@ class Vector:
     def _make_tables(self) -> list[Cells]:
         n = self._n
         if self._primes is None:
-            bases = [residue(n) for _ in range(-(-(n.bit_length() + 256) // 16))]
-            pairs = [x for h in bases for x in (h, pow(h, 256, n * n))]
-            return [self._whole.table(self._from_ints(pairs), 256)]
+            bases = self._residues(-(-(n.bit_length() + 256) // 16))
+            pairs = np.stack([bases, self._whole.squared(bases, 8)], axis=1)
+            return [self._whole.table(pairs.reshape(-1, bases.shape[1]), 256)]
         h, tables = residue(n), []
         for half, prime in zip(self._halves, self._primes, strict=True):
             powers = [h % half.n]
@@ -130,6 +130,11 @@ class Vector:
                 powers.append(pow(powers[-1], 256, half.n))
             tables.append(half.table(half.load(to_words(powers, half.width)), 256))
         return tables
+
+    def _residues(self, count: int) -> Cells:
+        """r^n of so many random r: `gmp.residue` in lanes."""
+        drawn = [1 + secrets.randbelow(int(self._n) - 1) for _ in range(count)]
+        return self._whole.power(self._from_ints(drawn), [int(self._n)])
 
     def _from_ints(self, ints: Sequence[Any]) -> Cells:
         return self.load(to_words(ints, self._whole.width))
