@@ -14,12 +14,13 @@ Sources: Montgomery 1985; Koç, Acar and Kaliski 1996 (CIOS); Gueron and Krasnov
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from gmpy2 import invert, mpz
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, effective_n_jobs
 from numpy.typing import NDArray
 
 from protocols.hazmat import montgomery_kernels as kernels
@@ -30,6 +31,7 @@ Cells = NDArray[Any]  # (m, limbs): uint64 or float64
 Index = NDArray[np.int64]
 Words = NDArray[np.uint64]  # (m, words), little-endian
 MOST_LIMBS = 250  # sums of halves stay below 2^60
+_WORTH = 128  # products in each lane, for which it is worth to start threads
 _BITS = {"int": 52, "float": 51}
 
 
@@ -156,15 +158,16 @@ class Modulus:
         """
         out = np.empty((count, self.limbs), self._type)
         pieces = 1
-        if count * products >= 32 * self.lanes and count > self.lanes:  # asking costs a few products
-            least = max(1, 4 // products)  # lanes of a part
-            pieces = max(1, min(effective_n_jobs(Parallel().n_jobs), count // (least * self.lanes)))
+        if count * products >= _WORTH * self.lanes:
+            pieces = max(1, min(effective_n_jobs(Parallel().n_jobs), count // self.lanes))
         edges = [count * k // pieces for k in range(pieces + 1)]
         parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
         if len(parts) == 1:
             run(parts[0], out[parts[0]])
         elif parts:
-            Parallel(require="sharedmem")(delayed(run)(at, out[at]) for at in parts)
+            # joblib's own threads are looked after every 10 ms only, in which one does 20,000 products.
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(run, parts, [out[at] for at in parts]))
         return out
 
     def _work(self, count: int) -> Cells:
