@@ -60,9 +60,11 @@ def fit(p: Boosting, seat: Seat) -> Role:
     before: Own | None = seat.kept if p.begin else None
     if p.begin and before is None:
         raise ConfigError("there is no model here to continue; train anew")
-    columns = table.drop(columns=[name, *([seat.target] if seat.party == p.label_party else [])])
+    column(table, name, "id")
+    columns = table.drop(columns=name)
     if seat.party == p.label_party:
         y = _target(p, seat, table)
+        columns = columns.drop(columns=seat.target)
         if p.complete_secure and not columns.shape[1]:
             raise DataError(
                 "complete_secure grows the first tree from the label party's columns; it has none"

@@ -48,7 +48,7 @@ class Bins:
         """The bin of each value, uint8 (n,). DataError for text where numbers are expected."""
         if self.thresholds is None:
             assert self.codes is not None
-            at = pd.Categorical(_plain(column), categories=pd.Index(self.categories, dtype=object)).codes
+            at = pd.Index(self.categories, dtype=object).get_indexer_for(pd.Index(_plain(column)))
             of_categories: Array = np.append(self.codes, np.uint8(0))
             found_at: Array = of_categories[at]  # -1, of what is unknown, finds the last
             return found_at

@@ -113,8 +113,9 @@ def _order(sums: Array, bits: Array, columns: Columns, rules: Rules) -> Array:
     order = np.broadcast_to(np.arange(most), (nodes, width, most)).copy()
     which = np.flatnonzero(columns.categorical)
     if len(which) and most:
-        g, h = (np.ldexp(sums[:, which, :, at].astype(np.float64), -bits[:, at, None, None]) for at in (0, 1))
-        there = sums[:, which, :, 1] > 0
+        ints = sums[:, which]
+        g, h = (np.ldexp(ints[..., at].astype(np.float64), -bits[:, at, None, None]) for at in (0, 1))
+        there = ints[..., 1] > 0
         ratio = np.where(there, g / np.where(there, h + rules.l2, 1.0), np.inf)
         order[:, which] = np.argsort(ratio, axis=2, kind="stable")
     return order

@@ -36,7 +36,7 @@ def quantised(g: Array, h: Array, bits: int, *, count: bool) -> Quantised:
     largest = np.abs(stacked).max(axis=0, initial=0.0)
     # largest < 2**exponent, so that scaled values are below 2**bits and rounded ones at most that.
     exponent = np.frexp(largest)[1]
-    shift = np.where(largest > 0, bits - exponent, 0)
+    shift = np.where(largest > 0, bits - exponent, bits)
     whole = np.rint(np.ldexp(stacked, shift)).astype(np.int64)
     whole[..., 1] = np.maximum(whole[..., 1], 1)
     values, scale = whole.reshape(len(g), -1), shift.reshape(-1)

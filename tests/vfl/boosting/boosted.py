@@ -31,8 +31,8 @@ def roles(
     weights: Any = None,
     monotone: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Role]:
-    """tables: party -> columns, row i of the same person at each; their ids are row numbers."""
-    ids = canonical(pd.Series(range(len(y))))
+    """tables: party -> columns, row i of the same person at each; their ids sort as rows do."""
+    ids = canonical(pd.Series([f"{row:06d}" for row in range(len(y))]))  # in the order of rows
     own = {party: Table(ids, table, (monotone or {}).get(party, {})) for party, table in tables.items()}
     peers = [party for party in tables if party != "bank"]
 
