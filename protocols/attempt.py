@@ -186,7 +186,7 @@ class Attempts:
             table,
             id,
             target,
-            kept,
+            kept=kept,
             monotone=self.config.tables[case.table].monotone if table is not None else {},
             ids=ids,
             store=self.store.folder,
