@@ -169,11 +169,14 @@ def _numbers(column: pd.Series) -> Array:
 
 
 def _thresholds(values: Array, most: int) -> Array:
-    distinct = np.unique(values)
+    distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) > most:
-        # After the value at each quantile, and before the next: so that a threshold tells neither.
-        places = np.linspace(0, 100, most + 1)[1:-1]
-        at = np.searchsorted(distinct, np.percentile(values, places, method="lower"), side="right")
+        # A value that would fill a bin by itself counts as one bin, and the rest share the others: quantiles
+        # of all rows would leave few thresholds to a column that is mostly zeros.
+        heavy = counts * most >= len(values)
+        rest = max(1, int(counts[~heavy].sum()))
+        taken = np.cumsum(np.where(heavy, rest, counts * (most - int(heavy.sum()))))  # in bins, times `rest`
+        at = np.searchsorted(taken, np.arange(1, most) * rest) + 1
         at = np.unique(np.minimum(at, len(distinct) - 1))
         below, above = distinct[at - 1], distinct[at]
     else:
