@@ -97,13 +97,15 @@ class Modulus:
 
         return self._shared(len(cells), run, max(1, bits))
 
-    def squared(self, cells: Cells, times: int) -> Cells:
-        """Row by row, to the power 2^times."""
+    def joined(self, cells: Cells, shift: int) -> Cells:
+        """(g, limbs) from (g, d, limbs): the product over k of cells[:, k] to the power 2^(shift k)."""
+        groups, each, _ = cells.shape
 
         def run(at: slice, out: Cells) -> None:
-            kernels.squared(_laid(cells[at]), times, out, self._field, self._work(2))
+            mine = _laid(cells[at]).reshape(-1, self.limbs)
+            kernels.joined(mine, each, shift, out, self._field, self._work(3))
 
-        return self._shared(len(cells), run, times)
+        return self._shared(groups, run, each * (shift + 1))
 
     def bucket_products(self, cells: Cells, index: Index, buckets: int) -> Cells:
         """(buckets, limbs): the product of the cells that have each index; -1 leaves a cell out.
@@ -157,10 +159,10 @@ class Modulus:
         products: how many a row takes, at least.
         """
         out = np.empty((count, self.limbs), self._type)
-        pieces = 1
+        rounds, pieces = -(-count // self.lanes), 1
         if count * products >= _WORTH * self.lanes:
-            pieces = max(1, min(effective_n_jobs(Parallel().n_jobs), count // self.lanes))
-        edges = [count * k // pieces for k in range(pieces + 1)]
+            pieces = max(1, min(effective_n_jobs(Parallel().n_jobs), rounds))
+        edges = [min(count, rounds * k // pieces * self.lanes) for k in range(pieces + 1)]
         parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
         if len(parts) == 1:
             run(parts[0], out[parts[0]])

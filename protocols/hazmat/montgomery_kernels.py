@@ -200,14 +200,20 @@ def power(cells: Any, digits: Any, one: Any, out: Any, field: Any, work: Any) ->
 
 
 @kernel
-def squared(cells: Any, count: int, out: Any, field: Any, work: Any) -> None:
-    """out[i] = cells[i] to the power 2^count. work: (2, limbs, lanes)."""
+def joined(cells: Any, each: int, shift: int, out: Any, field: Any, work: Any) -> None:
+    """out[i] = the product over k < each of cells[i each + k] to the power 2^(shift k).
+
+    work: (3, limbs, lanes).
+    """
     lanes, last = work.shape[2], len(out) - 1
     for at in range(0, len(out), lanes):
-        for lane in range(lanes):
-            fill(cells, min(at + lane, last), work[0], lane)
-        for _ in range(count):
-            times(work[0], work[0], work[0], field, work[1])
+        for k in range(each - 1, -1, -1):
+            for lane in range(lanes):
+                fill(cells, min(at + lane, last) * each + k, work[0 if k == each - 1 else 1], lane)
+            if k < each - 1:
+                for _ in range(shift):
+                    times(work[0], work[0], work[0], field, work[2])
+                times(work[0], work[1], work[0], field, work[2])
         for lane in range(min(lanes, len(out) - at)):
             empty(work[0], lane, out, at + lane)
 

@@ -19,12 +19,13 @@ from gmpy2 import invert, mpz
 
 from protocols.hazmat.montgomery import MOST_LIMBS, Holds, Modulus
 from protocols.hazmat.paillier.engine import Cells, Index
-from protocols.hazmat.paillier.gmp import FEW, joined, opened, owner_exponents, residue, signed
+from protocols.hazmat.paillier.gmp import joined, opened, owner_exponents, residue, signed
 from protocols.hazmat.paillier.words import Words, to_ints, to_words
 
 Name = Literal["ifma", "fma"]
 LANES: dict[Name, Holds] = {"ifma": "int", "fma": "float"}
 MOST_BITS = MOST_LIMBS * 51 // 2 - 2  # of a key
+FEW = 64  # obfuscators; the comb of random bases costs about as much as 160 of them made as r^n
 
 
 class Vector:
@@ -82,10 +83,7 @@ class Vector:
         return total
 
     def join(self, cells: Cells, shift: int) -> Cells:
-        total = cells[:, -1]
-        for k in range(cells.shape[1] - 2, -1, -1):
-            total = self.multiply(self._whole.squared(total, shift), cells[:, k])
-        return np.ascontiguousarray(total)
+        return self._whole.joined(cells, shift)
 
     def obfuscators(self, count: int) -> Cells:
         if not count:
@@ -121,7 +119,7 @@ class Vector:
         n = self._n
         if self._primes is None:
             bases = self._residues(-(-(n.bit_length() + 256) // 16))
-            pairs = np.stack([bases, self._whole.squared(bases, 8)], axis=1)
+            pairs = np.stack([bases, self._whole.power(bases, [256])], axis=1)
             return [self._whole.table(pairs.reshape(-1, bases.shape[1]), 256)]
         h, tables = residue(n), []
         for half, prime in zip(self._halves, self._primes, strict=True):
@@ -155,12 +153,13 @@ def works(name: Name) -> bool:
     a, b = (m.load(to_words([mpz(x) for x in these], m.width)) for these in (numbers, others))
     table, digits = m.table(a[6:8], 16), np.arange(16)[:, None].repeat(2, axis=1)
     index = np.arange(20) % 3
-    found = [m.multiply(a, b), m.power(a, others), m.fixed_powers(table, digits), m.squared(a, 3)]
+    found = [m.multiply(a, b), m.power(a, others), m.fixed_powers(table, digits)]
+    found.append(m.joined(np.stack([a, b], axis=1), 3))
     wanted = [
         [x * y % n for x, y in zip(numbers, others, strict=True)],
         [pow(x, y, n) for x, y in zip(numbers, others, strict=True)],
         [pow(numbers[6] * numbers[7], k, n) for k in range(16)],
-        [pow(x, 8, n) for x in numbers],
+        [x * pow(y, 8, n) % n for x, y in zip(numbers, others, strict=True)],
     ]
     right = all(to_ints(m.dump(f)) == w for f, w in zip(found, wanted, strict=True))
     sums = to_ints(m.dump(m.bucket_products(a[1:], index[1:], 3)))

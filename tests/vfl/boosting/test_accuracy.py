@@ -34,7 +34,7 @@ def table_of(name: str) -> pd.DataFrame:
     else:
         table = pd.read_csv(found / "bank_marketing" / "bank-full.csv")
         table["y"] = (table["y"] == "yes").astype(int)
-    text = table.select_dtypes("str").columns
+    text: list[str] = [*table.select_dtypes("str").columns.astype(str)]
     return table.astype(dict.fromkeys(text, CATEGORY))
 
 
