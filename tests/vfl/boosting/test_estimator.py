@@ -203,11 +203,13 @@ def test_it_is_scikit_learns() -> None:
         model.predict(tables())
 
 
-def aucs(table: pd.DataFrame, label: str, bank: list[str], **settings: Any) -> tuple[float, float]:
-    """(ours, scikit-learn's on the pooled columns) on the same test rows."""
+def aucs(
+    table: pd.DataFrame, label: str, bank: list[str], quarter: int = 0, **settings: Any
+) -> tuple[float, float]:
+    """(ours, scikit-learn's on the pooled columns) on the same test rows, a quarter of all."""
     rest = [name for name in table.columns if name not in (*bank, label)]
     rows = table.assign(customer=np.arange(len(table)))
-    test, train = rows.iloc[::4], rows.drop(rows.index[::4])
+    test, train = rows.iloc[quarter::4], rows.drop(rows.index[quarter::4])
     names = {"bank": [*bank, label], "shop": rest}
     data = overlapping(train, names, overlap=1.0)
     model = classifier(**settings).fit(data, f"bank.{label}", "customer")
@@ -231,7 +233,9 @@ def aucs(table: pd.DataFrame, label: str, bank: list[str], **settings: Any) -> t
 def test_it_is_as_good_as_scikit_learns() -> None:
     table = load_breast_cancer(as_frame=True).frame
     settings = {"n_estimators": 30, "max_depth": 3, "max_bins": 64}
-    ours, theirs = aucs(table, "target", list(table.columns[:10]), **settings)
+    # Of a quarter of 569 rows, one pair in the other order is 0.0002; so over all four.
+    found = [aucs(table, "target", list(table.columns[:10]), quarter, **settings) for quarter in range(4)]
+    ours, theirs = np.mean(found, axis=0)
     assert ours > theirs - 0.005
 
 
