@@ -63,7 +63,7 @@ async def label_party(
         raw = np.repeat(baseline[None], len(y), axis=0)
     else:
         splits, forest, baseline = before[0].splits, before[1].forest, before[1].baseline
-        raw, scores = np.repeat(baseline[None], len(y), axis=0), before[1].scores.tolist()
+        raw, scores = np.repeat(baseline[None], len(y), axis=0), before[1].scores[: plan.begin].tolist()
         async with me.within("before") as at:
             await ask(at, codes, splits, forest, raw, plan.predict_protocol)
     grower = Grower(setting, Growing(forest), splits, raw)

@@ -60,6 +60,10 @@ def fit(p: Boosting, seat: Seat) -> Role:
     before: Own | None = seat.kept if p.begin else None
     if p.begin and before is None:
         raise ConfigError("there is no model here to continue; train anew")
+    if p.begin >= p.n_estimators:
+        raise ConfigError(
+            f"n_estimators={p.n_estimators} should be above the {p.begin} rounds that the model has; raise it"
+        )
     column(table, name, "id")
     columns = table.drop(columns=name)
     if seat.party == p.label_party:

@@ -44,18 +44,22 @@ class Bins:
             return len(self.thresholds) + 1
         return 0 if self.codes is None else int(self.codes.max(initial=0))
 
+    def check(self, column: pd.Series) -> None:
+        """DataError for text where numbers are expected."""
+        if not self.is_categorical and _is_categorical(column):
+            raise DataError(
+                f"column {self.name!r} is {column.dtype}, and was numbers in training; give it as numbers"
+            )
+
     def __call__(self, column: pd.Series) -> Array:
-        """The bin of each value, uint8 (n,). DataError for text where numbers are expected."""
+        """The bin of each value, uint8 (n,). Errors as of `check`, and for infinite numbers."""
         if self.thresholds is None:
             assert self.codes is not None
             at = pd.Index(self.categories, dtype=object).get_indexer_for(pd.Index(_plain(column)))
             of_categories: Array = np.append(self.codes, np.uint8(0))
             found_at: Array = of_categories[at]  # -1, of what is unknown, finds the last
             return found_at
-        if _is_categorical(column):
-            raise DataError(
-                f"column {self.name!r} is {column.dtype}, and was numbers in training; give it as numbers"
-            )
+        self.check(column)
         values = _numbers(column)
         found = np.searchsorted(self.thresholds, values, side="left") + 1
         found[np.isnan(values)] = 0
@@ -129,8 +133,7 @@ def check_kinds(table: pd.DataFrame, bins: Sequence[Bins]) -> None:
             "give the columns that it was fitted with"
         )
     for one in bins:
-        if not one.is_categorical and len(table):
-            one(table[one.name])
+        one.check(table[one.name])
 
 
 def _is_categorical(column: pd.Series) -> bool:

@@ -184,6 +184,8 @@ def test_columns_at_prediction() -> None:
 def test_going_on_needs_the_same_columns_and_classes() -> None:
     data = tables()
     model = classifier(n_estimators=2, warm_start=True).fit(data, "bank.default", "customer")
+    with pytest.raises(ConfigError, match="n_estimators=2 should be above the 2 rounds"):
+        model.fit(data, "bank.default", "customer")
     model.set_params(n_estimators=4)
     with pytest.raises(ConfigError, match="shop/.*not those of the model that is continued"):
         model.fit(dict(data, shop=data["shop"].assign(more=lambda t: t["x2"])), "bank.default", "customer")

@@ -73,6 +73,23 @@ def test_encrypted_and_plain_give_the_same_model(
         assert tree_of(train(pooled(tables), y, plan(**same), seed=seed % 1000)) == tree_of(plain)
 
 
+def test_classes_that_fill_more_than_one_plaintext_are_learnt_alike() -> None:
+    tables, y = shared(120, (1, 2), classes=17)  # 34 numbers a row, and a small key has room for 32
+    same = {"n_estimators": 1, "max_depth": 2, "min_child_weight": 0.0}
+    sealed = train(tables, y, plan(**same, encryption="paillier"))
+    assert tree_of(sealed) == tree_of(train(pooled(tables), y, plan(**same)))
+
+
+def test_owners_keep_the_splits_of_the_rounds_that_are_kept() -> None:
+    tables, y = shared(200, (1, 2))
+    same = {"early_stopping": True, "validation_fraction": 0.3, "max_depth": 2}
+    whole = train(tables, y, plan(**same, n_estimators=6, n_iter_no_change=9)).results
+    for party in tables:
+        learnt = whole["bank"][1]
+        assert len(whole[party][0].splits) == learnt.forest.splits(party)
+    assert len(whole["bank"][1].scores) == 6 and whole["bank"][1].rounds <= 6
+
+
 @pytest.mark.parametrize("loss", ["squared", "poisson"])
 def test_numbers_are_learnt_alike_in_every_mode(loss: Any) -> None:
     tables, _ = shared(120, (2, 2))
