@@ -164,6 +164,7 @@ class Attempts:
     def _prepare(self, case: Case, record: Record) -> tuple[Seat, Role, str]:
         """The seat, the checked role, and a fingerprint of the table; in a thread."""
         proposal, table, ids, told, id = case.proposal, None, None, "", None
+        monotone: dict[str, int] = {}
         if case.table in self.config.tables:
             source = self.config.tables[case.table]
             assert case.decision.rule is not None  # or it would have been refused
@@ -178,8 +179,10 @@ class Attempts:
                     unchanged=record.table_digest or None,
                 )
                 told = fingerprint(table)
+                every = granted == (ANY,)
+                monotone = {name: way for name, way in source.monotone.items() if every or name in granted}
         target = case.program.target(case.parameters) if case.program.target and table is not None else None
-        kept = self._recall(case) if proposal.action == "predict" else None
+        kept = self._recall(case) if proposal.action == "predict" or proposal.run else None
         seat = Seat(
             self.config.name,
             tuple(proposal.parties),
@@ -187,6 +190,7 @@ class Attempts:
             id,
             target,
             kept=kept,
+            monotone=monotone,
             ids=ids,
             store=self.store.folder,
             scratch=self.store.scratch,

@@ -48,6 +48,8 @@ class TableSource(Section):
     columns: Annotated[Names, Field(min_length=1)] | None = (
         None  # that methods may use at all; all but the id
     )
+    # Columns with which a prediction may only go up (1) or down (-1), for methods that can hold to it.
+    monotone: dict[str, Literal[-1, 1]] = Field(default_factory=dict, repr=False)
 
     @field_validator("id", mode="plain")
     @classmethod

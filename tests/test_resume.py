@@ -21,12 +21,13 @@ from horizontal.server import ServerRule
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError
 from protocols.federation import Role, Run, simulate
+from protocols.hazmat.paillier import Paillier
 from protocols.models import mlp
 from protocols.party import Coordinator
 from protocols.training import Settings
 from split import SplitClassifier, SplitRegressor
 from tests.crew import captured, fingerprint
-from vfl import VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalNetClassifier
 
 STEPS = 3
 Roles = Mapping[str, Role]
@@ -187,5 +188,30 @@ def test_the_vertical_network(optimizer: dict[str, Any], parties: int) -> None:
         top = nn.Sequential(nn.Linear(6 * parties, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))
     model = VerticalNetClassifier(
         bottoms=bottoms, top=top, epochs=STEPS, batch_size=16, random_state=3, **optimizer
+    )
+    check(lambda: captured(lambda data: model.fit(data, target="ann.label", id="id"), tables))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"subsample": 0.7},
+        {"early_stopping": True, "complete_secure": True},
+        {"top_rate": 0.3, "other_rate": 0.3},
+    ],
+    ids=["subsampling", "held out", "GOSS"],
+)
+@pytest.mark.parametrize("parties", [2, 3])
+def test_boosted_trees(how: dict[str, Any], parties: int) -> None:
+    """The key is a new one in each attempt."""
+    whole = table(7, 90).assign(id=np.arange(90))
+    columns = {"ann": ["a", "label"], "bob": ["b"], "cleo": ["c"]}
+    tables = {
+        party: whole[["id", *columns[party]]].sample(frac=1, random_state=1)
+        for party in list(columns)[:parties]
+    }
+    key = Paillier(bits=512, small_key=True, backend="gmpy2")
+    model = VerticalGradientBoostingClassifier(
+        n_estimators=STEPS, max_depth=2, encryption=key, random_state=3, **how
     )
     check(lambda: captured(lambda data: model.fit(data, target="ann.label", id="id"), tables))

@@ -12,7 +12,15 @@ SURFACE: dict[str, list[str]] = {
     "protocols": [],
     "horizontal": ["FedClassifier", "FedRegressor"],
     "split": ["SplitClassifier", "SplitRegressor"],
-    "vfl": ["Alignment", "AlignmentReport", "VerticalNetClassifier", "VerticalNetRegressor", "align"],
+    "vfl": [
+        "Alignment",
+        "AlignmentReport",
+        "VerticalGradientBoostingClassifier",
+        "VerticalGradientBoostingRegressor",
+        "VerticalNetClassifier",
+        "VerticalNetRegressor",
+        "align",
+    ],
 }
 NAMES = [(package, name) for package, names in SURFACE.items() for name in names]
 

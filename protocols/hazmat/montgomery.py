@@ -5,8 +5,7 @@ in Montgomery's form, one row a number. `lanes="int"` is for CPUs with AVX512-IF
 fuse a product and a sum (AVX2 with FMA); either gives the right numbers anywhere, if slowly.
 
 Not constant-time: powers read tables at digits of the exponent. Compiled at first use (some ten seconds) and
-kept in the user's cache. The kernels hold no GIL, so joblib's threads share the work where the user's
-settings say so.
+kept in the user's cache. The kernels hold no GIL, and share the cores (`protocols.hazmat.threads`).
 
 Sources: Montgomery 1985; Koç, Acar and Kaliski 1996 (CIOS); Gueron and Krasnov 2012 (limbs in vectors).
 """
@@ -15,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -94,7 +94,17 @@ class Modulus:
             mine = _laid(digits[at] if len(digits) > 1 else digits)
             kernels.power(_laid(cells[at]), mine, self.one, out, self._field, self._work(19))
 
-        return self._shared(len(cells), run)
+        return self._shared(len(cells), run, max(1, bits))
+
+    def joined(self, cells: Cells, shift: int) -> Cells:
+        """(g, limbs) from (g, d, limbs): the product over k of cells[:, k] to the power 2^(shift k)."""
+        groups, each, _ = cells.shape
+
+        def run(at: slice, out: Cells) -> None:
+            mine = _laid(cells[at]).reshape(-1, self.limbs)
+            kernels.joined(mine, each, shift, out, self._field, self._work(3))
+
+        return self._shared(groups, run, each * (shift + 1))
 
     def bucket_products(self, cells: Cells, index: Index, buckets: int) -> Cells:
         """(buckets, limbs): the product of the cells that have each index; -1 leaves a cell out.
@@ -145,11 +155,13 @@ class Modulus:
 
         return self._shared(len(digits), run)
 
-    def _shared(self, count: int, run: Callable[[slice, Cells], None]) -> Cells:
-        """Rows 0 to count, in one part for each thread."""
+    def _shared(self, count: int, run: Callable[[slice, Cells], None], products: int = 1) -> Cells:
+        """Rows 0 to count, in one part for each thread. products: how many a row takes, at least."""
         out = np.empty((count, self.limbs), self._type)
-        pieces = self._pieces(count)
-        parts = [slice(count * k // pieces, count * (k + 1) // pieces) for k in range(pieces)]
+        rounds = -(-count // self.lanes)
+        pieces = max(1, min(self._pieces(count * products), rounds))
+        edges = [min(count, rounds * k // pieces * self.lanes) for k in range(pieces + 1)]
+        parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
         threads.run([partial(run, at, out[at]) for at in parts])
         return out
 

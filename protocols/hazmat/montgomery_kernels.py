@@ -249,6 +249,28 @@ def power(cells: Any, digits: Any, one: Any, out: Any, field: Any, work: Any) ->
 
 
 @kernel
+def joined(cells: Any, each: int, shift: int, out: Any, field: Any, work: Any) -> None:
+    """out[i] = the product over k < each of cells[i each + k] to the power 2^(shift k).
+
+    work: (3, limbs, lanes).
+    """
+    lanes, last = work.shape[2], len(out) - 1
+    rows = work[2].reshape((lanes, work.shape[1]))
+    for at in range(0, len(out), lanes):
+        for k in range(each - 1, -1, -1):
+            for lane in range(lanes):
+                lay(cells[min(at + lane, last) * each + k], rows, lane)
+            spread(rows, work[0 if k == each - 1 else 1])
+            if k < each - 1:
+                for _ in range(shift):
+                    times(work[0], work[0], work[0], field, work[2])
+                times(work[0], work[1], work[0], field, work[2])
+        gather(work[0], rows)
+        for lane in range(min(lanes, len(out) - at)):
+            out[at + lane] = rows[lane]
+
+
+@kernel
 def thaw(words: Any, bits: int, cells: Any) -> None:
     """Numbers below 2^(64 w) as limbs of `bits` bits; those of 51 bits signed. `cells` is uint64 or int64."""
     low, half = (_U1 << np.uint64(bits)) - _U1, _U1 << np.uint64(50)

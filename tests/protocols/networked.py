@@ -11,8 +11,9 @@ import pandas as pd
 
 from horizontal import FedClassifier
 from protocols.arrays import Array
+from protocols.hazmat.paillier import Paillier
 from split import SplitClassifier
-from vfl import VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalNetClassifier
 
 Tables = Mapping[str, pd.DataFrame | None]
 
@@ -67,6 +68,16 @@ def vertical(data: Any) -> Outcome:
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
 
 
+def boosting(data: Any) -> Outcome:
+    small = Paillier(bits=1024, small_key=True, backend="gmpy2")
+    fitted = VerticalGradientBoostingClassifier(
+        n_estimators=3, max_depth=2, subsample=0.8, encryption=small, random_state=1
+    )
+    fitted.fit(data, target="bank.y", id="id")
+    predicted = fitted.predict_proba(data)
+    return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
+
+
 POLICY = "min_intersection = 5\nmax_predictions = 0\n"  # 0: any number
 
 
@@ -97,6 +108,7 @@ def split_net(data: Any) -> Outcome:
 
 CASES = {
     "vertical-net": Case("bank", columns, vertical),
+    "vertical-boosting": Case("bank", columns, boosting),
     "fedavg": Case("north", served_rows, fedavg),
     "split-net": Case("north", served_rows, split_net),
 }

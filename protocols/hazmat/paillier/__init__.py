@@ -12,7 +12,7 @@ ciphertexts are malleable, and nothing proves what is inside one. A decryption t
 timing shows. `plain` is the same with nothing encrypted; `convert` goes to and from `phe.EncryptedNumber`.
 """
 
-from protocols.hazmat.paillier.array import EncryptedArray
+from protocols.hazmat.paillier.array import EncryptedArray, concatenated
 from protocols.hazmat.paillier.convert import from_phe, to_phe
 from protocols.hazmat.paillier.fixed import Encoded, Fixed
 from protocols.hazmat.paillier.keys import Paillier, PaillierKey
@@ -26,6 +26,7 @@ __all__ = [
     "PaillierKey",
     "Plain",
     "PlainKey",
+    "concatenated",
     "from_phe",
     "to_phe",
 ]

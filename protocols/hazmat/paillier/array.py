@@ -10,6 +10,7 @@ whoever dumps twice sends different bytes, and whoever replays sends the bytes o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import prod
@@ -31,6 +32,10 @@ class Key(Protocol):
     @property
     def is_plain(self) -> bool:
         """Whether it only pretends to."""
+
+    @property
+    def bits(self) -> int:
+        """Of the modulus; a plaintext has room for two fewer."""
 
     @property
     def can_decrypt(self) -> bool:
@@ -228,6 +233,29 @@ class EncryptedArray:
         per_feature = np.atleast_2d(buckets.T).astype(np.int64)
         return EncryptedArray(self.key, bucket_sums(self.key.engine, self._cells, per_feature, n), layout)
 
+    def packed(self) -> EncryptedArray:
+        """The same numbers in one axis, (size,), as many to a plaintext as it has room for.
+
+        Of an array that was encrypted with terms=, which says how much room each takes; no other shares its
+        plaintexts. What took many ciphertexts to compute takes few to send and to decrypt.
+        """
+        a = self.layout
+        size, blank = prod(a.shape), a.slots > 1 and a.shape[-1] % a.slots
+        if blank:
+            raise ConfigError(
+                f"{self!r} has plaintexts with blank slots, {a.shape[-1]} values in runs of {a.slots}; pack "
+                "arrays whose last axis fills them"
+            )
+        together = max(1, min((self.key.bits - 2) // (a.width * a.slots), a.count))
+        layout = replace(a, shape=(size,), slots=together * a.slots if size else 1)
+        if together == 1:
+            return self._with(self._cells, shape=(size,), slots=layout.slots)
+        engine, rows = self.key.engine, self.rows
+        room = -a.count % together
+        filled = np.concatenate([rows, engine.wrap([0] * room)]) if room else rows
+        joined = engine.join(filled.reshape(-1, together, rows.shape[1]), a.width * a.slots)
+        return EncryptedArray(self.key, joined, layout)
+
     def refreshed(self) -> EncryptedArray:
         """The same numbers under new ciphertexts, which nobody can link to these but by their content."""
         new = self.key.engine.multiply(self.rows, self.key.obfuscators(self.layout.count))
@@ -291,6 +319,23 @@ class EncryptedArray:
         if more < 0:
             raise ConfigError(f"{self!r} cannot be brought to {bits} fraction bits without decrypting it")
         return self if not more else _finer(self * 2**more, bits)
+
+
+def concatenated(arrays: Sequence[EncryptedArray]) -> EncryptedArray:
+    """One after another along the first axis. ConfigError unless they are alike but for its length."""
+    first, *others = arrays
+    for other in others:
+        a, b = first.layout, other.layout
+        alike = replace(b, shape=(a.shape[:1] + b.shape[1:]), bound=a.bound) == a
+        if not alike or not a.lead or first.key.fingerprint != other.key.fingerprint:
+            raise ConfigError(f"{first!r} and {other!r} differ in packing or key; encrypt them alike")
+    layout = replace(
+        first.layout,
+        shape=(sum(len(a) for a in arrays), *first.shape[1:]),
+        bound=max(a.layout.bound for a in arrays),
+    )
+    cells = np.concatenate([a.rows_for(first.key) for a in arrays])
+    return EncryptedArray(first.key, cells, layout)
 
 
 def _finer(array: EncryptedArray, bits: int) -> EncryptedArray:

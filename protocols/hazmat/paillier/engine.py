@@ -52,6 +52,9 @@ class Engine(Protocol):
     def weigh(self, cells: Cells) -> Cells:
         """(g, width) from (g, d, width): the product over k of cells[:, k]^k."""
 
+    def join(self, cells: Cells, shift: int) -> Cells:
+        """(g, width) from (g, d, width): the product over k of cells[:, k]^(2^(shift k))."""
+
     def obfuscators(self, count: int) -> Cells:
         """Fresh secret n-th residues, which decrypt to 0."""
 

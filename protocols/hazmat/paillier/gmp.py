@@ -99,6 +99,9 @@ class Gmp:
             totals.append(total)
         return self._cells(totals)
 
+    def join(self, cells: Cells, shift: int) -> Cells:
+        return _batches(_joined_cells, [(cells[at], shift) for at in _parts(len(cells), 4)], self._nn)
+
     def obfuscators(self, count: int) -> Cells:
         if not count:
             return self._cells([])
@@ -155,6 +158,18 @@ def _bucket_products(nn: Any, cells: Words, index: Index, buckets: int) -> Words
                 found[bucket] = x if held is None else held * x % nn
         products += [mpz(1) if held is None else held for held in found]
     return to_words(products, cells.shape[1])
+
+
+def _joined_cells(nn: Any, cells: Words, shift: int) -> Words:
+    groups, each, width = cells.shape
+    ints, power = to_ints(cells.reshape(-1, width)), mpz(1) << shift
+    totals = []
+    for start in range(0, groups * each, each):
+        total = ints[start + each - 1]
+        for x in reversed(ints[start : start + each - 1]):
+            total = powmod(total, power, nn) * x % nn
+        totals.append(total)
+    return to_words(totals, width)
 
 
 def _table(base: Any, modulus: Any, digits: int, bits: int) -> Table:

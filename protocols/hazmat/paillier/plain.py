@@ -144,6 +144,11 @@ class Adder:
     def weigh(self, cells: Cells) -> Cells:
         return np.asarray((cells * np.arange(cells.shape[1]).astype(object)[:, None]).sum(axis=1))
 
+    def join(self, cells: Cells, shift: int) -> Cells:
+        return np.asarray(
+            (cells * (2 ** (shift * np.arange(cells.shape[1]).astype(object)))[:, None]).sum(axis=1)
+        )
+
     def obfuscators(self, count: int) -> Cells:
         return self.wrap([0] * count)
 

@@ -19,12 +19,13 @@ from gmpy2 import invert, mpz
 
 from protocols.hazmat.montgomery import MOST_LIMBS, Holds, Modulus
 from protocols.hazmat.paillier.engine import Cells, Index
-from protocols.hazmat.paillier.gmp import FEW, joined, opened, owner_exponents, residue, signed
+from protocols.hazmat.paillier.gmp import joined, opened, owner_exponents, residue, signed
 from protocols.hazmat.paillier.words import Words, to_ints, to_words
 
 Name = Literal["ifma", "fma"]
 LANES: dict[Name, Holds] = {"ifma": "int", "fma": "float"}
 MOST_BITS = MOST_LIMBS * 51 // 2 - 2  # of a key
+FEW = 64  # obfuscators; the comb of random bases costs about as much as 160 of them made as r^n
 
 
 class Vector:
@@ -81,12 +82,15 @@ class Vector:
             total = self.multiply(total, running)
         return total
 
+    def join(self, cells: Cells, shift: int) -> Cells:
+        return self._whole.joined(cells, shift)
+
     def obfuscators(self, count: int) -> Cells:
         if not count:
             return self._from_ints([])
         self._made += count
         if self._primes is None and self._made <= FEW:
-            return self._from_ints([residue(self._n) for _ in range(count)])
+            return self._residues(count)
         if not self._tables:
             self._tables = self._make_tables()
         if self._primes is None:
@@ -114,9 +118,9 @@ class Vector:
     def _make_tables(self) -> list[Cells]:
         n = self._n
         if self._primes is None:
-            bases = [residue(n) for _ in range(-(-(n.bit_length() + 256) // 16))]
-            pairs = [x for h in bases for x in (h, pow(h, 256, n * n))]
-            return [self._whole.table(self._from_ints(pairs), 256)]
+            bases = self._residues(-(-(n.bit_length() + 256) // 16))
+            pairs = np.stack([bases, self._whole.power(bases, [256])], axis=1)
+            return [self._whole.table(pairs.reshape(-1, bases.shape[1]), 256)]
         h, tables = residue(n), []
         for half, prime in zip(self._halves, self._primes, strict=True):
             powers = [h % half.n]
@@ -124,6 +128,11 @@ class Vector:
                 powers.append(pow(powers[-1], 256, half.n))
             tables.append(half.table(half.load(to_words(powers, half.width)), 256))
         return tables
+
+    def _residues(self, count: int) -> Cells:
+        """r^n of so many random r: `gmp.residue` in lanes."""
+        drawn = [1 + secrets.randbelow(int(self._n) - 1) for _ in range(count)]
+        return self._whole.power(self._from_ints(drawn), [int(self._n)])
 
     def _from_ints(self, ints: Sequence[Any]) -> Cells:
         return self.load(to_words(ints, self._whole.width))
@@ -145,10 +154,12 @@ def works(name: Name) -> bool:
     table, digits = m.table(a[6:8], 16), np.arange(16)[:, None].repeat(2, axis=1)
     index = np.arange(20) % 3
     found = [m.multiply(a, b), m.power(a, others), m.fixed_powers(table, digits)]
+    found.append(m.joined(np.stack([a, b], axis=1), 3))
     wanted = [
         [x * y % n for x, y in zip(numbers, others, strict=True)],
         [pow(x, y, n) for x, y in zip(numbers, others, strict=True)],
         [pow(numbers[6] * numbers[7], k, n) for k in range(16)],
+        [x * pow(y, 8, n) % n for x, y in zip(numbers, others, strict=True)],
     ]
     right = all(to_ints(m.dump(f)) == w for f, w in zip(found, wanted, strict=True))
     sums = to_ints(m.dump(m.bucket_products(a[1:], index[1:], 3)))

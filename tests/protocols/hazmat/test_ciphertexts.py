@@ -19,6 +19,7 @@ from protocols.hazmat import lanes, montgomery
 from protocols.hazmat.paillier import Fixed, Paillier, PaillierKey, Plain, gmp, keys, vector
 from protocols.hazmat.paillier.array import EncryptedArray
 from protocols.hazmat.paillier.gmp import Gmp
+from protocols.hazmat.paillier.vector import Vector
 from protocols.hazmat.paillier.words import to_ints, to_words, word_count
 from tests.protocols.hazmat.keys import BACKENDS, P512, Q512, other, phe_pair, small, usual
 
@@ -281,22 +282,31 @@ def test_other_types_are_left_to_python() -> None:
             act()
 
 
-def residues(engine: Gmp, count: int) -> list[Any]:
-    return to_ints(engine.obfuscators(count))
+def residues(backend: Any, count: int, p: int = 0, q: int = 0) -> list[Any]:
+    engine = Gmp(N, p, q) if backend == "gmpy2" else Vector(backend, N, p, q)
+    return to_ints(engine.dump(engine.obfuscators(count)))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["owner", "few", "many"])
-def test_obfuscators_are_residues_that_differ(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gmp, "FEW", 0 if kind == "many" else 100)
-    made = residues(Gmp(N, P512, Q512) if kind == "owner" else Gmp(N), 40)
+def test_obfuscators_are_residues_that_differ(
+    kind: str, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (gmp, vector):
+        monkeypatch.setattr(module, "FEW", 0 if kind == "many" else 100)
+    made = residues(backend, 40, P512, Q512) if kind == "owner" else residues(backend, 40)
     assert len({*made}) == 40
     assert set(Gmp(N, P512, Q512).decrypt(to_words(made, 32))) == {0}
 
 
-def test_public_obfuscators_reach_every_coset_of_the_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_public_obfuscators_reach_every_coset_of_the_squares(
+    backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Powers of one base would miss half of the four, and the owner could tell which sums were whose."""
-    monkeypatch.setattr(gmp, "FEW", 0)
-    made = residues(Gmp(N), 200)
+    for module in (gmp, vector):
+        monkeypatch.setattr(module, "FEW", 0)
+    made = residues(backend, 200)
     assert {(legendre(r, P512), legendre(r, Q512)) for r in made} == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
 
 

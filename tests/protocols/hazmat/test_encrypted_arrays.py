@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from joblib import parallel_config
 
 from protocols.errors import ConfigError
-from protocols.hazmat.paillier import EncryptedArray, Fixed, Plain
+from protocols.hazmat.paillier import EncryptedArray, Fixed, Plain, concatenated
 from protocols.hazmat.paillier.array import Key
 from tests.protocols.hazmat.keys import BACKENDS, small
 
@@ -198,6 +198,60 @@ def test_a_packed_array_uses_the_room_that_it_has(key: Key) -> None:
     packed = key.encrypt(x, Fixed(2**20), terms=1000)
     assert packed.layout.width == 31 and packed.layout.slots == 1022 // 31 and len(packed.rows) == 2 * 4
     assert equal(key.decrypt(packed), x)
+
+
+@each_key
+@given(seed=st.integers(0, 2**32), shape=st.tuples(st.integers(0, 9), st.integers(0, 9)), s=st.integers(1, 3))
+@few
+def test_packing_joins_what_was_computed_apart(key: Key, seed: int, shape: tuple[int, int], s: int) -> None:
+    x = np.random.default_rng(seed).integers(-9, 9, (*shape, s), endpoint=True)
+    a = sent(key.encrypt(x, Fixed(limit=9), terms=7), key.public())
+    packed = (a * 3 - a).packed()
+    assert packed.shape == (x.size,) and not packed.fresh
+    assert equal(key.decrypt(sent(packed, key)), 2 * x.ravel())
+    # As if it had been encrypted in this shape.
+    assert packed.layout.grid == key.encrypt(x.reshape(-1), Fixed(limit=9), terms=7).layout.grid
+
+
+@each_key
+def test_packed_plaintexts_are_full_and_exact_at_the_edge_of_their_room(key: Key) -> None:
+    edge = Fixed(limit=2**20)
+    signs = np.where(rng.random((40, 2)) < 0.5, -1, 1)
+    a = key.encrypt(np.repeat(signs * 2**20, 50, axis=0), edge, terms=50)
+    sums = a[np.arange(40) * 50] * 50
+    packed = sums.packed()
+    width = (50 * 2**20).bit_length() + 1
+    assert packed.layout.width == width and packed.layout.slots == 1022 // width // 2 * 2
+    assert packed.layout.count == -(-80 // packed.layout.slots)
+    assert equal(key.decrypt(sent(packed, key)), 50 * 2**20 * signs.ravel())
+    with pytest.raises(ConfigError, match="overflow"):
+        packed * 2
+
+
+@each_key
+def test_what_has_no_room_is_packed_as_it_is(key: Key) -> None:
+    x = whole(3, 2)
+    for terms, columns in ((None, 2), (2**500, 1)):
+        a = key.encrypt(x[:, :columns], WHOLE, terms=terms)
+        assert a.packed().layout.count == a.layout.count
+        assert equal(key.decrypt(a.packed()), x[:, :columns].ravel())
+    blank = key.encrypt(np.ones((2, 100), np.int64), Fixed(2**20), terms=1000)
+    assert blank.layout.grid == (2, 4)
+    with pytest.raises(ConfigError, match="blank slots"):
+        blank.packed()
+
+
+@each_key
+@pytest.mark.parametrize("terms", [None, 40])
+def test_arrays_one_after_another(key: Key, terms: int | None) -> None:
+    x = whole(5, 2)
+    a, b = key.encrypt(x[:3], WHOLE, terms=terms), key.encrypt(x[3:], WHOLE, terms=terms)
+    both = concatenated([a, b + b])
+    assert equal(key.decrypt(both), np.concatenate([x[:3], 2 * x[3:]]))
+    assert both.layout.bound == (b + b).layout.bound
+    for other in (key.encrypt(x[:3], WHOLE, terms=7), key.encrypt(x[:, :1], WHOLE, terms=terms)):
+        with pytest.raises(ConfigError, match="encrypt them alike"):
+            concatenated([a, other])
 
 
 @each_key

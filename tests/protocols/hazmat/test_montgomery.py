@@ -94,6 +94,22 @@ def test_bucket_products(lanes: Holds, count: int, buckets: int) -> None:
 
 
 @each_kind
+@pytest.mark.parametrize(
+    ("count", "each", "shift"), [(0, 2, 3), (1, 1, 5), (1, 3, 65), (20, 4, 7), (300, 2, 0)]
+)
+def test_joined(lanes: Holds, count: int, each: int, shift: int) -> None:
+    n = 2**521 - 1
+    m, draw = modulus(n, lanes), np.random.default_rng(count)
+    x = [[int.from_bytes(draw.bytes(64), "big") % n for _ in range(each)] for _ in range(count)]
+    wanted = [prod((pow(a, 2 ** (shift * k), n) for k, a in enumerate(row)), start=1) % n for row in x]
+    cells = m.load(words(m, [a for row in x for a in row])).reshape(count, each, m.limbs)
+    assert ints(m, m.joined(cells, shift)) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", "3")
+        assert ints(m, m.joined(cells, shift)) == wanted
+
+
+@each_kind
 def test_fixed_powers(lanes: Holds) -> None:
     n = 2**521 - 1
     m, bases = modulus(n, lanes), [3, n - 5, 7**100 % n]

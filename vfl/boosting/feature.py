@@ -1,0 +1,211 @@
+"""A feature party's part in growing trees: it sums up what it cannot read, and keeps what it splits by.
+
+Takes part: one feature party; its counterpart is `vfl.boosting.label`. Who learns what is said in
+`vfl.boosting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import DataError, ProtocolError
+from protocols.hazmat.paillier.array import Key
+from protocols.party import Party
+from vfl.align import Aligned, align_feature
+from vfl.boosting.messages import (
+    LEAF,
+    OTHERS,
+    YOURS,
+    BinCounts,
+    ClearGradients,
+    Divided,
+    Drawn,
+    Enough,
+    SealedGradients,
+    Sides,
+    TreeKey,
+    from_bits,
+    to_bits,
+)
+from vfl.boosting.nodes import Drawing, Level, below, roots
+from vfl.boosting.parts import Owned, Table
+from vfl.boosting.plan import Boosting
+from vfl.boosting.predict import answer, rows_in_bins
+from vfl.boosting.sums import CHUNK, Statistics, joined, sum_up, summing_cost, take
+from vfl.trees.bins import Bins, fit_all
+from vfl.trees.forest import Splits
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What stays the same from round to round."""
+
+    label_party: str
+    plan: Boosting
+    codes: Array = field(repr=False)  # (columns, common rows) uint8
+    counts: Array  # (columns,) bins of each
+    key: Key | None  # None: in the clear
+    alone: bool  # no other feature party takes part
+    outputs: int
+
+
+async def feature_party(
+    me: Party, label_party: str, table: Table, plan: Boosting, before: Owned | None = None
+) -> tuple[Owned, Aligned]:
+    """Align, then help to grow trees. before: what this party holds of a model that is to be continued."""
+    peers = [party for party in me.desk.parties if party != label_party]
+    async with me.within("align") as at:
+        aligned = await align_feature(at, label_party, peers, table.ids, protocol=plan.protocol)
+    bins, codes = await divided(me, table, aligned, plan, before)
+    counts = np.array([one.count for one in bins], np.int64)
+    async with me.within("setup") as at:
+        word = await at.recv(label_party, TreeKey)
+        key = None if plan.scheme is None else plan.scheme.key_from_bytes(word.key)
+        await at.send(label_party, described(bins, table.monotone))
+    held = _Held(label_party, plan, codes, counts, key, len(peers) == 1, word.outputs)
+    done, state = me.resumed()
+    splits, ends = (Splits.empty() if before is None else before.splits), [0]
+    if state is not None:
+        splits, ends = Splits.of(state), state["ends"].tolist()
+    elif before is not None:
+        ends = [len(splits)]
+        async with me.within("before") as at:
+            await answer(at, label_party, codes, splits, plan.predict_protocol)
+    enough: Enough | None = None
+    async with me.within("fit") as fit:
+        for round_ in range(max(done, plan.begin), plan.n_estimators):
+            async with fit.within(round_) as at:
+                told = await at.recv(label_party, (Drawn, Enough))
+                if isinstance(told, Enough):
+                    enough = told
+                    break
+                splits = await _help(at, held, told, splits)
+            ends.append(len(splits))
+            me.checkpoint(round_ + 1, partial(_state, splits, ends))
+    if plan.early_stopping:
+        async with me.within("end") as at:
+            enough = enough or await at.recv(label_party, Enough)
+        if not plan.begin <= enough.rounds < plan.begin + len(ends):
+            raise ProtocolError(f"{Enough.kind} from {label_party}: {enough.rounds} rounds were not trained")
+        splits = splits.first(ends[enough.rounds - plan.begin])
+    return Owned(bins, splits), aligned
+
+
+async def divided(
+    me: Party, table: Table, aligned: Aligned, plan: Boosting, before: Owned | None
+) -> tuple[tuple[Bins, ...], Array]:
+    """This party's bins, of the common rows unless they are known from `before`, and the rows in them."""
+    columns = table.columns.iloc[aligned.rows]
+    bins = () if before is None else before.bins
+    if before is None:
+        bins = await me.compute(fit_all, columns, plan.max_bins, cost=20.0 * columns.size)
+    return bins, await rows_in_bins(me, table, aligned, bins)
+
+
+def described(bins: Sequence[Bins], monotone: Mapping[str, int]) -> BinCounts:
+    """What the label party is told of them."""
+    return BinCounts(
+        bins=np.array([one.count for one in bins], np.uint8),
+        categorical=np.array([one.is_categorical for one in bins], bool),
+        monotone=np.array([monotone.get(one.name, 0) for one in bins], np.int8),
+    )
+
+
+def check_monotone(monotone: Mapping[str, int], table: pd.DataFrame) -> None:
+    """DataError for a constraint on what is no column of numbers."""
+    for name, way in monotone.items():
+        if name not in table.columns:
+            raise DataError(f"monotone names {name!r}, which is no column to learn from")
+        if way not in (1, -1, 0) or not pd.api.types.is_any_real_numeric_dtype(table[name]):
+            raise DataError(
+                f"monotone[{name!r}] is {way!r} for a column of {table[name].dtype}; expected 1, -1 or 0, "
+                "for a column of numbers"
+            )
+
+
+async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:
+    """One round: a tree for each output, level by level. Returns the splits with those that were added."""
+    plan, label_party, rows = held.plan, held.label_party, held.codes.shape[1]
+    if len(told.columns) != len(held.counts):
+        raise ProtocolError(
+            f"{Drawn.kind} from {label_party}: expected {len(held.counts)} columns, got {len(told.columns)}"
+        )
+    if not told.columns.any():
+        return splits
+    drawing = Drawing(from_bits(told.rows, rows, Drawn.kind, label_party))
+    codes = np.ascontiguousarray(held.codes[told.columns][:, drawing.mask])
+    counts = held.counts[told.columns]
+    level = roots(held.outputs, drawing, plan.min_samples_split)
+    if not level.rows:
+        return splits
+    width = 2 * held.outputs + plan.counts_rows
+    statistics = await _statistics(me, held, len(drawing.rows), width)
+    for depth in range(plan.max_depth):
+        async with me.within(depth) as at:
+            at.guard.group(level.smallest)
+            nodes = [level.drawn[node] for node in level.summed]
+            cost = summing_cost(
+                sum(map(len, nodes)), len(counts), width, len(nodes) * int(counts.sum()), held.key is not None
+            )
+            await at.send(label_party, await at.compute(sum_up, statistics, codes, counts, nodes, cost=cost))
+            word = await at.recv(label_party, Divided)
+            mine, left = _mine(word, level, told.columns, label_party)
+            numbers = np.arange(len(mine)) + len(splits)
+            splits = splits.plus(word.columns, left, [len(level.drawn[node]) for node in mine])
+            sides = {
+                node: splits.go_left(int(number), held.codes, level.rows[node])
+                for node, number in zip(mine, numbers, strict=True)
+            }
+            if mine:
+                await at.send(label_party, Sides(left=to_bits(np.concatenate([*sides.values()]))))
+            others = np.flatnonzero(word.fate == OTHERS).tolist()
+            if depth + 1 == plan.max_depth or not (mine or others):
+                break
+            if others:
+                said = await at.recv(label_party, Sides)
+                sides |= apart(said, [level.rows[node] for node in others], others, label_party)
+            level, _ = below(level, sides, drawing, plan.min_samples_split)
+            if not level.rows:
+                break
+    return splits
+
+
+async def _statistics(me: Party, held: _Held, rows: int, width: int) -> Statistics:
+    """What the label party sends of the drawn rows."""
+    kind = ClearGradients if held.key is None else SealedGradients
+    parts = []
+    for start in range(0, rows, CHUNK):
+        message = await me.recv(held.label_party, kind)
+        size = min(CHUNK, rows - start)
+        parts.append(await me.compute(take, message, held.key, (size, width), cost=float(size)))
+    return joined(parts)
+
+
+def _mine(word: Divided, level: Level, drawn: Array, sender: str) -> tuple[list[int], Array]:
+    """The nodes that this party splits, and which bins go left in each. ProtocolError for no such split."""
+    mine = np.flatnonzero(word.fate == YOURS)
+    known = np.isin(word.fate, (LEAF, YOURS, OTHERS)).all() and len(word.fate) == len(level.rows)
+    if not known or len(mine) != len(word.columns) or len(mine) != len(word.left):
+        raise ProtocolError(
+            f"{Divided.kind} from {sender}: {len(word.columns)} splits do not fit {len(level.rows)} nodes"
+        )
+    if (word.columns >= len(drawn)).any() or not drawn[word.columns].all():
+        raise ProtocolError(f"{Divided.kind} from {sender}: a column that takes no part in this round")
+    return mine.tolist(), np.unpackbits(word.left, axis=1).astype(bool)
+
+
+def apart(said: Sides, rows: Sequence[Array], nodes: Sequence[int], sender: str) -> dict[int, Array]:
+    """The sides of the rows of each node, one after another in `said`."""
+    sizes = [len(some) for some in rows]
+    flags = from_bits(said.left, sum(sizes), Sides.kind, sender)
+    return dict(zip(nodes, np.split(flags, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def _state(splits: Splits, ends: Sequence[int]) -> Arrays:
+    return Arrays({**splits.arrays(), "ends": np.array(ends, np.int64)})

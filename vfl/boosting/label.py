@@ -1,0 +1,198 @@
+"""The label party's part in growing trees: it alone knows gradients, gains and the trees' shapes.
+
+Takes part: the label party; its counterpart is `vfl.boosting.feature`, and who learns what is said in
+`vfl.boosting`. Without feature parties the same role trains on pooled columns: the reference for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import DataError, ProtocolError, marked
+from protocols.party import Coordinator
+from protocols.tables import encode_labels, features, labels
+from vfl.align import Aligned, align_label
+from vfl.boosting.draw import drawn_columns, drawn_rows, held_out
+from vfl.boosting.feature import described, divided
+from vfl.boosting.grow import Grower, Setting, Side
+from vfl.boosting.losses import Loss
+from vfl.boosting.messages import BinCounts, Drawn, Enough, TreeKey, to_bits
+from vfl.boosting.nodes import Drawing
+from vfl.boosting.parts import Classes, Learnt, Owned, Table
+from vfl.boosting.plan import Boosting
+from vfl.boosting.predict import ask
+from vfl.trees.forest import Forest, Growing, Splits
+from vfl.trees.splits import Columns
+from vfl.trees.sums import quantised
+
+
+async def label_party(
+    me: Coordinator,
+    peers: Sequence[str],
+    table: Table,
+    target: pd.Series,
+    weights: Array | None,
+    plan: Boosting,
+    before: tuple[Owned, Learnt] | None = None,
+) -> tuple[Owned, Learnt, Aligned]:
+    """Align, then grow trees. weights: of each row of the table. before: a model that is to be continued."""
+    async with me.within("align") as at:
+        aligned = Aligned(np.arange(table.ids.total), table.ids.total, 0, None)
+        if peers:
+            aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
+    with marked(me.name, "setup"):
+        y, loss, classes = _target(target.iloc[aligned.rows], plan, before)
+        w = np.ones(len(y)) if weights is None else weights[aligned.rows]
+        learning = ~held_out(me.rng("validation"), plan, len(y)) & (w > 0)
+        judging = ~learning & (w > 0)
+        _check_rows(y, loss, classes, learning, judging, plan)
+    bins, codes = await divided(me, table, aligned, plan, None if before is None else before[0])
+    setting = await _set_up(me, peers, described(bins, table.monotone), codes, plan, loss)
+    splits, forest, baseline, scores = Splits.empty(), Forest.empty(me.desk.parties), np.zeros(0), [0.0][:0]
+    done, state = me.resumed()
+    if state is not None:
+        splits, forest, baseline = Splits.of(state), Forest.of(me.desk.parties, state), state["baseline"]
+        raw, scores = state["raw"].copy(), state["scores"].tolist()
+    elif before is None:
+        baseline = loss.baseline(y[learning], w[learning])
+        raw = np.repeat(baseline[None], len(y), axis=0)
+    else:
+        splits, forest, baseline = before[0].splits, before[1].forest, before[1].baseline
+        raw, scores = np.repeat(baseline[None], len(y), axis=0), before[1].scores[: plan.begin].tolist()
+        async with me.within("before") as at:
+            await ask(at, codes, splits, forest, raw, plan.predict_protocol)
+    grower = Grower(setting, Growing(forest), splits, raw)
+    async with me.within("fit") as fit:
+        for round_ in range(max(done, plan.begin), plan.n_estimators):
+            async with fit.within(round_) as at:
+                if _is_enough(scores, plan):
+                    await at.broadcast(Enough(rounds=_best(scores, plan)), to=peers)
+                    break
+                g, h = await at.compute(loss.derivatives, y, raw, cost=20.0 * raw.size)
+                mask, factor = drawn_rows(at.rng("rows"), plan, learning, g)
+                columns = drawn_columns(at.rng("columns"), plan, len(setting.columns.counts))
+                if plan.complete_secure and round_ == 0:
+                    columns = setting.own
+                for side in setting.peers:
+                    await at.send(side.party, Drawn(rows=to_bits(mask), columns=columns[side.at]))
+                scale = (w * factor)[mask][:, None]
+                statistics = quantised(
+                    g[mask] * scale, h[mask] * scale, plan.gradient_bits, count=plan.counts_rows
+                )
+                last = round_ + 1 == plan.n_estimators
+                await grower.round(at, statistics, Drawing(mask), columns, last=last)
+            if plan.early_stopping:
+                scores.append(loss.mean(y[judging], raw[judging], w[judging]))
+            me.checkpoint(round_ + 1, partial(_state, grower, baseline, scores))
+            me.progress("trees", round_ + 1, plan.n_estimators)
+        else:
+            if plan.early_stopping:
+                async with me.within("end") as at:
+                    await at.broadcast(Enough(rounds=_best(scores, plan)), to=peers)
+    forest, splits = grower.growing.done(), grower.splits
+    if plan.early_stopping:
+        forest = forest.first(_best(scores, plan) * loss.outputs)
+        splits = splits.first(forest.splits(me.name))
+    return Owned(bins, splits), Learnt(forest, baseline, loss, classes, np.array(scores)), aligned
+
+
+async def _set_up(
+    me: Coordinator,
+    peers: Sequence[str],
+    own: BinCounts,
+    codes: Array,
+    plan: Boosting,
+    loss: Loss,
+) -> Setting:
+    """A key of this run's own, and what all parties say of their columns, in roster order."""
+    async with me.within("setup") as at:
+        key = None
+        if plan.scheme is not None and peers:
+            key = await at.compute(plan.scheme.new_key, cost={"paillier_decrypt": 50})
+        said = TreeKey(key=b"" if key is None else key.to_bytes(), outputs=loss.outputs)
+        await at.broadcast(said, to=peers)
+        told = {**await at.gather(BinCounts, of=peers), me.name: own}
+    sides, start = [], 0
+    for party in me.desk.parties:
+        end = start + len(told[party].bins)
+        sides.append(Side(party, slice(start, end)))
+        start = end
+    every = [told[side.party] for side in sides]
+    columns = Columns(
+        np.concatenate([one.bins for one in every]).astype(np.int64),
+        np.concatenate([one.categorical for one in every]),
+        np.concatenate([one.monotone for one in every]),
+    )
+    if not (np.abs(columns.monotone) <= 1).all() or (columns.monotone[columns.categorical] != 0).any():
+        raise ProtocolError(f"{BinCounts.kind}: a monotone constraint that is none, or on categories")
+    return Setting(plan, me.name, codes, tuple(sides), columns, key, loss.outputs)
+
+
+def _target(
+    values: pd.Series, plan: Boosting, before: tuple[Owned, Learnt] | None
+) -> tuple[Array, Loss, Classes | None]:
+    """The common rows' labels from 0 on, or numbers; the loss; the classes."""
+    if plan.kind == "regression":
+        y = features(values.to_frame())[:, 0]
+        if plan.loss == "poisson" and (negative := int((y < 0).sum())):
+            raise DataError(f"{negative} of {len(y)} targets are below 0; a Poisson model needs counts")
+        return y, Loss(plan.loss), None
+    classes = labels(values)
+    if before is not None and classes != before[1].classes:
+        raise DataError(
+            f"the common rows have other classes than the {len(before[1].classes or [])} of the model that "
+            "is continued; train anew"
+        )
+    if len(classes) < 2:
+        raise DataError(
+            f"the {len(values)} common rows are all of one class; rows of another have to be shared too"
+        )
+    loss = Loss("logistic") if len(classes) == 2 else Loss("softmax", len(classes))
+    return encode_labels(values, classes), loss, classes
+
+
+def _check_rows(
+    y: Array, loss: Loss, classes: Classes | None, learning: Array, judging: Array, plan: Boosting
+) -> None:
+    """DataError where there is nothing to learn from, or to judge by."""
+    for mask, what in ((learning, "learn from"), *([(judging, "judge by")] if plan.early_stopping else [])):
+        if not mask.any():
+            raise DataError(f"of {len(y)} common rows none is left to {what}; share more, or weigh more")
+    if classes is None:
+        return
+    absent = [said for code, said in enumerate(classes) if not (y[learning] == code).any()]
+    if absent:
+        where = "the rows held out for validation" if judging.any() else "rows of weight 0"
+        raise DataError(
+            f"class {absent[0]!r} is only among {where}; hold out fewer, or bring more rows of it"
+        )
+
+
+def _best(scores: Sequence[float], plan: Boosting) -> int:
+    """After how many rounds the loss of the rows held out was lowest, by more than `tol`."""
+    best = 0
+    for at, score in enumerate(scores):
+        if score < scores[best] - plan.tol:
+            best = at
+    return best + 1
+
+
+def _is_enough(scores: Sequence[float], plan: Boosting) -> bool:
+    return plan.early_stopping and len(scores) >= _best(scores, plan) + plan.n_iter_no_change
+
+
+def _state(grower: Grower, baseline: Array, scores: Sequence[float]) -> Arrays:
+    return Arrays(
+        {
+            **grower.growing.done().arrays(),
+            **grower.splits.arrays(),
+            "raw": grower.raw.copy(),
+            "baseline": baseline,
+            "scores": np.array(scores, np.float64),
+        }
+    )

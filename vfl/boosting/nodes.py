@@ -1,0 +1,80 @@
+"""The nodes of a level and the rows in them, as every party of a round keeps them alike.
+
+Takes part: the label party and each feature party that takes part in the round. All know which rows are in
+which node; so all find the same smaller children, and nobody has to say whose histogram comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from protocols.arrays import Array
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which common rows a round learns from."""
+
+    mask: Array  # (common rows,) bool
+
+    @property
+    def rows(self) -> Array:
+        """Their positions among the common rows."""
+        return np.flatnonzero(self.mask)
+
+    @property
+    def at(self) -> Array:
+        """Of each common row, its position among the drawn ones, if it is one."""
+        return np.cumsum(self.mask) - 1
+
+
+@dataclass(frozen=True)
+class Level:
+    """Nodes in order: the roots of all trees, or left and right children by turns."""
+
+    rows: Sequence[Array]  # of each node, all common rows in it, in order
+    drawn: Sequence[Array]  # of each node, positions among the drawn rows
+    summed: tuple[int, ...]  # whose histograms are computed; the others' are their parent's less these
+
+    @property
+    def smallest(self) -> int:
+        """Drawn rows in the smallest node that may be split, by a party's own count."""
+        return min((max(len(a), len(b)) for a, b in self._pairs()), default=0)
+
+    def _pairs(self) -> list[tuple[Array, Array]]:
+        if len(self.summed) == len(self.rows):
+            return [(rows, rows) for rows in self.drawn]
+        return list(zip(self.drawn[0::2], self.drawn[1::2], strict=True))
+
+
+def roots(trees: int, drawing: Drawing, least: int) -> Level:
+    """One node for each tree, with all rows; none if fewer than `least` are drawn."""
+    drawn = np.arange(len(drawing.rows))
+    if len(drawn) < least:
+        return Level([], [], ())
+    return Level([np.arange(len(drawing.mask))] * trees, [drawn] * trees, tuple(range(trees)))
+
+
+def below(level: Level, sides: Mapping[int, Array], drawing: Drawing, least: int) -> tuple[Level, list[int]]:
+    """The level below, and the nodes whose children it has, in order: those that one child of could be split.
+
+    sides: node -> which of its rows go left.
+    """
+    rows: list[Array] = []
+    drawn: list[Array] = []
+    summed, parents = [], []
+    mask, at = drawing.mask, drawing.at
+    for node, left in sorted(sides.items()):
+        halves = [level.rows[node][left], level.rows[node][~left]]
+        of_draw = [at[half[mask[half]]] for half in halves]
+        sizes = [len(half) for half in of_draw]
+        if max(sizes) < least:
+            continue
+        summed.append(len(rows) + int(sizes[1] < sizes[0]))
+        rows += halves
+        drawn += of_draw
+        parents.append(node)
+    return Level(rows, drawn, tuple(summed)), parents

@@ -1,0 +1,186 @@
+"""Boosted trees as a program: what a job says to all parties, and what each makes of its own seat.
+
+Takes part: the label party and the feature parties, each for itself. Every party is told `Boosting`; who
+learns what from the run is told in `vfl.align` and `vfl.boosting`. A run without encryption, or with a key
+that can be broken, is a program of its own, which a policy has to grant as plain.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import pandas as pd
+from pydantic import model_validator
+
+from protocols.errors import ConfigError, DataError
+from protocols.federation import Role
+from protocols.parts import Part
+from protocols.programs import Program, Seat
+from protocols.psi.ring import InAllSize
+from protocols.tables import check_classes, check_rows, column, features, labels
+from vfl.align import SPOKEN, ids_of
+from vfl.boosting import saving
+from vfl.boosting.feature import check_monotone, feature_party
+from vfl.boosting.label import label_party
+from vfl.boosting.messages import (
+    Arrived,
+    BinCounts,
+    ClearGradients,
+    ClearSums,
+    Divided,
+    Drawn,
+    Enough,
+    Outcomes,
+    Reached,
+    SealedGradients,
+    SealedSums,
+    Sides,
+    TreeKey,
+)
+from vfl.boosting.parts import Table
+from vfl.boosting.plan import Boosting
+from vfl.boosting.predict import predict_feature, predict_label
+from vfl.boosting.saving import Own
+from vfl.trees.bins import check_columns, check_kinds
+
+
+class SealedBoosting(Boosting):
+    """The same, where gradients are encrypted under a key that cannot be broken."""
+
+    @model_validator(mode="after")
+    def _is_sealed(self) -> Self:
+        if self.is_plain:
+            raise ValueError("encryption='plain' and small keys are for the program vertical-boosting-plain")
+        return self
+
+
+def fit(p: Boosting, seat: Seat) -> Role:
+    """A party's role in training."""
+    table, name, peers = _table(seat), _id(seat), p.peers(seat.parties)
+    before: Own | None = seat.kept if p.begin else None
+    if p.begin and before is None:
+        raise ConfigError("there is no model here to continue; train anew")
+    if p.begin >= p.n_estimators:
+        raise ConfigError(
+            f"n_estimators={p.n_estimators} should be above the {p.begin} rounds that the model has; raise it"
+        )
+    column(table, name, "id")
+    columns = table.drop(columns=name)
+    if seat.party == p.label_party:
+        y = _target(p, seat, table)
+        columns = columns.drop(columns=seat.target)
+        if p.complete_secure and not columns.shape[1]:
+            raise DataError(
+                "complete_secure grows the first tree from the label party's columns; it has none"
+            )
+    elif not columns.shape[1]:
+        raise DataError("no column is left beside the id; a feature party needs at least one")
+    check_rows(table)
+    check_columns(columns)
+    if before is not None and before.columns != list(columns.columns):
+        raise ConfigError("the columns are not those of the model that is continued; train anew")
+    check_monotone(seat.monotone, columns)
+    ids = ids_of(table, name, duplicates=p.duplicates, normalise=p.normalise)
+    rows = Table(ids, columns, seat.monotone)
+    owned = None if before is None else before.owned
+    if seat.party != p.label_party:
+        return lambda me: feature_party(me, p.label_party, rows, p, owned)
+    learnt = None if before is None or before.learnt is None else (before.owned, before.learnt)
+    return lambda me: label_party(me, peers, rows, y, seat.sample_weight, p, learnt)
+
+
+def predict(p: Boosting, seat: Seat) -> Role:
+    """A party's role in predicting, with the part that it kept."""
+    own: Own = seat.kept
+    table = _table(seat)
+    ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
+    check_kinds(table, own.owned.bins)
+    rows, owned = Table(ids, table), own.owned
+    if own.learnt is not None:
+        learnt = own.learnt
+        return lambda me: predict_label(me, rows, owned, learnt, p)
+    return lambda me: predict_feature(me, p.label_party, rows, owned, p)
+
+
+def owned(p: Boosting, seat: Seat, result: Any) -> Own:
+    """What a party holds after `fit`."""
+    if seat.party == p.label_party:
+        return Own(_id(seat), result[0], seat.target or "", result[1])
+    return Own(_id(seat), result[0])
+
+
+def keep(p: Boosting, seat: Seat, result: Any) -> Part:
+    """A party's part of a training, for its store."""
+    settings = {**told(p), "unmatched": "drop", "random_state": 0}
+    return saving.part_of(METHODS[p.kind], seat.party, owned(p, seat, result), settings)
+
+
+def recall(p: Boosting, part: Part) -> Own:
+    """What a party kept."""
+    return saving.own_of(part)
+
+
+def told(p: Boosting) -> dict[str, Any]:
+    """An estimator's parameters, as far as all parties are told them."""
+    return p.model_dump(mode="json", exclude={"label_party", "kind", "begin", "may_be_empty"})
+
+
+def _table(seat: Seat) -> pd.DataFrame:
+    if seat.table is None:
+        raise ConfigError("has no table; every party of a boosted model brings columns or the target")
+    return seat.table
+
+
+def _id(seat: Seat) -> str:
+    if seat.one_id is None:
+        raise ConfigError("no id column is named; rows of a vertical model are matched by their ids")
+    return seat.one_id
+
+
+def _target(p: Boosting, seat: Seat, table: pd.DataFrame) -> pd.Series:
+    if seat.target is None:
+        raise ConfigError("no target column is named at the label party")
+    if seat.target == seat.one_id:
+        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
+    y = column(table, seat.target, "target")
+    check_rows(table)
+    if p.kind == "classification":
+        check_classes(labels(y))
+    else:
+        features(y.to_frame())
+    return y
+
+
+METHODS = {
+    "classification": "VerticalGradientBoostingClassifier",
+    "regression": "VerticalGradientBoostingRegressor",
+}
+_SHAPE = (TreeKey, BinCounts, Drawn, Enough, Divided, Sides)
+_PREDICT = (*SPOKEN, InAllSize, Reached, Arrived, Outcomes, Sides)
+_ACTIONS = {"fit": fit, "predict": predict}
+
+program = Program(
+    "vertical-boosting",
+    "vfl",
+    SealedBoosting,
+    {"fit": (*SPOKEN, *_SHAPE, SealedGradients, SealedSums, Reached, Arrived, Outcomes), "predict": _PREDICT},
+    _ACTIONS,
+    keep,
+    recall,
+    plain=False,
+)
+plain_program = Program(
+    "vertical-boosting-plain",
+    "vfl",
+    Boosting,
+    {
+        "fit": (
+            *(*SPOKEN, *_SHAPE, SealedGradients, SealedSums, ClearGradients, ClearSums),
+            *(Reached, Arrived, Outcomes),
+        ),
+        "predict": _PREDICT,
+    },
+    _ACTIONS,
+    keep,
+    recall,
+)

@@ -1,0 +1,108 @@
+"""The statistics of rows on their way out, and sums of them on their way back: sealed or in the clear.
+
+Takes part: the label party, which seals and opens; a feature party, which sums up what it cannot read. One
+ciphertext holds all statistics of a row; a feature party multiplies those of each bin, joins as many bins as
+there is room for into each plaintext, and re-randomises what leaves. With `key=None` the same integers travel
+as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from protocols.arrays import Array
+from protocols.costs import Cost
+from protocols.errors import ProtocolError
+from protocols.hazmat.paillier import EncryptedArray, Fixed, concatenated
+from protocols.hazmat.paillier.array import Key
+from vfl.boosting.messages import ClearGradients, ClearSums, SealedGradients, SealedSums
+from vfl.trees.sums import histogram, starts
+
+CHUNK = 4096  # rows of one message: the next are encrypted while these are on their way
+Statistics = EncryptedArray | Array  # (rows, statistics)
+
+
+def seal(values: Array, bits: int, terms: int, key: Key | None) -> SealedGradients | ClearGradients:
+    """Some rows' statistics (n, s), of at most 2**bits; `terms` rows in all can be summed up."""
+    if key is None:
+        return ClearGradients(values=values.astype(np.int32))
+    words, head = key.encrypt(values, Fixed(limit=2**bits), terms=terms).dump()
+    return SealedGradients(words=words, head=head)
+
+
+def take(message: SealedGradients | ClearGradients, key: Key | None, shape: tuple[int, int]) -> Statistics:
+    """What `seal` gave. ProtocolError if it is not of this shape (rows, statistics), or of another key."""
+    if isinstance(message, ClearGradients):
+        found: Statistics = message.values.astype(np.int64)
+    else:
+        assert key is not None
+        found = key.load(message.words, message.head)
+    if found.shape != shape:
+        raise ProtocolError(f"{message.kind}: expected numbers of {list(shape)}, got {list(found.shape)}")
+    return found
+
+
+def joined(parts: Sequence[Statistics]) -> Statistics:
+    """All chunks in one."""
+    sealed = [part for part in parts if isinstance(part, EncryptedArray)]
+    if sealed:
+        return concatenated(sealed)
+    return np.concatenate([part for part in parts if not isinstance(part, EncryptedArray)])
+
+
+def sum_up(
+    statistics: Statistics, binned: Array, counts: Array, nodes: Sequence[Array]
+) -> SealedSums | ClearSums:
+    """The flat histograms of `nodes`, each the positions of its rows. binned: (columns, rows)."""
+    if not isinstance(statistics, EncryptedArray):
+        flat = [histogram(binned[:, rows], statistics[rows], counts) for rows in nodes]
+        return ClearSums(values=np.concatenate(flat))
+    most = int(counts.max())
+    column = np.repeat(np.arange(len(counts)), counts)
+    bin_ = np.arange(len(column)) - np.repeat(starts(counts)[:-1], counts) + 1
+    found = [statistics[rows].bucket_sum(binned[:, rows].T, most + 1)[column, bin_] for rows in nodes]
+    sums = concatenated(found)
+    words, head = (sums if _blank(sums) else sums.packed()).dump()
+    return SealedSums(words=words, head=head)
+
+
+def open_sums(
+    message: SealedSums | ClearSums, key: Key | None, shape: tuple[int, int, int], sender: str
+) -> Array:
+    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape."""
+    if isinstance(message, ClearSums):
+        values = message.values
+    else:
+        assert key is not None
+        values = key.decrypt(key.load(message.words, message.head))
+    if values.size != np.prod(shape):
+        raise ProtocolError(
+            f"{message.kind} from {sender}: expected sums of {shape[0]} nodes, {shape[1]} bins and "
+            f"{shape[2]} statistics, got {values.size} numbers"
+        )
+    return values.reshape(shape).astype(np.int64)
+
+
+def sealing_cost(rows: int, statistics: int, sealed: bool) -> Cost:
+    """Of `seal`."""
+    return {"paillier_encrypt": rows} if sealed else float(rows * statistics)
+
+
+def summing_cost(rows: int, columns: int, statistics: int, bins: int, sealed: bool) -> Cost:
+    """Of `sum_up`, for so many rows and bins of all nodes together: a product a row and two columns, and
+    squarings that shift each bin to its place."""
+    if not sealed:
+        return 2.0 * rows * columns * statistics
+    return {"paillier_product": rows * -(-columns // 2) + 70 * bins, "paillier_refresh": -(-bins // 30)}
+
+
+def opening_cost(bins: int, statistics: int, sealed: bool) -> Cost:
+    """Of `open_sums`."""
+    return {"paillier_decrypt": -(-bins * statistics // 60)} if sealed else float(bins * statistics)
+
+
+def _blank(sums: EncryptedArray) -> bool:
+    """Whether a bin's statistics take several plaintexts, which are not full: those are not joined."""
+    return bool(sums.shape[-1] % sums.layout.slots)
