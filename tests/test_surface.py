@@ -12,7 +12,16 @@ SURFACE: dict[str, list[str]] = {
     "protocols": [],
     "horizontal": ["FedClassifier", "FedRegressor"],
     "split": ["SplitClassifier", "SplitRegressor"],
-    "vfl": ["Alignment", "AlignmentReport", "VerticalNetClassifier", "VerticalNetRegressor", "align"],
+    "vfl": [
+        "Alignment",
+        "AlignmentReport",
+        "VerticalLinearRegression",
+        "VerticalLogisticRegression",
+        "VerticalNetClassifier",
+        "VerticalNetRegressor",
+        "VerticalPoissonRegressor",
+        "align",
+    ],
 }
 NAMES = [(package, name) for package, names in SURFACE.items() for name in names]
 

@@ -4,5 +4,19 @@ from __future__ import annotations
 
 from vfl.align import Alignment, AlignmentReport, align
 from vfl.estimator import VerticalNetClassifier, VerticalNetRegressor
+from vfl.linear.estimator import (
+    VerticalLinearRegression,
+    VerticalLogisticRegression,
+    VerticalPoissonRegressor,
+)
 
-__all__ = ["Alignment", "AlignmentReport", "VerticalNetClassifier", "VerticalNetRegressor", "align"]
+__all__ = [
+    "Alignment",
+    "AlignmentReport",
+    "VerticalLinearRegression",
+    "VerticalLogisticRegression",
+    "VerticalNetClassifier",
+    "VerticalNetRegressor",
+    "VerticalPoissonRegressor",
+    "align",
+]

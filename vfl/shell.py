@@ -49,6 +49,10 @@ class Vertical(BaseEstimator):
         """What the caller brings for one party, as fields of its `Seat`."""
         return {}
 
+    def _from(self) -> str:
+        """The run that training starts from; "" for none."""
+        return ""
+
     def _fit(self, data: Data, target: str, id: str | Mapping[str, str], sample_weight: object = None) -> Any:
         """Train; sets what every fitted estimator has, and returns what the label party keeps.
 
@@ -80,6 +84,7 @@ class Vertical(BaseEstimator):
                 parties,
                 seed=self.random_state,
                 on_progress=on_progress,
+                run=self._from(),
             )
         self.parts_ = {
             party: self._owned(parameters, seat(party), held) for party, held in run.results.items()
