@@ -57,22 +57,19 @@ class Block:
         self.x, self._l2, self._penalised = x, l2, penalised.astype(np.float64)[:, None]
         self._to, back = _coordinates(x, l2 * penalised, curvature)
         self.span = Span(back @ start)
-        self._slope = np.zeros_like(start)
 
     @property
     def coef(self) -> Array:
         """(d, outputs) float64, in the columns' own coordinates."""
         return np.asarray(self._to @ self.span.point)
 
-    @property
-    def steepest(self) -> float:
-        """The largest slope of any coefficient."""
-        return float(np.abs(self._slope).max(initial=0.0))
-
     def turn(self, summed: Array, rows: int) -> None:
         """Take X^T r (d, outputs) of so many rows: the loss's part of the gradient at the coefficients."""
-        self._slope = summed / rows + self._l2 * self._penalised * self.coef
-        self.span.turn(self._to.T @ self._slope)
+        self.span.turn(self._to.T @ (summed / rows + self._l2 * self._penalised * self.coef))
+
+    def curved(self, summed: Array, rows: int, vector: Array) -> Array:
+        """The second derivative times `vector` in the span's coordinates; `summed`: c X^T of its scores."""
+        return np.asarray(self._to.T @ (summed / rows + self._l2 * self._penalised * (self._to @ vector)))
 
     def penalty_basis(self) -> list[Array]:
         """The coefficients that l2 is about: their values, and the basis in their coordinates."""

@@ -32,6 +32,7 @@ Sources: Hardy et al. 2017; Yang et al. 2019 (quasi-Newton vertical logistic reg
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -39,13 +40,14 @@ from protocols.arrays import Array
 from protocols.errors import ConfigError, ProtocolError, marked
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Coordinator, Party
-from protocols.psi.choose import Protocol
+from protocols.psi import choose
 from protocols.tables import Scaler
 from vfl.align import Aligned, align_feature, align_label
-from vfl.linear import lbfgs
+from vfl.linear import hidden, lbfgs, proximal, sgd
 from vfl.linear.block import Columns
 from vfl.linear.losses import LOSSES
 from vfl.linear.masks import Masks, agree, total
+from vfl.linear.mesh import meet
 from vfl.linear.plan import (
     Answers,
     Head,
@@ -56,9 +58,8 @@ from vfl.linear.plan import (
     answers,
     loss_name,
     prepared,
-    smallest_batch,
 )
-from vfl.linear.sides import FeatureSide, LabelSide
+from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.words import LinearStart, PartialScores
 
 CHUNK = 1 << 16  # rows that one message carries when predicting
@@ -82,16 +83,17 @@ async def label_party(
     with marked(me.name, "setup"):
         held_out = _held_out(me, len(aligned.rows), plan)
         known = answers(target, aligned.rows, held_out, plan)
-        batch = smallest_batch(known.training, plan)
-        scaler, own = prepared(table.x[aligned.rows], table.names, held_out, plan, batch)
+        x, hidden_too = table.x[aligned.rows], plan.security == "hidden"
+        scaler, own = prepared(x, table.names, held_out, plan, learns_gradient=hidden_too)
         columns = Columns.of(np.column_stack([own.values, np.ones(len(own.values))]), own.training)
         begun = _label_start(start, scaler, known)
-    key: Key = await me.compute(new_key, plan, cost=1e9)
+    key = await me.compute(new_key, plan, cost=1e9)
     async with me.within("setup") as at:
         said = LinearStart(key=key.to_bytes(), outputs=known.y.shape[1], held_out=held_out.astype(np.uint32))
         await at.broadcast(said, to=peers)
-    side = LabelSide(tuple(peers), key, columns, begun, known, plan)
-    solved = await lbfgs.lead(me, side)
+        mesh = await meet(at, peers, key, plan) if plan.security == "hidden" else None
+    side = LabelSide(tuple(peers), key, columns, begun, known, plan, mesh)
+    solved = await _solver(plan).lead(me, side)
     fitted = Linear(scaler, solved.coef[:-1])
     head = Head(
         intercept=solved.coef[-1],
@@ -118,27 +120,48 @@ async def feature_party(
         if len(np.unique(said.held_out)) != len(said.held_out) or (said.held_out >= len(aligned.rows)).any():
             raise ProtocolError(f"{said.kind}: rows held out should be different ones of the common rows")
         held_out = said.held_out.astype(np.int64)
-        batch = smallest_batch(len(aligned.rows) - len(held_out), plan)
-        scaler, columns = prepared(table.x[aligned.rows], table.names, held_out, plan, batch)
+        x = table.x[aligned.rows]
+        scaler, columns = prepared(x, table.names, held_out, plan, learns_gradient=True)
         key = plan.keys.key_from_bytes(said.key)
         masks = await agree(at, everybody)
+        mesh = None
+        if plan.security == "hidden":
+            own = await at.compute(new_key, plan, cost=1e9)
+            mesh = await meet(at, [party for party in me.desk.parties if party != me.name], own, plan)
     begun = np.zeros((columns.count, said.outputs)) if start is None else moved(start, scaler, said.outputs)
     side = FeatureSide(
         label_party=label_party,
-        peers=tuple(party for party in me.desk.parties if party != me.name),
         key=key,
-        own_key=None,
         columns=columns,
         start=begun,
         masks=masks,
         plan=plan,
         loss=LOSSES[loss_name(plan, said.outputs)],
+        mesh=mesh,
     )
-    return Linear(scaler, await lbfgs.follow(me, side)), aligned
+    return Linear(scaler, await _solver(plan).follow(me, side)), aligned
+
+
+class _Solver(Protocol):
+    """A way to minimise: both ends."""
+
+    async def lead(self, me: Coordinator, side: LabelSide) -> Solved:
+        """The label party's."""
+
+    async def follow(self, me: Party, side: FeatureSide) -> Array:
+        """A feature party's."""
+
+
+def _solver(plan: Plan) -> _Solver:
+    if plan.solver == "sgd":
+        return sgd
+    if plan.l1:
+        return proximal
+    return hidden if plan.security == "hidden" else lbfgs
 
 
 async def predict_feature(
-    me: Party, label_party: str, table: Table, fitted: Linear, protocol: Protocol = "auto"
+    me: Party, label_party: str, table: Table, fitted: Linear, protocol: choose.Protocol = "auto"
 ) -> Aligned:
     """Align, then send this party's part of the scores of the common rows."""
     everybody = feature_parties(me, label_party)
@@ -158,7 +181,7 @@ async def predict_label(
     table: Table,
     fitted: Linear,
     head: Head,
-    protocol: Protocol = "auto",
+    protocol: choose.Protocol = "auto",
     *,
     may_be_empty: bool,
 ) -> tuple[Array, Aligned]:

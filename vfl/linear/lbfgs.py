@@ -64,7 +64,6 @@ async def follow(me: Party, side: FeatureSide) -> Array:
                 inner = InnerProducts(
                     gram=products(block.span.basis),
                     penalty=products(block.penalty_basis()),
-                    steepest=block.steepest,
                 )
                 await at.send(side.label_party, inner)
                 await _tell(at, side, block.span.gradient, block, cost)
@@ -125,8 +124,7 @@ class _Leading:
         point = self.scores.point[self._training]
         if not self.losses:
             self.losses.append(self.side.mean_loss(point, self._training) + l2 * penalty[0, 0] / 2)
-        steepest = max(self.block.steepest, *(said.steepest for said in inner))
-        self.converged = steepest <= self.side.plan.tol * self.side.answers.unit
+        self.converged = bool(np.sqrt(gram[0, 0]) <= self.side.plan.tol * self.side.answers.unit)
         coefficients, step = np.zeros(len(gram)), 0.0
         if not self.converged:
             coefficients = direction(gram)

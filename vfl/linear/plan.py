@@ -98,17 +98,20 @@ def standardised(scaler: Scaler, x: Array) -> Array:
     return np.asarray((x - scaler.mean) / scaler.scale)
 
 
-def prepared(x: Array, names: list[str], held_out: Array, plan: Plan, batch: int) -> tuple[Scaler, Columns]:
+def prepared(
+    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns_gradient: bool
+) -> tuple[Scaler, Columns]:
     """The common rows `x` (n, d) as an owner computes with them.
 
-    batch: rows of the smallest. Raises DataError for columns without values to learn from, and for batches
+    learns_gradient: whether of residuals that it does not have. Raises DataError for columns without values to learn from, and for batches
     so small that the owner of the columns could find out residuals.
     """
     order, training = split(len(x), held_out)
     used = x[order[:training]]
     if names:
         check_columns(used, names)
-    check_rows(batch, len(names))
+    if learns_gradient:
+        check_rows(smallest_batch(training, plan), len(names))
     plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
     scaler = Scaler.fit(used) if plan.standardise else plain
     return scaler, Columns.of(standardised(scaler, x[order]), training)

@@ -26,10 +26,21 @@ from vfl.align import SPOKEN, ids_of
 from vfl.linear import saving
 from vfl.linear.exact import feature_party, label_party, predict_feature, predict_label
 from vfl.linear.masks import MaskPoint
+from vfl.linear.mesh import ShareKey
 from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table, Target
 from vfl.linear.saving import Own
 from vfl.linear.sealed import MaskedGradient, OpenedGradient, SealedResiduals
-from vfl.linear.words import InnerProducts, LinearStart, Move, PartialScores, RowOrder
+from vfl.linear.words import (
+    ConjugateStep,
+    ConjugateSums,
+    InnerProducts,
+    LinearStart,
+    Move,
+    PartialScores,
+    ProximalStep,
+    ProximalSums,
+    RowOrder,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -208,7 +219,8 @@ SPEAKS = {
         *SPOKEN,
         *(LinearStart, MaskPoint, PartialScores, RowOrder),
         *(SealedResiduals, MaskedGradient, OpenedGradient),
-        *(InnerProducts, Move),
+        *(InnerProducts, Move, ProximalSums, ProximalStep),
+        *(ShareKey, ConjugateSums, ConjugateStep),
     ),
     "predict": (*SPOKEN, InAllSize, MaskPoint, PartialScores),
 }

@@ -155,8 +155,8 @@ class Sums:
         """X^T r, (d, outputs) float64, of the residuals that `owner` has."""
         for part in chunks(len(self._ints)):
             sealed = await at.recv(owner, SealedResiduals)
-            await at.compute(self.add, sealed, part, cost=self._adding(part))
-        await at.send(owner, await at.compute(self.masked, cost=self._refreshing))
+            await at.compute(self.add, sealed, part, cost=self.adding(part))
+        await at.send(owner, await at.compute(self.masked, cost=self.refreshing))
         return self.opened(await at.recv(owner, OpenedGradient))
 
     def add(self, sealed: SealedResiduals, part: slice) -> None:
@@ -198,12 +198,14 @@ class Sums:
         sums = np.ldexp(np.array(ints, np.float64), self._exponent - RESIDUAL - BITS)
         return sums.reshape(-1, self._outputs) * self._limits[:, None]
 
-    def _adding(self, part: slice) -> Cost:
+    def adding(self, part: slice) -> Cost:
+        """What taking in these rows costs."""
         entries = (part.stop - part.start) * self._ints.shape[1] * self._outputs
         return priced(self._key, paillier_product=4 * entries)  # four digits an entry, about
 
     @property
-    def _refreshing(self) -> Cost:
+    def refreshing(self) -> Cost:
+        """What it costs that the sums leave."""
         return priced(self._key, paillier_refresh=self._ints.shape[1] * self._outputs)
 
 

@@ -11,6 +11,7 @@ from protocols.hazmat.paillier.array import Key
 from vfl.linear.block import Block, Columns
 from vfl.linear.losses import Loss
 from vfl.linear.masks import Masks
+from vfl.linear.mesh import Mesh
 from vfl.linear.plan import Answers, Plan
 from vfl.linear.sealed import Scale
 
@@ -25,6 +26,7 @@ class LabelSide:
     start: Array = field(repr=False)  # (d + 1, outputs)
     answers: Answers = field(repr=False)
     plan: Plan
+    mesh: Mesh | None  # where scores are hidden
 
     @property
     def penalised(self) -> Array:
@@ -62,14 +64,13 @@ class FeatureSide:
     """At a feature party."""
 
     label_party: str
-    peers: tuple[str, ...]  # all other parties
     key: Key = field(repr=False)  # the label party's, public
-    own_key: Key | None = field(repr=False)  # where scores are hidden too
     columns: Columns = field(repr=False)
     start: Array = field(repr=False)  # (d, outputs)
     masks: Masks = field(repr=False)
     plan: Plan
     loss: Loss
+    mesh: Mesh | None  # where scores are hidden
 
     @property
     def outputs(self) -> int:

@@ -31,15 +31,11 @@ class PartialScores(
     scores: Annotated[Array, Spec("int64", ("n", "k"))]
 
 
-class InnerProducts(
-    Message,
-    reveals="lengths and angles of its own coefficients, gradients and steps, and its largest slope",
-):
+class InnerProducts(Message, reveals="lengths and angles of its own coefficients, gradients and steps"):
     """A feature party's part of what a direction and its penalty follow from."""
 
     gram: Annotated[Array, Spec("float64", ("b", "b"))]
     penalty: Annotated[Array, Spec("float64", ("c", "c"))]
-    steepest: Annotated[float, Field(ge=0)]
 
 
 class Move(
@@ -60,3 +56,49 @@ class RowOrder(Message, reveals="the random order in which an epoch visits the c
     """Positions among the rows of training, each once."""
 
     rows: Annotated[Array, Spec("uint32", ("n",))]
+
+
+class ConjugateSums(Message, reveals="lengths and angles of its own gradient and direction"):
+    """A party's part of what the step and the next direction follow from."""
+
+    curved: float  # direction times second derivative times direction
+    gradient: Annotated[float, Field(ge=0)]  # gradient times itself
+    across: float  # gradient times second derivative times direction
+    change: Annotated[float, Field(ge=0)]  # second derivative times direction, times itself
+
+
+class ConjugateStep(
+    Message, reveals="how far the next step goes, how it combines with the last; whether training ends"
+):
+    """The label party's answer."""
+
+    step: float
+    keep: float
+    more: bool
+
+
+class ProximalSums(
+    Message,
+    reveals="how far its coefficients move, which slope they move along, what they cost by l1 and l2",
+):
+    """A party's part of whether a proximal step went well."""
+
+    linear: float
+    quadratic: Annotated[float, Field(ge=0)]
+    penalty: Annotated[float, Field(ge=0)]
+    turned: float
+
+
+class ProximalStep(
+    Message,
+    reveals="whether the last step is taken, at which curvature to try it again if not, how much the next "
+    "one carries on; whether the validation loss is the best so far; whether training ends",
+):
+    """The label party's answer."""
+
+    taken: bool
+    curvature: float
+    momentum: float
+    more: bool
+    best: bool = False
+    restore: bool = False

@@ -72,6 +72,11 @@ def pooled(table: pd.DataFrame) -> tuple[pd.DataFrame, Array]:
     return (x - x.mean()) / x.std(ddof=0), table[TARGET].to_numpy()
 
 
+def names_of(table: pd.DataFrame) -> list[str]:
+    """All columns but the target."""
+    return [str(name) for name in table.columns if name != TARGET]
+
+
 def united(coef: Mapping[str, pd.Series | pd.DataFrame], names: Iterable[str]) -> Array:
     """All parties' coefficients in one order."""
     return np.asarray(pd.concat([*coef.values()]).loc[[*names]].to_numpy())
