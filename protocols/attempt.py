@@ -179,7 +179,7 @@ class Attempts:
                 )
                 told = fingerprint(table)
         target = case.program.target(case.parameters) if case.program.target and table is not None else None
-        kept = self._recall(case) if proposal.action == "predict" else None
+        kept = self._recall(case) if proposal.action == "predict" or proposal.run else None
         seat = Seat(
             self.config.name,
             tuple(proposal.parties),

@@ -53,7 +53,8 @@ class Seat:
     sample_weight: Array | None = field(
         default=None, repr=False
     )  # float64 (rows of its table,), beside a target
-    kept: Any = field(default=None, repr=False)  # for predicting: what it kept from training
+    # For predicting, and for training that starts from an earlier one: what it kept from that.
+    kept: Any = field(default=None, repr=False)
     ids: IdColumn | None = field(default=None, repr=False)  # in place of a table, where ids are all it takes
     scratch: Path | None = None  # where there is place for what a run needs while it lasts
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only

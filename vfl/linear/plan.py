@@ -103,8 +103,8 @@ def prepared(
 ) -> tuple[Scaler, Columns]:
     """The common rows `x` (n, d) as an owner computes with them.
 
-    learns_gradient: whether of residuals that it does not have. Raises DataError for columns without values to learn from, and for batches
-    so small that the owner of the columns could find out residuals.
+    learns_gradient: whether this owner learns that of residuals which are not its own. Raises DataError for
+    columns without values to learn from, and for batches so small that it could find out residuals.
     """
     order, training = split(len(x), held_out)
     used = x[order[:training]]

@@ -9,16 +9,16 @@ keeps a `Span` of scores, since the score of a combination is the combination of
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
+from scipy.optimize import brentq
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError
 
 MEMORY = 10  # pairs of a step and the change of the gradient over it
-_FLAT = 1e-3  # the slope at the end of a line search, over that at its beginning
-_TURNS = 60  # of a line search
+_NEAR = 1e-3
+_FARTHEST, _LARGE = 2.0**60, 1e300
 
 
 class Span:
@@ -108,33 +108,21 @@ def direction(gram: Array) -> Array:
 def line_search(slope: Callable[[float], float]) -> float:
     """How far to go along a line on which a convex function has this slope; 0 where it does not fall.
 
-    Where the slope is within a thousandth of the first one of 0: far beyond what L-BFGS asks for. By the
-    Illinois form of regula falsi, and by halves where the function is too large for a float.
+    To within a thousandth of where the slope is 0, by Brent's method: far beyond what L-BFGS asks for, and
+    every score that it takes is at hand.
     """
     first = slope(0.0)
     if not first < 0:
         return 0.0
-    low, high, below = 0.0, 1.0, first
-    for _ in range(_TURNS):
-        above = slope(high)
-        if abs(above) <= -_FLAT * first:
+    low, high = 0.0, 1.0
+    while (above := slope(high)) < 0 and high < _FARTHEST:
+        if above > _NEAR * first:
             return high
-        if not above < 0:
-            break
-        low, high, below = high, 2 * high, above
-    else:
-        return low
-    sides = [0]
-    for _ in range(_TURNS):
-        finite = np.isfinite(above)
-        middle = (low * above - high * below) / (above - below) if finite else (low + high) / 2
-        found = slope(middle)
-        if abs(found) <= -_FLAT * first or not low < middle < high:
-            return middle if low < middle < high else low
-        sides.append(-1 if found < 0 else 1)
-        again = [*pairwise(sides)][-1] == (sides[-1], sides[-1])
-        if found < 0:
-            low, below, above = middle, found, above / 2 if again else above
-        else:
-            high, above, below = middle, found, below / 2 if again else below
-    return low
+        low, high = high, 2 * high
+    if above < 0:
+        return high
+
+    def finite(t: float) -> float:  # where the function is too large for a float it rises
+        return float(np.nan_to_num(slope(t), nan=_LARGE, posinf=_LARGE))
+
+    return float(brentq(finite, low, high, rtol=_NEAR))
