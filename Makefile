@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check bench bench-network bench-paillier bench-psi fuzz docs
+.PHONY: demo test test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
@@ -26,6 +26,10 @@ bench-network: .venv/.test
 
 bench-paillier: .venv/.test
 	$(BIN)/python -m tests.bench paillier
+
+# On the table of credit cards, in a folder shared/data here or above.
+bench-vertical: .venv/.test
+	$(BIN)/python -m tests.bench linear
 
 # Beside peers, each in an environment of its own; one that cannot be installed here is left out.
 bench-psi: .venv/.test .peers/spu .peers/openmined

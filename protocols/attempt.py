@@ -186,7 +186,7 @@ class Attempts:
             table,
             id,
             target,
-            kept,
+            kept=kept,
             ids=ids,
             store=self.store.folder,
             scratch=self.store.scratch,

@@ -27,6 +27,7 @@ from protocols.programs import Program, Seat
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
 from protocols.tables import column
+from protocols.training import check_network
 from vfl.linear import saving
 from vfl.linear.plan import Family, Head, Security, Solver
 from vfl.linear.program import VerticalLinear, owned, plain_program, program
@@ -64,7 +65,8 @@ class _VerticalLinear(Vertical):
     Attributes
     ----------
     coef_: {party: its coefficients, a Series by column}, of the parties whose parts are here. intercept_,
-    n_iter_ (steps or epochs), converged_, loss_curve_ (the objective after each).
+    n_iter_ (steps or epochs), converged_ (whether tol or early stopping ended it), loss_curve_ (the objective
+    before each step and after the last; of "sgd" each epoch's mean loss; empty where nobody knows it).
     """
 
     _family: Family
@@ -218,6 +220,7 @@ class _VerticalLinear(Vertical):
             raise ConfigError(
                 f"encryption={self.encryption!r} should be Paillier(...); security='plain' goes without"
             )
+        check_network((), self.standardise, self.random_state)
         check_protocol(self.protocol, False, len(parties))
         told = {name: value for name, value in self.get_params().items() if name not in _NOT_TOLD}
         parameters: VerticalLinear = self._program.read(

@@ -85,15 +85,15 @@ async def _descend(me: Party, side: LabelSide | FeatureSide, run: _Conjugate, se
     assert mesh is not None
     c, rows, cost = side.loss.curvature, run.training, 2.0 * x.values.size
     done, state = me.resumed()
+    if state is not None:
+        run.restore(state)
+    else:
+        async with me.within("start") as at:
+            z = await at.compute(block.scores, block.span.point, cost=cost)
+            share = shares(side)(z[rows], rows)
+            block.turn(await mesh.gradient(at, x, rows, share, run.scale), x.training)
+            run.direction = -block.span.gradient
     async with me.within("fit") as fit:
-        if state is not None:
-            run.restore(state)
-        else:
-            async with fit.within("start") as at:
-                z = await at.compute(block.scores, block.span.point, cost=cost)
-                share = shares(side)(z[rows], rows)
-                block.turn(await mesh.gradient(at, x, rows, share, run.scale), x.training)
-                run.direction = -block.span.gradient
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
                 z = await at.compute(block.scores, run.direction, cost=cost)

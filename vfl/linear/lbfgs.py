@@ -20,12 +20,12 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
     """The label party's end."""
     run = _Leading(side)
     done, state = me.resumed()
+    if state is not None:
+        run.restore(state)
+    else:
+        async with me.within("start") as at:
+            run.begin(await _scores(at, side))
     async with me.within("fit") as fit:
-        if state is not None:
-            run.restore(state)
-        else:
-            async with fit.within("start") as at:
-                run.begin(await _scores(at, side))
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
                 ints = await at.compute(run.residuals, cost=run.cost)
@@ -50,12 +50,12 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     run = _Following(block)
     done, state = me.resumed()
     x, cost = side.columns, 2.0 * side.columns.values.size * side.outputs
+    if state is not None:
+        run.restore(state)
+    else:
+        async with me.within("start") as at:
+            await _tell(at, side, block.span.point, block, cost)
     async with me.within("fit") as fit:
-        if state is not None:
-            run.restore(state)
-        else:
-            async with fit.within("start") as at:
-                await _tell(at, side, block.span.point, block, cost)
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
                 sums = Sums(side.key, x, slice(0, x.training), side.outputs)
@@ -123,7 +123,7 @@ class _Leading:
         l2 = self.side.plan.l2
         point = self.scores.point[self._training]
         if not self.losses:
-            self.losses.append(self.side.mean_loss(point, self._training) + l2 * penalty[0, 0] / 2)
+            self.losses.append(self.side.mean_loss(point, self._training) + l2 / 2 * float(penalty[0, 0]))
         self.converged = bool(np.sqrt(gram[0, 0]) <= self.side.plan.tol * self.side.answers.unit)
         coefficients, step = np.zeros(len(gram)), 0.0
         if not self.converged:
@@ -145,7 +145,7 @@ class _Leading:
         if step:
             self.block.span.move(coefficients, step)
             self.scores.move(coefficients, step)
-            grown = penalty[0, 0] + 2 * step * linear + step**2 * square
+            grown = float(penalty[0, 0]) + 2 * step * linear + step**2 * square
             loss = self.side.mean_loss(self.scores.point[self._training], self._training)
             self.losses.append(loss + l2 * grown / 2)
         best, restore = self._judge() if self.side.plan.early_stopping else (False, False)

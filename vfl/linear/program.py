@@ -39,8 +39,8 @@ from vfl.linear.words import (
     PartialScores,
     ProximalStep,
     ProximalSums,
-    RowOrder,
 )
+from vfl.neural import Order
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -217,7 +217,7 @@ METHODS: dict[str, str] = {
 SPEAKS = {
     "fit": (
         *SPOKEN,
-        *(LinearStart, MaskPoint, PartialScores, RowOrder),
+        *(LinearStart, MaskPoint, PartialScores, Order),
         *(SealedResiduals, MaskedGradient, OpenedGradient),
         *(InnerProducts, Move, ProximalSums, ProximalStep),
         *(ShareKey, ConjugateSums, ConjugateStep),

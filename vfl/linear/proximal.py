@@ -116,12 +116,12 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
     """The label party's end."""
     run = _Leading(side)
     done, state = me.resumed()
+    if state is not None:
+        run.restore(state)
+    elif side.mesh is None:
+        async with me.within("start") as at:
+            run.begin(await _told(at, side) + run.owner.scores(run.owner.coef))
     async with me.within("fit") as fit:
-        if state is not None:
-            run.restore(state)
-        elif side.mesh is None:
-            async with fit.within("start") as at:
-                run.begin(await _told(at, side) + run.owner.scores(run.owner.coef))
         for i in range(done, side.plan.max_iter if run.owner.more else done):
             async with fit.within(i) as at:
                 await run.differentiate(at)
@@ -148,13 +148,13 @@ async def follow(me: Party, side: FeatureSide) -> Array:
         z = await at.compute(owner.scores, coef, cost=cost)
         await at.send(leader, PartialScores(scores=await at.compute(side.masks, z, cost=cost)))
 
+    if state is not None:
+        owner.restore(state)
+        scale = Scale(int(state["exponent"][0]))
+    elif side.mesh is None:
+        async with me.within("start") as at:
+            await tell(at, owner.coef)
     async with me.within("fit") as fit:
-        if state is not None:
-            owner.restore(state)
-            scale = Scale(int(state["exponent"][0]))
-        elif side.mesh is None:
-            async with fit.within("start") as at:
-                await tell(at, owner.coef)
         for i in range(done, side.plan.max_iter if owner.more else done):
             async with fit.within(i) as at:
                 if side.mesh is None:

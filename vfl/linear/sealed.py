@@ -154,7 +154,8 @@ class Sums:
     async def ask(self, at: Party, owner: str) -> Array:
         """X^T r, (d, outputs) float64, of the residuals that `owner` has."""
         for part in chunks(len(self._ints)):
-            sealed = await at.recv(owner, SealedResiduals)
+            with self._key.filling(self._ints.shape[1] * self._outputs):
+                sealed = await at.recv(owner, SealedResiduals)
             await at.compute(self.add, sealed, part, cost=self.adding(part))
         await at.send(owner, await at.compute(self.masked, cost=self.refreshing))
         return self.opened(await at.recv(owner, OpenedGradient))

@@ -17,7 +17,8 @@ from vfl.linear.plan import Plan, batches
 from vfl.linear.sealed import Scale, Sealer, Sums
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
-from vfl.linear.words import Move, PartialScores, RowOrder
+from vfl.linear.words import Move, PartialScores
+from vfl.neural import Order
 
 
 class Descent:
@@ -73,7 +74,7 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
         for epoch in range(done, side.plan.max_iter if run.descent.more else done):
             async with fit.within(epoch) as at:
                 order = at.rng("batches").permutation(side.answers.training)
-                await at.broadcast(RowOrder(rows=order.astype(np.uint32)), to=side.peers)
+                await at.broadcast(Order(rows=order.astype(np.uint32)), to=side.peers)
                 for rows in batches(order, side.plan.batch_size):
                     if side.mesh is None:
                         summed = await _exact(at, side, run, rows)
@@ -105,7 +106,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     async with me.within("fit") as fit:
         for epoch in range(done, side.plan.max_iter if descent.more else done):
             async with fit.within(epoch) as at:
-                order = _order(await at.recv(owner, RowOrder), x.training, owner)
+                order = _order(await at.recv(owner, Order), x.training, owner)
                 for rows in batches(order, side.plan.batch_size):
                     cost = 2.0 * len(rows) * side.start.size
                     z = await at.compute(descent.scores, rows, cost=cost)
@@ -126,7 +127,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     return descent.coef
 
 
-def _order(message: RowOrder, rows: int, owner: str) -> Array:
+def _order(message: Order, rows: int, owner: str) -> Array:
     order = message.rows.astype(np.int64)
     if not np.array_equal(np.sort(order), np.arange(rows)):
         raise ProtocolError(

@@ -52,12 +52,6 @@ class Move(
     restore: bool = False
 
 
-class RowOrder(Message, reveals="the random order in which an epoch visits the common rows"):
-    """Positions among the rows of training, each once."""
-
-    rows: Annotated[Array, Spec("uint32", ("n",))]
-
-
 class ConjugateSums(Message, reveals="lengths and angles of its own gradient and direction"):
     """A party's part of what the step and the next direction follow from."""
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.arrays import Array
+from protocols.arrays import Array, Arrays
+from protocols.errors import DataError
 from vfl.linear.search import Span, direction, line_search, products
 
 
@@ -70,3 +71,9 @@ def test_a_line_search_survives_what_is_too_large_for_a_float() -> None:
 
     assert line_search(slope) == pytest.approx(np.log(5) / 1000, rel=1e-2)
     assert line_search(lambda t: 1.0) == line_search(lambda t: float("nan")) == 0.0
+
+
+def test_a_checkpoint_of_other_columns_is_refused() -> None:
+    kept = Arrays(Span(np.zeros((3, 1))).arrays("block"))
+    with pytest.raises(DataError, match=r"not of this model: block should be \[4, 1\]"):
+        Span(np.zeros((4, 1))).restore("block", kept)
