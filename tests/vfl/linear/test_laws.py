@@ -163,7 +163,7 @@ def test_columns_may_stay_as_they_are() -> None:
 def test_l1_leaves_coefficients_at_0() -> None:
     table = breast_cancer()
     x, y = pooled(table)
-    model = VerticalLogisticRegression(l1=0.02, l2=0.01, max_iter=500, encryption=SMALL)
+    model = VerticalLogisticRegression(l1=0.02, l2=0.01, max_iter=500, security="plain")
     model.fit(divided(table, 2), **FIT)
     found = united(model.coef_, x.columns)
     assert model.converged_ and 3 < np.count_nonzero(found == 0) < 27
@@ -198,7 +198,7 @@ def test_l1_of_a_poisson_model_finds_its_own_curvature() -> None:
 
     bounds = [(0, None)] * 6 + [(None, None)] + [(0, None)] * 6
     best = minimize(objective, np.ones(13) / 10, bounds=bounds, tol=1e-14, options={"maxfun": 10**6})
-    model = VerticalPoissonRegressor(l1=0.05, l2=0.0, max_iter=500, encryption=SMALL)
+    model = VerticalPoissonRegressor(l1=0.05, l2=0.0, max_iter=500, security="plain")
     model.fit(divided(table, 1), **FIT)
     found = united(model.coef_, x.columns)
     assert model.converged_
