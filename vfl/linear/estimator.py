@@ -66,7 +66,8 @@ class _VerticalLinear(Vertical):
     ----------
     coef_: {party: its coefficients, a Series by column}, of the parties whose parts are here. intercept_,
     n_iter_ (steps or epochs), converged_ (whether tol or early stopping ended it), loss_curve_ (the objective
-    before each step and after the last; of "sgd" each epoch's mean loss; empty where nobody knows it).
+    before each step and after the last; of "sgd" each epoch's mean loss; empty where nobody knows it),
+    is_plain_ (whether what left in training could be read, or its key be broken).
     """
 
     _family: Family
@@ -138,6 +139,7 @@ class _VerticalLinear(Vertical):
         own: Own = self._fit(data, target, id, sample_weight)
         assert own.head is not None
         self._set_learnt(own.head)
+        self.is_plain_ = self._is_plain
         if self.solver == "lbfgs" and not self.converged_ and not self.early_stopping:
             warnings.warn(
                 f"{type(self).__name__} took max_iter={self.max_iter} steps without reaching "

@@ -26,7 +26,7 @@ from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
 from vfl.linear.words import PartialScores, ProximalStep, ProximalSums
 
-_SWEEPS = 10_000
+_SWEEPS, _ENOUGH = 10_000, 0.01
 _STEEPEST = 2.0**40  # L, beyond which no loss goes
 
 
@@ -91,8 +91,12 @@ class Owner:
 
 
 def minimiser(linear: Array, curved: Array, l2: Array, l1: Array, start: Array) -> Array:
-    """argmin <linear, u> + u^T curved u / 2 + l2 / 2 |u|^2 + l1 |u|_1 over u (d, outputs), from `start`."""
-    u, slope = np.array(start), linear + curved @ start
+    """About argmin <linear, u> + u^T curved u / 2 + l2 / 2 |u|^2 + l1 |u|_1 over u (d, outputs).
+
+    From `start`, until a sweep changes a hundredth of what the first one changed: steps that are solved
+    further are no fewer.
+    """
+    u, slope, first = np.array(start), linear + curved @ start, 0.0
     own = np.diag(curved)
     for _ in range(_SWEEPS):
         largest = 0.0
@@ -107,7 +111,8 @@ def minimiser(linear: Array, curved: Array, l2: Array, l1: Array, start: Array) 
                 slope += curved[:, j : j + 1] * change
                 u[j] = new
                 largest = max(largest, float(np.abs(change).max() * np.sqrt(weight)))
-        if largest < 1e-11:
+        first = max(first, largest)
+        if largest <= max(_ENOUGH * first, 1e-13):
             break
     return u
 

@@ -73,7 +73,7 @@ def test_logistic_regression_with_a_key_of_full_length() -> None:
     table = breast_cancer()
     best, names = logistic(table, 0.01), names_of(table)
     model = VerticalLogisticRegression(l2=0.01).fit(divided(table, 1), **FIT)
-    assert model.encryption.bits == 2048
+    assert model.encryption.bits == 2048 and not model.is_plain_
     np.testing.assert_allclose(united(model.coef_, names), best.coef_[0], atol=NEAR)
 
 
@@ -238,6 +238,7 @@ def test_encryption_changes_no_bit(settings: dict[str, Any], kind: type) -> None
     np.testing.assert_array_equal(united(plain.coef_, names), united(sealed.coef_, names))
     assert plain.intercept_ == sealed.intercept_ and plain.loss_curve_ == sealed.loss_curve_
     assert {e.kind for e in plain.ledger_} == {e.kind for e in sealed.ledger_}
+    assert plain.is_plain_ and sealed.is_plain_  # its key is one for tests
 
 
 @pytest.mark.parametrize("security", ["exact", "hidden"])
