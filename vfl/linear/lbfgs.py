@@ -115,41 +115,46 @@ class _Leading:
     def choose(self, inner: list[InnerProducts], others: Array, last: bool) -> Move:
         """The next step, from what the feature parties say of theirs. It is taken here too."""
         self.scores.turn(others + self.block.scores(self.block.span.gradient))
-        own = [products(self.block.span.basis), products(self.block.penalty_basis())]
-        if any(said.gram.shape != own[0].shape or said.penalty.shape != own[1].shape for said in inner):
-            raise ProtocolError(f"{InnerProducts.kind}: expected {len(own[0])} vectors; is it the same run?")
-        gram = own[0] + sum(said.gram for said in inner)
-        penalty = own[1] + sum(said.penalty for said in inner)
-        l2 = self.side.plan.l2
-        point = self.scores.point[self._training]
+        gram, penalty = products(self.block.span.basis), products(self.block.penalty_basis())
+        if any(said.gram.shape != gram.shape or said.penalty.shape != penalty.shape for said in inner):
+            raise ProtocolError(f"{InnerProducts.kind}: expected {len(gram)} vectors; is it the same run?")
+        gram = gram + sum(said.gram for said in inner)
+        penalty = self.side.plan.l2 * (penalty + sum(said.penalty for said in inner))
         if not self.losses:
-            self.losses.append(self.side.mean_loss(point, self._training) + l2 / 2 * float(penalty[0, 0]))
+            self.losses.append(self._loss() + float(penalty[0, 0]) / 2)
         self.converged = bool(np.sqrt(gram[0, 0]) <= self.side.plan.tol * self.side.answers.unit)
         coefficients, step = np.zeros(len(gram)), 0.0
         if not self.converged:
             coefficients = direction(gram)
-            along = self.scores.combined(coefficients)[self._training]
-            linear = float(penalty[0, 1:] @ coefficients)
-            square = float(coefficients @ penalty[1:, 1:] @ coefficients)
-
-            def slope(t: float) -> float:
-                a = self.side.answers
-                with np.errstate(over="ignore", invalid="ignore"):
-                    residual = a.loss.residual(point + t * along, a.y[self._training])
-                    flat = (a.weights[self._training, None] * residual * along).sum() / len(along)
-                return float(flat) + l2 * (linear + t * square)
-
-            step = line_search(slope)
+            step = self._advance(coefficients, penalty)
             self.converged = step == 0.0  # nothing falls any more, as far as floats can tell
         self.more = not self.converged and not last
+        best, restore = self._judge() if self.side.plan.early_stopping else (False, False)
+        return Move(coefficients=coefficients, step=step, more=self.more, best=best, restore=restore)
+
+    def _advance(self, coefficients: Array, penalty: Array) -> float:
+        """Go along a direction as far as the objective falls; how far. penalty: l2 times inner products."""
+        a, rows = self.side.answers, self._training
+        point, along = self.scores.point[rows], self.scores.combined(coefficients)[rows]
+        linear = float(penalty[0, 1:] @ coefficients)
+        square = float(coefficients @ penalty[1:, 1:] @ coefficients)
+
+        def slope(t: float) -> float:
+            with np.errstate(over="ignore", invalid="ignore"):
+                residual = a.loss.residual(point + t * along, a.y[rows])
+                of_loss = (a.weights[rows, None] * residual * along).sum() / len(along)
+            return float(of_loss) + linear + t * square
+
+        step = line_search(slope)
         if step:
             self.block.span.move(coefficients, step)
             self.scores.move(coefficients, step)
-            grown = float(penalty[0, 0]) + 2 * step * linear + step**2 * square
-            loss = self.side.mean_loss(self.scores.point[self._training], self._training)
-            self.losses.append(loss + l2 * grown / 2)
-        best, restore = self._judge() if self.side.plan.early_stopping else (False, False)
-        return Move(coefficients=coefficients, step=step, more=self.more, best=best, restore=restore)
+            cost = float(penalty[0, 0]) + 2 * step * linear + step**2 * square
+            self.losses.append(self._loss() + cost / 2)
+        return step
+
+    def _loss(self) -> float:
+        return self.side.mean_loss(self.scores.point[self._training], self._training)
 
     def _judge(self) -> tuple[bool, bool]:
         held_out = slice(self.side.answers.training, None)

@@ -52,7 +52,9 @@ def test_over_the_network(data: dict[str, pd.DataFrame], tmp_path: Path) -> None
         assert model.intercept_ == here.intercept_ and list(model.coef_) == ["bank"]
         pd.testing.assert_frame_equal(model.predict_proba(all_), here.predict_proba(data))
         # Each goes on from its own part of the earlier run.
+        last = model.loss_curve_[-1]
         model.set_params(max_iter=30).fit(all_, **FIT)
+        assert model.loss_curve_[0] == pytest.approx(last, abs=1e-12)
         whole = VerticalLogisticRegression(l2=0.01, security="plain").fit(data, **FIT)
         assert model.converged_ and model.n_iter_ < whole.n_iter_
         np.testing.assert_allclose(model.predict_proba(all_), whole.predict_proba(data), atol=1e-5)
