@@ -106,6 +106,10 @@ def test_unmatched_rows_can_be_listed(data: Data) -> None:
     chances = model.predict_proba(data)
     assert chances.index.tolist() == data["bank"]["id"].tolist()
     assert (chances.notna().all(axis=1).to_numpy() == data["bank"]["id"].isin(shared(data)).to_numpy()).all()
+    strangers = {**data, "shop": data["shop"].assign(id=data["shop"]["id"] + 10_000)}
+    assert model.predict_proba(strangers).isna().all(axis=None)
+    with pytest.raises(AlignmentError, match="no id is at every party"):
+        model.set_params(unmatched="drop").predict(strangers)
 
 
 def test_coefficients_stand_by_party_and_column(data: Data, fitted: VerticalLogisticRegression) -> None:
