@@ -29,7 +29,7 @@ bench-paillier: .venv/.test
 
 # On the table of credit cards, in a folder shared/data here or above.
 bench-vertical: .venv/.test
-	$(BIN)/python -m tests.bench boosting
+	$(BIN)/python -m tests.bench linear boosting
 
 # Beside peers, each in an environment of its own; one that cannot be installed here is left out.
 bench-psi: .venv/.test .peers/spu .peers/openmined

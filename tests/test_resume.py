@@ -27,7 +27,7 @@ from protocols.party import Coordinator
 from protocols.training import Settings
 from split import SplitClassifier, SplitRegressor
 from tests.crew import captured, fingerprint
-from vfl import VerticalGradientBoostingClassifier, VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 
 STEPS = 3
 Roles = Mapping[str, Role]
@@ -213,5 +213,39 @@ def test_boosted_trees(how: dict[str, Any], parties: int) -> None:
     key = Paillier(bits=512, small_key=True, backend="gmpy2")
     model = VerticalGradientBoostingClassifier(
         n_estimators=STEPS, max_depth=2, encryption=key, random_state=3, **how
+    )
+    check(lambda: captured(lambda data: model.fit(data, target="ann.label", id="id"), tables))
+
+
+LINEAR: list[dict[str, Any]] = [
+    {},
+    {"security": "hidden"},
+    {"early_stopping": True, "n_iter_no_change": 9},
+    {"l1": 0.01, "early_stopping": True, "n_iter_no_change": 9},
+    {"l1": 0.01, "security": "hidden"},
+    {"solver": "sgd", "momentum": 0.5},
+    {"solver": "sgd", "security": "hidden"},
+    {"solver": "sgd", "early_stopping": True, "n_iter_no_change": 9, "security": "plain"},
+]
+
+
+@pytest.mark.parametrize("settings", LINEAR, ids=str)
+@pytest.mark.parametrize("parties", [2, 3])
+def test_linear_models(settings: dict[str, Any], parties: int) -> None:
+    """With new keys and masks, which change no bit."""
+    whole = table(7, 90).assign(id=np.arange(90))
+    whole["label"] = (whole["a"] + np.random.default_rng(3).logistic(size=90) > 0).astype(int)
+    columns = {"ann": ["a", "label"], "bob": ["b", "d"], "cleo": ["c"]}
+    tables = {
+        party: whole[["id", *columns[party]]].sample(frac=1, random_state=1)
+        for party in list(columns)[:parties]
+    }
+    model = VerticalLogisticRegression(
+        max_iter=STEPS,
+        tol=0.0,
+        batch_size=40,
+        encryption=Paillier(512, small_key=True),
+        random_state=3,
+        **settings,
     )
     check(lambda: captured(lambda data: model.fit(data, target="ann.label", id="id"), tables))

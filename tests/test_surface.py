@@ -17,8 +17,11 @@ SURFACE: dict[str, list[str]] = {
         "AlignmentReport",
         "VerticalGradientBoostingClassifier",
         "VerticalGradientBoostingRegressor",
+        "VerticalLinearRegression",
+        "VerticalLogisticRegression",
         "VerticalNetClassifier",
         "VerticalNetRegressor",
+        "VerticalPoissonRegressor",
         "align",
     ],
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from protocols.serving import Abort, error_of, said_of
 from split import SplitClassifier
 from tests.crew import Crew, Played, Scenario, captured, played
 from tests.protocols.wire.network import certified
-from vfl import VerticalGradientBoostingClassifier, VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 
 CLIENTS = ("ann", "bob", "cleo")
 
@@ -84,6 +85,27 @@ def boosting() -> tuple[Mapping[str, Role], int]:
     return captured(lambda data: model.fit(data, target="ann.label", id="id"), tables)
 
 
+def linear(**settings: Any) -> tuple[Mapping[str, Role], int]:
+    whole = table(7, 120).assign(id=np.arange(120))
+    tables = {
+        "ann": whole[["id", "a", "label"]].sample(frac=0.95, random_state=1),
+        "bob": whole[["id", "b"]].sample(frac=0.95, random_state=2),
+        "cleo": whole[["id", "c"]].sample(frac=0.95, random_state=3),
+        "dan": whole[["id", "d"]].sample(frac=0.95, random_state=4),
+    }
+    key = Paillier(512, small_key=True)
+    model = VerticalLogisticRegression(**{"max_iter": 3, "encryption": key, "random_state": 3, **settings})
+    return captured(lambda data: model.fit(data, target="ann.label", id="id"), tables)
+
+
+LINEAR: list[Scenario] = [
+    linear,
+    partial(linear, security="hidden"),
+    partial(linear, l1=0.01, early_stopping=True),
+    partial(linear, solver="sgd", batch_size=30),
+]
+
+
 def psi() -> tuple[Mapping[str, Role], int]:
     def role(peer: str, ids: range) -> Role:
         async def meet(me: Coordinator) -> object:
@@ -129,7 +151,7 @@ def test_the_network_changes_no_bit(crew: Crew, scenario: Scenario) -> None:
         assert there[party].digests == one.digests
 
 
-@pytest.mark.parametrize("scenario", [psi, vertical, boosting])
+@pytest.mark.parametrize("scenario", [psi, vertical, boosting, *LINEAR])
 def test_where_secrets_are_drawn_results_and_shapes_are_the_same(crew: Crew, scenario: Scenario) -> None:
     here, there = both(crew, scenario)
     for party, one in here.items():

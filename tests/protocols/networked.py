@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
 
 from horizontal import FedClassifier
 from protocols.arrays import Array
 from protocols.hazmat.paillier import Paillier
 from split import SplitClassifier
-from vfl import VerticalGradientBoostingClassifier, VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 
 Tables = Mapping[str, pd.DataFrame | None]
 
@@ -78,6 +80,15 @@ def boosting(data: Any) -> Outcome:
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
 
 
+def linear(data: Any) -> Outcome:
+    fitted = VerticalLogisticRegression(max_iter=4, tol=0.0, l2=0.01, random_state=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted.fit(data, target="bank.y", id="id")
+    predicted = fitted.predict_proba(data)
+    return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
+
+
 POLICY = "min_intersection = 5\nmax_predictions = 0\n"  # 0: any number
 
 
@@ -109,6 +120,7 @@ def split_net(data: Any) -> Outcome:
 CASES = {
     "vertical-net": Case("bank", columns, vertical),
     "vertical-boosting": Case("bank", columns, boosting),
+    "vertical-linear": Case("bank", columns, linear),
     "fedavg": Case("north", served_rows, fedavg),
     "split-net": Case("north", served_rows, split_net),
 }

@@ -67,8 +67,9 @@ class Layout:
         ints = stretched(ints, self.shape)
         if self.slots == 1:
             return [int(value) for value in ints.ravel().tolist()]
-        room = self.grid[-1] * self.slots - self.shape[-1]
-        padded = np.pad(ints, [(0, 0)] * (ints.ndim - 1) + [(0, room)])
+        # Of objects these are Python's zeros, where np.pad would put numpy's among them, which overflow.
+        padded = np.zeros((*self.shape[:-1], self.grid[-1] * self.slots), ints.dtype)
+        padded[..., : self.shape[-1]] = ints
         half, base = 2 ** (self.width - 1), self._base()
         rows = padded.reshape(self.count, self.slots).tolist()
         return [int(gmpy2.pack([value + half for value in row], self.width)) - base for row in rows]

@@ -193,6 +193,15 @@ def test_packed_sums_are_exact_at_the_edge_of_their_room_and_refused_beyond_it(k
 
 
 @each_key
+def test_large_numbers_are_packed_where_the_last_plaintext_is_not_full(key: Key) -> None:
+    fixed = Fixed(2**200)
+    x = np.array([2**200, -(2**200), 2**199 + 1, 7, -1, 2**100], dtype=object)
+    packed = key.encrypt(x, fixed, terms=2)
+    assert packed.layout.slots > 1 and len(x) % packed.layout.slots
+    assert key.decrypt(packed + packed).tolist() == (2 * x).tolist()
+
+
+@each_key
 def test_a_packed_array_uses_the_room_that_it_has(key: Key) -> None:
     x = whole(2, 100, most=2**20)
     packed = key.encrypt(x, Fixed(2**20), terms=1000)

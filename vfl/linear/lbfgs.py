@@ -1,0 +1,216 @@
+"""L-BFGS over all rows, in exact mode: both ends. Who says what and learns what is told in `exact`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import ProtocolError
+from protocols.party import Coordinator, Party
+from vfl.linear.block import Block
+from vfl.linear.masks import total
+from vfl.linear.sealed import Scale, Sealer, Sums
+from vfl.linear.search import Span, direction, line_search, products
+from vfl.linear.sides import FeatureSide, LabelSide, Solved
+from vfl.linear.stopping import Patience
+from vfl.linear.words import InnerProducts, Move, PartialScores
+
+
+async def lead(me: Coordinator, side: LabelSide) -> Solved:
+    """The label party's end."""
+    run = _Leading(side)
+    done, state = me.resumed()
+    if state is not None:
+        run.restore(state)
+    else:
+        async with me.within("start") as at:
+            run.begin(await _scores(at, side))
+    async with me.within("fit") as fit:
+        for i in range(done, side.plan.max_iter if run.more else done):
+            async with fit.within(i) as at:
+                ints = await at.compute(run.residuals, cost=run.cost)
+                await Sealer(side.key, ints, run.scale.exponent).serve(at, side.peers)
+                await at.compute(run.own_gradient, ints, cost=run.cost)
+                inner = await at.gather(InnerProducts, of=side.peers)
+                scores = await _scores(at, side)
+                last = i + 1 == side.plan.max_iter
+                move = await at.compute(run.choose, [*inner.values()], scores, last, cost=20 * run.cost)
+                await at.broadcast(move, to=side.peers)
+            me.checkpoint(i + 1, run.state)
+            me.progress("iterations", i + 1, side.plan.max_iter)
+            done = i + 1
+            if not run.more:
+                break
+    return Solved(run.block.coef, done, run.converged, run.losses)
+
+
+async def follow(me: Party, side: FeatureSide) -> Array:
+    """A feature party's end: its coefficients (d, outputs)."""
+    block = await me.compute(side.block, side.loss.curvature, cost=float(side.columns.values.size))
+    run = _Following(block)
+    done, state = me.resumed()
+    x, cost = side.columns, 2.0 * side.columns.values.size * side.outputs
+    if state is not None:
+        run.restore(state)
+    else:
+        async with me.within("start") as at:
+            await _tell(at, side, block.span.point, block, cost)
+    async with me.within("fit") as fit:
+        for i in range(done, side.plan.max_iter if run.more else done):
+            async with fit.within(i) as at:
+                sums = Sums(side.key, x, slice(0, x.training), side.outputs)
+                summed = await sums.ask(at, side.label_party)
+                await at.compute(block.turn, summed, x.training, cost=2.0 * summed.size)
+                inner = InnerProducts(
+                    gram=products(block.span.basis),
+                    penalty=products(block.penalty_basis()),
+                )
+                await at.send(side.label_party, inner)
+                await _tell(at, side, block.span.gradient, block, cost)
+                run.move(await at.recv(side.label_party, Move))
+            me.checkpoint(i + 1, run.state)
+            if not run.more:
+                break
+    return block.coef
+
+
+async def _scores(at: Coordinator, side: LabelSide) -> Array:
+    """The sum of the feature parties' scores for all rows."""
+    came = await at.gather(PartialScores, of=side.peers)
+    return total([message.scores for message in came.values()], side.shape)
+
+
+async def _tell(at: Party, side: FeatureSide, vector: Array, block: Block, cost: float) -> None:
+    scores = await at.compute(block.scores, vector, cost=cost)
+    await at.send(side.label_party, PartialScores(scores=await at.compute(side.masks, scores, cost=cost)))
+
+
+class _Leading:
+    """The label party's own columns, and a span of all rows' scores."""
+
+    def __init__(self, side: LabelSide) -> None:
+        self.side, self.scale = side, Scale()
+        self.block = side.block(side.loss.curvature)
+        self.scores = Span(np.zeros(side.shape))
+        self.patience = Patience(side.plan.n_iter_no_change)
+        self.more, self.converged = True, False
+        self.losses: list[float] = []
+        self._best = self.block.span.point
+        self._training = slice(0, side.answers.training)
+        self.cost = 2.0 * self.block.x.values.size * side.shape[1] + 10.0 * side.answers.y.size
+
+    def begin(self, others: Array) -> None:
+        """With the scores that the feature parties' coefficients start with."""
+        self.scores.point = others + self.block.scores(self.block.span.point)
+
+    def residuals(self) -> Array:
+        """At the point, as whole numbers."""
+        return self.side.residuals(self.scores.point[self._training], self._training, self.scale)
+
+    def own_gradient(self, ints: Array) -> None:
+        """Of its own columns, from the same numbers as everybody's."""
+        x = self.block.x.values[self._training]
+        self.block.turn(x.T @ self.scale.value(ints), len(x))
+
+    def choose(self, inner: list[InnerProducts], others: Array, last: bool) -> Move:
+        """The next step, from what the feature parties say of theirs. It is taken here too."""
+        self.scores.turn(others + self.block.scores(self.block.span.gradient))
+        gram, penalty = products(self.block.span.basis), products(self.block.penalty_basis())
+        if any(said.gram.shape != gram.shape or said.penalty.shape != penalty.shape for said in inner):
+            raise ProtocolError(f"{InnerProducts.kind}: expected {len(gram)} vectors; is it the same run?")
+        gram = gram + sum(said.gram for said in inner)
+        penalty = self.side.plan.l2 * (penalty + sum(said.penalty for said in inner))
+        if not self.losses:
+            self.losses.append(self._loss() + float(penalty[0, 0]) / 2)
+        self.converged = bool(np.sqrt(gram[0, 0]) <= self.side.plan.tol * self.side.answers.unit)
+        coefficients, step = np.zeros(len(gram)), 0.0
+        if not self.converged:
+            coefficients = direction(gram)
+            step = self._advance(coefficients, penalty)
+            self.converged = step == 0.0  # nothing falls any more, as far as floats can tell
+        self.more = not self.converged and not last
+        best, restore = self._judge() if self.side.plan.early_stopping else (False, False)
+        return Move(coefficients=coefficients, step=step, more=self.more, best=best, restore=restore)
+
+    def _advance(self, coefficients: Array, penalty: Array) -> float:
+        """Go along a direction as far as the objective falls; how far. penalty: l2 times inner products."""
+        a, rows = self.side.answers, self._training
+        point, along = self.scores.point[rows], self.scores.combined(coefficients)[rows]
+        linear = float(penalty[0, 1:] @ coefficients)
+        square = float(coefficients @ penalty[1:, 1:] @ coefficients)
+
+        def slope(t: float) -> float:
+            with np.errstate(over="ignore", invalid="ignore"):
+                residual = a.loss.residual(point + t * along, a.y[rows])
+                of_loss = (a.weights[rows, None] * residual * along).sum() / len(along)
+            return float(of_loss) + linear + t * square
+
+        step = line_search(slope)
+        if step:
+            self.block.span.move(coefficients, step)
+            self.scores.move(coefficients, step)
+            cost = float(penalty[0, 0]) + 2 * step * linear + step**2 * square
+            self.losses.append(self._loss() + cost / 2)
+        return step
+
+    def _loss(self) -> float:
+        return self.side.mean_loss(self.scores.point[self._training], self._training)
+
+    def _judge(self) -> tuple[bool, bool]:
+        held_out = slice(self.side.answers.training, None)
+        best = self.patience.better(self.side.mean_loss(self.scores.point[held_out], held_out))
+        self._best = self.block.span.point if best else self._best
+        self.more = self.more and not self.patience.over
+        restore = not self.more and not best
+        if restore:
+            self.block.span.point = self._best
+        return best, restore
+
+    def state(self) -> Arrays:
+        """All that goes on from here."""
+        held = self.block.span.arrays("block") | self.scores.arrays("scores")
+        flags = np.array([self.scale.exponent, self.more, self.converged], np.int64)
+        held |= {"flags": flags, "losses": np.array(self.losses), "best": np.array(self._best)}
+        return Arrays(held | {"patience": self.patience.array()})
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `state` gave. DataError if it is of other columns or rows."""
+        self.block.span.restore("block", state)
+        self.scores.restore("scores", state)
+        exponent, more, converged = state["flags"].tolist()
+        self.scale, self.more, self.converged = Scale(exponent), bool(more), bool(converged)
+        self.losses, self._best = state["losses"].tolist(), state["best"]
+        best, since = state["patience"].tolist()
+        self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))
+
+
+class _Following:
+    """A feature party's columns, and what it goes back to if the validation loss was best there."""
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.more = block, True
+        self._best = block.span.point
+
+    def move(self, move: Move) -> None:
+        """Take the label party's step. ProtocolError if it is of another basis."""
+        span = self.block.span
+        if len(move.coefficients) != len(span.basis):
+            raise ProtocolError(
+                f"{move.kind}: expected {len(span.basis)} coefficients, got {len(move.coefficients)}"
+            )
+        if move.step:
+            span.move(move.coefficients, move.step)
+        self._best = span.point if move.best else self._best
+        if move.restore:
+            span.point = self._best
+        self.more = move.more
+
+    def state(self) -> Arrays:
+        """All that goes on from here."""
+        held = self.block.span.arrays("block") | {"best": np.array(self._best)}
+        return Arrays(held | {"flags": np.array([self.more], np.int64)})
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `state` gave. DataError if it is of other columns."""
+        self.block.span.restore("block", state)
+        self._best, self.more = state["best"], bool(state["flags"][0])

@@ -1,0 +1,93 @@
+"""Masks that hide each feature party's scores in the sum of all feature parties' scores.
+
+Takes part: every feature party, where there are two or more. Each pair agrees on a key that the label party
+does not see; of the two, the first in the roster adds the same pseudorandom numbers that the other takes
+away, modulo 2^64. The label party learns the sum, and nothing of its parts while at least two feature
+parties keep their keys to themselves (Bonawitz et al. 2017, section 4, without drop-outs).
+
+Assumes X25519 (RFC 7748) and AES-256-CTR as a generator of pseudorandom numbers. Keys are new in every run,
+and each key's stream is used once: both ends take from it in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocols.arrays import Array
+from protocols.errors import DataError, ProtocolError
+from protocols.party import Party
+from protocols.wire.message import Message, Spec
+
+FRACTION = 44  # bits: scores are off by at most 2^-45
+_MOST = 1 << 62
+
+
+class MaskPoint(Message, reveals="nothing of its data: a point of this run, from which masks are made"):
+    """One end of a pair's key agreement."""
+
+    point: Annotated[Array, Spec("uint8", (32,))]
+
+
+class Masks:
+    """What one feature party adds to its scores; nothing where it is the only one."""
+
+    def __init__(self, me: str, keys: dict[str, bytes], order: Sequence[str]) -> None:
+        self._sums = [order.index(me) < order.index(peer) for peer in keys]
+        self._streams = [Cipher(AES(key), CTR(bytes(16))).encryptor() for key in keys.values()]
+        self._parties = len(keys) + 1
+
+    def __call__(self, scores: Array) -> Array:
+        """`scores` (n, outputs) float64 in fixed point and under the masks, int64 (n, outputs)."""
+        limit = _MOST / self._parties / 2.0**FRACTION
+        if not (np.abs(scores) < limit).all():  # NaN too
+            raise DataError(
+                f"training diverged: scores should be below {limit:.0f}; lower the learning rate or raise l2"
+            )
+        total = np.rint(np.ldexp(scores, FRACTION)).astype(np.int64).view(np.uint64)
+        for adds, stream in zip(self._sums, self._streams, strict=True):
+            mask = np.frombuffer(stream.update(bytes(8 * total.size)), "<u8").reshape(total.shape)
+            total = total + mask if adds else total - mask
+        return total.view(np.int64)
+
+
+async def agree(me: Party, peers: Sequence[str]) -> Masks:
+    """This feature party's masks, by agreeing on a key with every other of `peers`, the feature parties."""
+    others = [peer for peer in peers if peer != me.name]
+    private = X25519PrivateKey.generate()
+    own = private.public_key().public_bytes_raw()
+    for peer in others:
+        await me.send(peer, MaskPoint(point=np.frombuffer(own, np.uint8)))
+    keys = {}
+    for peer in others:
+        point = (await me.recv(peer, MaskPoint)).point.tobytes()
+        salt = b"".join(sorted([own, point]))
+        try:
+            secret = private.exchange(X25519PublicKey.from_public_bytes(point))
+        except (ValueError, UnsupportedAlgorithm):  # a point of small order
+            raise ProtocolError(f"{MaskPoint.kind} from {peer} is no point of the curve") from None
+        keys[peer] = HKDF(SHA256(), 32, salt=salt, info=b"vfl-toolkit linear masks 1").derive(secret)
+    return Masks(me.name, keys, peers)
+
+
+def total(parts: Sequence[Array], shape: tuple[int, int]) -> Array:
+    """The sum of all feature parties' scores (n, outputs), float64, from what came of each.
+
+    ProtocolError for what has another shape.
+    """
+    wrong = [part.shape for part in parts if part.shape != shape]
+    if wrong:
+        raise ProtocolError(f"scores should have shape {list(shape)}, got {list(wrong[0])}")
+    summed = np.zeros(shape, np.uint64)
+    for part in parts:
+        summed = summed + part.view(np.uint64)
+    return np.ldexp(summed.view(np.int64).astype(np.float64), -FRACTION)

@@ -1,0 +1,218 @@
+"""What the roles of a linear model are told, what they keep, and how rows become what they compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from protocols.arrays import Array
+from protocols.errors import ConfigError, DataError
+from protocols.hazmat.paillier import Paillier, Plain
+from protocols.psi.choose import Protocol
+from protocols.psi.ids import CanonicalIds
+from protocols.tables import Scaler, check_classes, encode_labels, features, labels
+from vfl.linear.block import Columns, check_columns, check_rows
+from vfl.linear.losses import LOSSES, Loss
+
+Family = Literal["logistic", "linear", "poisson"]
+Solver = Literal["lbfgs", "sgd"]
+Security = Literal["exact", "hidden", "plain"]
+Classes = list[bool | int | str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all parties agree on beforehand; nobody's secret. As the parameters of the estimators."""
+
+    family: Family
+    l2: float = 1e-3
+    l1: float = 0.0
+    solver: Solver = "lbfgs"
+    max_iter: int = 100
+    tol: float = 1e-6
+    batch_size: int = 4096
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    security: Security = "exact"
+    encryption: Paillier = field(default_factory=Paillier)
+    standardise: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 5
+    protocol: Protocol = "auto"
+
+    @property
+    def keys(self) -> Paillier | Plain:
+        """Who makes keys."""
+        return Plain(self.encryption.bits) if self.security == "plain" else self.encryption
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a party brings: ids and features, row for row."""
+
+    ids: CanonicalIds
+    x: Array = field(repr=False)  # (n, d) float64
+    names: list[str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the label party brings besides."""
+
+    y: pd.Series = field(repr=False)
+    weights: Array | None = field(repr=False, default=None)  # (n,) float64
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What a party learns about its own columns."""
+
+    scaler: Scaler
+    coef: Array = field(repr=False)  # (d, outputs) float64, of standardised columns
+
+    def __call__(self, x: Array) -> Array:
+        """This party's part of the scores (n, outputs) of `x` (n, d), float64."""
+        return np.asarray(standardised(self.scaler, x) @ self.coef)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the label party alone learns."""
+
+    intercept: Array  # (outputs,) float64
+    classes: Classes | None  # of classification
+    scaler: Scaler | None  # of a linear regression's target
+    steps: int  # iterations or epochs
+    converged: bool
+    losses: list[float]  # the objective before each step and, where it is known, after the last
+    parties: tuple[str, ...]  # feature parties
+
+
+def standardised(scaler: Scaler, x: Array) -> Array:
+    """In float64, in which a `Scaler` has its numbers."""
+    return np.asarray((x - scaler.mean) / scaler.scale)
+
+
+def prepared(
+    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns_gradient: bool
+) -> tuple[Scaler, Columns]:
+    """The common rows `x` (n, d) as an owner computes with them.
+
+    learns_gradient: whether this owner learns that of residuals which are not its own. Raises DataError for
+    columns without values to learn from, and for batches so small that it could find out residuals.
+    """
+    order, training = split(len(x), held_out)
+    used = x[order[:training]]
+    if names:
+        check_columns(used, names)
+    if learns_gradient:
+        check_rows(smallest_batch(training, plan), len(names))
+    plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
+    scaler = Scaler.fit(used) if plan.standardise else plain
+    return scaler, Columns.of(standardised(scaler, x[order]), training)
+
+
+def split(rows: int, held_out: Array) -> tuple[Array, int]:
+    """The order of the common rows that has those held out last, and how many come before them."""
+    left_out = np.zeros(rows, np.bool_)
+    left_out[held_out] = True
+    return np.argsort(left_out, kind="stable"), rows - int(left_out.sum())
+
+
+def batches(order: Array, size: int) -> Iterator[Array]:
+    """`order` in even parts of at least `size` rows, or of all."""
+    yield from np.array_split(order, max(1, len(order) // size))
+
+
+def smallest_batch(rows: int, plan: Plan) -> int:
+    """Of so many rows of training."""
+    if plan.solver == "lbfgs":
+        return rows
+    return rows // max(1, rows // plan.batch_size)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The label party's side of the common rows, those of training first."""
+
+    y: Array = field(repr=False)  # (n, outputs) float64
+    weights: Array = field(repr=False)  # (n,) float64, of mean 1 in training
+    training: int
+    loss: Loss
+    unit: float  # of residuals, for `tol`
+    classes: Classes | None
+    scaler: Scaler | None
+
+
+def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers:
+    """Of the common `rows` of the label party's table.
+
+    Raises DataError for labels that cannot be learnt, or cannot be told apart after holding rows out.
+    """
+    order, training = split(len(rows), held_out)
+    values = target.y.iloc[rows[order]]
+    weights = np.ones(len(rows)) if target.weights is None else target.weights[rows[order]]
+    if not weights[:training].any():
+        raise DataError(f"the {training} common rows of training all have sample_weight 0")
+    if len(held_out) and not weights[training:].any():
+        raise DataError(f"the {len(held_out)} rows held out for validation all have sample_weight 0")
+    weights = weights / weights[:training].mean()
+    if plan.family == "logistic":
+        y, classes = _one_hot(values, training)
+        if plan.security == "hidden" and y.shape[1] > 1:
+            raise ConfigError(
+                f'security="hidden" is for 2 classes, got {len(classes)}: its loss is a Taylor form of the '
+                'logistic one; use security="exact"'
+            )
+        used, loss = weights[:training] > 0, LOSSES[loss_name(plan, y.shape[1])]
+        if not _all_occur(y[:training][used]):
+            raise DataError("rows of at least one class all have sample_weight 0")
+        return Answers(y, weights, training, loss, 1.0, classes, None)
+    y = features(values.to_frame())
+    if plan.family == "linear":
+        scaler = Scaler.fit(y[:training])
+        return Answers(standardised(scaler, y), weights, training, LOSSES["squared"], 1.0, None, scaler)
+    if (y < 0).any() or not y[:training].any():
+        raise DataError(
+            f"of {len(y)} targets {int((y < 0).sum())} are negative and {int((y > 0).sum())} above 0; a "
+            "Poisson model needs none of the first, and some of the second"
+        )
+    unit = max(1.0, float((weights[:training, None] * y[:training]).mean()))
+    return Answers(y, weights, training, LOSSES["poisson"], unit, None, None)
+
+
+def loss_name(plan: Plan, outputs: int) -> str:
+    """Which of `LOSSES` a model of so many outputs has."""
+    if plan.family != "logistic":
+        return {"linear": "squared", "poisson": "poisson"}[plan.family]
+    if plan.security == "hidden":
+        return "taylor"
+    return "binomial" if outputs == 1 else "multinomial"
+
+
+def _one_hot(values: pd.Series, training: int) -> tuple[Array, Classes]:
+    classes = labels(values)
+    if len(classes) < 2:
+        raise DataError(
+            f"the {len(values)} common rows are all of one class; rows of another have to be shared too"
+        )
+    missing = set(classes) - set(labels(values.iloc[:training]))
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(classes)} classes are only among the {len(values) - training} rows held "
+            "out for validation; lower validation_fraction, take another random_state, or bring more rows"
+        )
+    check_classes(classes)
+    codes = encode_labels(values, classes)
+    y = (codes[:, None] == np.arange(len(classes))).astype(np.float64)
+    return (y[:, 1:] if len(classes) == 2 else y), classes
+
+
+def _all_occur(y: Array) -> bool:
+    shares = y.mean(axis=0) if len(y) else np.zeros(y.shape[1])
+    return bool((shares > 0).all() and (shares < 1).all())

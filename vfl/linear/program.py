@@ -1,0 +1,230 @@
+"""Linear models as a program: what a job says to all parties, and what each makes of its own seat.
+
+Takes part: the label party and the feature parties, each for itself. Every party is told `VerticalLinear`;
+who learns what from the run is told in `vfl.align`, `vfl.linear.exact` and `vfl.linear.hidden`. A run without
+encryption, or with a key that can be broken, is a program of its own, which a policy has to grant as plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+import pandas as pd
+from pydantic import Field, model_validator
+
+from protocols.errors import ConfigError, DataError
+from protocols.federation import Role
+from protocols.hazmat.paillier import Paillier
+from protocols.parts import Part
+from protocols.programs import Parameters, Program, Seat
+from protocols.psi.choose import Protocol
+from protocols.psi.ids import Rule
+from protocols.psi.ring import InAllSize
+from protocols.tables import check_classes, check_rows, column, features, labels
+from vfl.align import SPOKEN, ids_of
+from vfl.linear import saving
+from vfl.linear.exact import feature_party, label_party, predict_feature, predict_label
+from vfl.linear.masks import MaskPoint
+from vfl.linear.mesh import ShareKey
+from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table, Target
+from vfl.linear.saving import Own
+from vfl.linear.sealed import MaskedGradient, OpenedGradient, SealedResiduals
+from vfl.linear.words import (
+    ConjugateStep,
+    ConjugateSums,
+    InnerProducts,
+    LinearStart,
+    Move,
+    PartialScores,
+    ProximalStep,
+    ProximalSums,
+)
+from vfl.neural import Order
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class VerticalLinear(Parameters):
+    """What all parties of a linear model are told; as the parameters of the estimators."""
+
+    label_party: str
+    family: Family
+    l2: Amount = 1e-3
+    l1: Amount = 0.0
+    solver: Solver = "lbfgs"
+    max_iter: Count = 100
+    tol: Amount = 1e-6
+    batch_size: Count = 4096
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    security: Security = "exact"
+    key_bits: Annotated[int, Field(ge=128, le=8192)] = 2048
+    small_key: bool = False
+    backend: Literal["auto", "ifma", "fma", "gmpy2"] = "auto"
+    standardise: bool = True
+    early_stopping: bool = False
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    n_iter_no_change: Count = 5
+    warm_start: bool = False
+    duplicates: Literal["error", "first"] = "error"
+    normalise: tuple[Rule, ...] = ()
+    protocol: Protocol = "auto"
+    may_be_empty: bool = False  # when predicting: no common row is no error
+
+    @property
+    def plan(self) -> Plan:
+        """The same, for the roles."""
+        same = {name: getattr(self, name) for name in Plan.__dataclass_fields__ if name != "encryption"}
+        return Plan(**same, encryption=Paillier(self.key_bits, self.backend, self.small_key))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what leaves could be read by whoever sees it."""
+        return self.security == "plain" or self.small_key
+
+    def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
+        """The feature parties. ConfigError where the label party takes no part, or alone."""
+        others = tuple(party for party in parties if party != self.label_party)
+        if not others or len(others) == len(parties):
+            raise ConfigError(
+                f"{self.label_party} should be one of several parties, got {', '.join(parties)}"
+            )
+        return others
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.security != "hidden":
+            return self
+        if self.family == "poisson":
+            raise ValueError(
+                'security="hidden" needs a residual that is linear in the score; Poisson has none'
+            )
+        if self.early_stopping:
+            raise ValueError(
+                'early_stopping needs the scores of rows that are held out, and security="hidden" shows '
+                "nobody a score; choose max_iter and tol"
+            )
+        return self
+
+
+class Sealed(VerticalLinear):
+    """The same, where what leaves is encrypted."""
+
+    @model_validator(mode="after")
+    def _is_sealed(self) -> Self:
+        if self.is_plain:
+            raise ValueError('security="plain" and small keys are for the program vertical-linear-plain')
+        return self
+
+
+def fit(p: VerticalLinear, seat: Seat) -> Role:
+    """A party's role in training."""
+    table, name = _table(seat), _id(seat)
+    plan, peers, start = p.plan, p.peers(seat.parties), seat.kept if p.warm_start else None
+    if seat.party == p.label_party:
+        target = Target(_target(p, seat, table), seat.sample_weight)
+        if plan.security == "hidden" and seat.sample_weight is not None:
+            raise ConfigError(
+                'sample_weight would have to be told to all parties with security="hidden", since each '
+                'multiplies its own scores by it; use security="exact"'
+            )
+    columns = feature_columns(p, seat)
+    if not columns and seat.party != p.label_party:
+        raise DataError("no column is left beside the id; a feature party needs at least one")
+    if start is not None and start.columns != columns:
+        raise ConfigError("the columns are not those of the training to start from; set warm_start=False")
+    ids = ids_of(table, name, duplicates=p.duplicates, normalise=p.normalise)
+    rows = Table(ids, features(table, columns), columns)
+    if seat.party == p.label_party:
+        begin = None if start is None else (start.fitted, start.head)
+        return lambda me: label_party(me, peers, rows, target, begin, plan)
+    return lambda me: feature_party(me, p.label_party, rows, None if start is None else start.fitted, plan)
+
+
+def predict(p: VerticalLinear, seat: Seat) -> Role:
+    """A party's role in predicting, with the part that it kept."""
+    own: Own = seat.kept
+    table = _table(seat)
+    ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
+    rows = Table(ids, features(table, own.columns), own.columns)
+    if own.head is not None:
+        head = own.head
+        return lambda me: predict_label(me, rows, own.fitted, head, p.protocol, may_be_empty=p.may_be_empty)
+    return lambda me: predict_feature(me, p.label_party, rows, own.fitted, p.protocol)
+
+
+def owned(p: VerticalLinear, seat: Seat, result: Any) -> Own:
+    """What a party holds after `fit`."""
+    fitted: Linear = result[0]
+    head: Head | None = result[1] if seat.party == p.label_party else None
+    target = (seat.target or "") if head is not None else ""
+    return Own(_id(seat), feature_columns(p, seat), fitted, target, head)
+
+
+def feature_columns(p: VerticalLinear, seat: Seat) -> list[str]:
+    """The columns that a party learns from: all but the id, and the target."""
+    left_out = {_id(seat), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in _table(seat).columns if name not in left_out]
+
+
+def keep(p: VerticalLinear, seat: Seat, result: Any) -> Part:
+    """A party's part of a training, for its store."""
+    keys = {"key_bits", "small_key", "backend"}
+    told = p.model_dump(mode="json", exclude={"label_party", "family", "may_be_empty", *keys})
+    encryption = {"bits": p.key_bits, "backend": p.backend, "small_key": p.small_key}
+    settings = {**told, "encryption": encryption, "unmatched": "drop", "random_state": 0}
+    return saving.part_of(METHODS[p.family], seat.party, owned(p, seat, result), settings)
+
+
+def recall(p: VerticalLinear, part: Part) -> Own:
+    """What a party kept."""
+    return saving.own_of(part)
+
+
+def _table(seat: Seat) -> pd.DataFrame:
+    if seat.table is None:
+        raise ConfigError("has no table; every party of a linear model brings columns or the target")
+    return seat.table
+
+
+def _id(seat: Seat) -> str:
+    if seat.one_id is None:
+        raise ConfigError("no id column is named; rows of a vertical model are matched by their ids")
+    return seat.one_id
+
+
+def _target(p: VerticalLinear, seat: Seat, table: pd.DataFrame) -> pd.Series:
+    if seat.target is None:
+        raise ConfigError("no target column is named at the label party")
+    if seat.target == seat.one_id:
+        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
+    y = column(table, seat.target, "target")
+    check_rows(table)
+    if p.family == "logistic":
+        check_classes(labels(y))
+    else:
+        features(y.to_frame())
+    return y
+
+
+METHODS: dict[str, str] = {
+    "logistic": "VerticalLogisticRegression",
+    "linear": "VerticalLinearRegression",
+    "poisson": "VerticalPoissonRegressor",
+}
+SPEAKS = {
+    "fit": (
+        *SPOKEN,
+        *(LinearStart, MaskPoint, PartialScores, Order),
+        *(SealedResiduals, MaskedGradient, OpenedGradient),
+        *(InnerProducts, Move, ProximalSums, ProximalStep),
+        *(ShareKey, ConjugateSums, ConjugateStep),
+    ),
+    "predict": (*SPOKEN, InAllSize, MaskPoint, PartialScores),
+}
+_ACTIONS = {"fit": fit, "predict": predict}
+
+program = Program("vertical-linear", "vfl", Sealed, SPEAKS, _ACTIONS, keep, recall, plain=False)
+plain_program = Program("vertical-linear-plain", "vfl", VerticalLinear, SPEAKS, _ACTIONS, keep, recall)

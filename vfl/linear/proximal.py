@@ -1,0 +1,270 @@
+"""Accelerated proximal steps, for l1 with all rows at once: both ends.
+
+Each party solves its own part of a step by itself: with C = c X^T X / n of its own columns, at the point y
+that the last steps lead on to, it finds
+
+    u = argmin <X^T r / n, u> + L/2 (u - y)^T C (u - y) + l2/2 |u|^2 + l1 |u|_1
+
+by coordinate descent, so that columns of one party that go together cost no steps. In exact mode u is told by
+its scores, and the label party doubles L until the loss is below this bound (Beck and Teboulle 2009); in
+hidden mode L is the number of parties, for which that holds of itself, since (z_1 + ... + z_P)^2 is at most
+P (z_1^2 + ... + z_P^2). What is carried on is forgotten when it points backwards (O'Donoghue and Candes
+2015). Who says what and learns what besides is told in `exact` and `hidden`; and by `ProximalSums`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import DataError
+from protocols.party import Coordinator, Party
+from vfl.linear.hidden import shares
+from vfl.linear.masks import total
+from vfl.linear.sealed import Scale, Sealer, Sums
+from vfl.linear.sides import FeatureSide, LabelSide, Solved
+from vfl.linear.stopping import Patience
+from vfl.linear.words import PartialScores, ProximalStep, ProximalSums
+
+_SWEEPS, _ENOUGH = 10_000, 0.01
+_STEEPEST = 2.0**40  # L, beyond which no loss goes
+
+
+class Owner:
+    """One owner's coefficients (d, outputs), and where they lead on to."""
+
+    def __init__(self, side: LabelSide | FeatureSide) -> None:
+        x, start, plan, penalised = side.columns, side.start, side.plan, side.penalised
+        used = x.values[: x.training]
+        self.x, self._l2, self._l1 = x, plan.l2 * penalised[:, None], plan.l1 * penalised[:, None]
+        self._curved = side.loss.curvature * (used.T @ used) / len(used)
+        self.coef, self.ahead, self.best, self.tried = start, start, start, start
+        self.gradient = np.zeros_like(start)
+        # L, which only grows; see above.
+        self.curvature = 1.0 if side.mesh is None else 1.0 + len(side.mesh.others)
+        self.more = True
+
+    def attempt(self) -> ProximalSums:
+        """Solve this party's part of a step."""
+        curvature = self.curvature
+        self.tried = minimiser(
+            self.gradient - curvature * self._curved @ self.ahead,
+            curvature * self._curved,
+            self._l2,
+            self._l1,
+            self.ahead,
+        )
+        moved = self.tried - self.ahead
+        pulled = self._curved @ moved
+        cost = self._l2 / 2 * self.tried**2 + self._l1 * np.abs(self.tried)
+        return ProximalSums(
+            linear=float((self.gradient * moved).sum()),
+            quadratic=max(float((moved * pulled).sum()), 0.0),
+            penalty=float(cost.sum()),
+            turned=float((-pulled * (self.tried - self.coef)).sum()),
+        )
+
+    def step(self, told: ProximalStep) -> None:
+        """Go on as the label party says."""
+        self.ahead = self.tried + told.momentum * (self.tried - self.coef)
+        self.coef, self.curvature, self.more = self.tried, told.curvature, told.more
+        self.best = self.coef if told.best else self.best
+        self.coef = self.best if told.restore else self.coef
+
+    def scores(self, coef: Array) -> Array:
+        """Of all rows (n, outputs)."""
+        return np.asarray(self.x.values @ coef)
+
+    def state(self) -> dict[str, Array]:
+        """All that goes on from here."""
+        held = {"coef": self.coef, "ahead": self.ahead, "best": self.best}
+        flags = np.array([self.curvature, self.more])
+        return {name: np.array(a) for name, a in held.items()} | {"flags": flags}
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `state` gave. DataError if it is of other columns."""
+        if state["coef"].shape != self.coef.shape:
+            raise DataError(f"the checkpoint is not of this model: expected {list(self.coef.shape)}")
+        self.coef, self.ahead, self.best = state["coef"], state["ahead"], state["best"]
+        curvature, more = state["flags"].tolist()
+        self.curvature, self.more = curvature, bool(more)
+
+
+def minimiser(linear: Array, curved: Array, l2: Array, l1: Array, start: Array) -> Array:
+    """About argmin <linear, u> + u^T curved u / 2 + l2 / 2 |u|^2 + l1 |u|_1 over u (d, outputs).
+
+    From `start`, until a sweep changes a hundredth of what the first one changed: steps that are solved
+    further are no fewer.
+    """
+    u, slope, first = np.array(start), linear + curved @ start, 0.0
+    own = np.diag(curved)
+    for _ in range(_SWEEPS):
+        largest = 0.0
+        for j in range(len(u)):
+            weight = own[j] + l2[j, 0]
+            if weight <= 0:  # a column of zeros
+                continue
+            pull = own[j] * u[j] - slope[j]
+            new = np.sign(pull) * np.maximum(np.abs(pull) - l1[j, 0], 0.0) / weight
+            change = new - u[j]
+            if change.any():
+                slope += curved[:, j : j + 1] * change
+                u[j] = new
+                largest = max(largest, float(np.abs(change).max() * np.sqrt(weight)))
+        first = max(first, largest)
+        if largest <= max(_ENOUGH * first, 1e-13):
+            break
+    return u
+
+
+async def lead(me: Coordinator, side: LabelSide) -> Solved:
+    """The label party's end."""
+    run = _Leading(side)
+    done, state = me.resumed()
+    if state is not None:
+        run.restore(state)
+    elif side.mesh is None:
+        async with me.within("start") as at:
+            run.begin(await _told(at, side) + run.owner.scores(run.owner.coef))
+    async with me.within("fit") as fit:
+        for i in range(done, side.plan.max_iter if run.owner.more else done):
+            async with fit.within(i) as at:
+                await run.differentiate(at)
+                while not (told := await run.attempt(at, last=i + 1 == side.plan.max_iter)).taken:
+                    await at.broadcast(told, to=side.peers)
+                await at.broadcast(told, to=side.peers)
+                run.owner.step(told)
+            me.checkpoint(i + 1, run.state)
+            me.progress("iterations", i + 1, side.plan.max_iter)
+            done = i + 1
+            if not run.owner.more:
+                break
+    return Solved(run.owner.coef, done, run.converged, run.losses)
+
+
+async def follow(me: Party, side: FeatureSide) -> Array:
+    """A feature party's end: its coefficients (d, outputs)."""
+    x, leader = side.columns, side.label_party
+    owner, scale = Owner(side), Scale()
+    rows, cost = slice(0, x.training), 2.0 * x.values.size * side.outputs
+    done, state = me.resumed()
+
+    async def tell(at: Party, coef: Array) -> None:
+        z = await at.compute(owner.scores, coef, cost=cost)
+        await at.send(leader, PartialScores(scores=await at.compute(side.masks, z, cost=cost)))
+
+    if state is not None:
+        owner.restore(state)
+        scale = Scale(int(state["exponent"][0]))
+    elif side.mesh is None:
+        async with me.within("start") as at:
+            await tell(at, owner.coef)
+    async with me.within("fit") as fit:
+        for i in range(done, side.plan.max_iter if owner.more else done):
+            async with fit.within(i) as at:
+                if side.mesh is None:
+                    summed = await Sums(side.key, x, rows, side.outputs).ask(at, leader)
+                else:
+                    z = await at.compute(owner.scores, owner.ahead, cost=cost)
+                    summed = await side.mesh.gradient(at, x, rows, shares(side)(z[rows], rows), scale)
+                owner.gradient, taken = summed / x.training, False
+                while not taken:
+                    await at.send(leader, await at.compute(owner.attempt, cost=100.0 * x.count**2))
+                    if side.mesh is None:
+                        await tell(at, owner.tried)
+                    told = await at.recv(leader, ProximalStep)
+                    owner.curvature, taken = told.curvature, told.taken
+                owner.step(told)
+            exponent = {"exponent": np.array([scale.exponent], np.int64)}
+            me.checkpoint(i + 1, lambda: Arrays(owner.state() | exponent))  # noqa: B023  # called at once
+            if not owner.more:
+                break
+    return owner.coef
+
+
+async def _told(at: Coordinator, side: LabelSide) -> Array:
+    """The sum of the feature parties' scores for all rows."""
+    came = await at.gather(PartialScores, of=side.peers)
+    return total([message.scores for message in came.values()], side.shape)
+
+
+class _Leading:
+    """The label party's own columns; in exact mode also all rows' scores, here and ahead."""
+
+    def __init__(self, side: LabelSide) -> None:
+        self.side, self.scale, self.owner = side, Scale(), Owner(side)
+        self.patience = Patience(side.plan.n_iter_no_change)
+        self.converged = False
+        self.losses: list[float] = []
+        self._momentum = 1.0
+        self._here = self._ahead = np.zeros(side.shape)
+        self._rows = slice(0, side.answers.training)
+        self._cost = 2.0 * side.columns.values.size * side.shape[1]
+
+    def begin(self, z: Array) -> None:
+        """With the scores of the coefficients that training starts with."""
+        self._here = self._ahead = z
+
+    async def differentiate(self, at: Coordinator) -> None:
+        """Give everybody the gradient at the point ahead."""
+        side, rows, x = self.side, self._rows, self.side.columns
+        if side.mesh is not None:
+            z = await at.compute(self.owner.scores, self.owner.ahead, cost=self._cost)
+            summed = await side.mesh.gradient(at, x, rows, shares(side)(z[rows], rows), self.scale)
+        else:
+            ints = side.residuals(self._ahead[rows], rows, self.scale)
+            await Sealer(side.key, ints, self.scale.exponent).serve(at, side.peers)
+            summed = await at.compute(np.matmul, x.values[rows].T, self.scale.value(ints), cost=self._cost)
+        self.owner.gradient = summed / x.training
+
+    async def attempt(self, at: Coordinator, last: bool) -> ProximalStep:
+        """What everybody's part of a step is worth."""
+        side, owner = self.side, self.owner
+        own = await at.compute(owner.attempt, cost=100.0 * side.columns.count**2)
+        said = [own, *(await at.gather(ProximalSums, of=side.peers)).values()]
+        linear, quadratic = sum(sums.linear for sums in said), sum(sums.quadratic for sums in said)
+        tried = None
+        if side.mesh is None:
+            tried = await _told(at, side) + owner.scores(owner.tried)
+            before, after = (side.mean_loss(z[self._rows], self._rows) for z in (self._ahead, tried))
+            bound = before + linear + owner.curvature / 2 * quadratic
+            if not after <= bound + 1e-12 * abs(before) and owner.curvature < _STEEPEST:
+                owner.curvature *= 2
+                return ProximalStep(taken=False, curvature=owner.curvature, momentum=0.0, more=True)
+            self.losses.append(after + sum(sums.penalty for sums in said))
+        self.converged = bool(owner.curvature * np.sqrt(quadratic) <= side.plan.tol * side.answers.unit)
+        if sum(sums.turned for sums in said) > 0:
+            self._momentum = 1.0
+        grown = (1 + np.sqrt(1 + 4 * self._momentum**2)) / 2
+        momentum = float((self._momentum - 1) / grown)
+        self._momentum = float(grown)
+        more, best, restore = not (self.converged or last), False, False
+        if tried is not None:
+            self._here, self._ahead = tried, tried + momentum * (tried - self._here)
+            if side.plan.early_stopping:
+                held_out = slice(side.answers.training, None)
+                best = self.patience.better(side.mean_loss(tried[held_out], held_out))
+                more = more and not self.patience.over
+                restore = not more and not best
+        return ProximalStep(
+            taken=True, curvature=owner.curvature, momentum=momentum, more=more, best=best, restore=restore
+        )
+
+    def state(self) -> Arrays:
+        """All that goes on from here."""
+        numbers = np.array([self.scale.exponent, self._momentum, self.converged])
+        held = {"numbers": numbers, "losses": np.array(self.losses), "patience": self.patience.array()}
+        return Arrays(self.owner.state() | held | {"here": self._here, "there": self._ahead})
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `state` gave. DataError if it is of other columns."""
+        self.owner.restore(state)
+        exponent, self._momentum, converged = state["numbers"].tolist()
+        self.scale, self.converged, self.losses = (
+            Scale(int(exponent)),
+            bool(converged),
+            state["losses"].tolist(),
+        )
+        self._here, self._ahead = state["here"], state["there"]
+        best, since = state["patience"].tolist()
+        self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))

@@ -1,0 +1,190 @@
+"""Mini-batch gradient descent: both ends. Who says what and learns what is told in `exact` and `hidden`.
+
+Each party steps by itself: with momentum, and with the proximal step of l1 (soft thresholding) after each.
+Batches are even parts of a random order that the label party draws for each epoch, so that none is small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from protocols.arrays import Array, Arrays
+from protocols.errors import DataError, ProtocolError
+from protocols.party import Coordinator, Party
+from vfl.linear.block import Columns
+from vfl.linear.masks import total
+from vfl.linear.plan import Plan, batches
+from vfl.linear.sealed import Scale, Sealer, Sums
+from vfl.linear.sides import FeatureSide, LabelSide, Solved
+from vfl.linear.stopping import Patience
+from vfl.linear.words import Move, PartialScores
+from vfl.neural import Order
+
+
+class Descent:
+    """One owner's coefficients (d, outputs) on their way down."""
+
+    def __init__(self, x: Columns, start: Array, penalised: Array, plan: Plan) -> None:
+        self.x, self.coef, self._plan = x, start, plan
+        self._penalised = penalised.astype(np.float64)[:, None]
+        self._velocity = np.zeros_like(start)
+        self.best, self.more = start, True
+
+    def step(self, summed: Array, rows: int) -> None:
+        """One batch's: `summed` is X^T r (d, outputs) over so many rows."""
+        p = self._plan
+        gradient = summed / rows + p.l2 * self._penalised * self.coef
+        self._velocity = p.momentum * self._velocity + gradient
+        moved = self.coef - p.learning_rate * self._velocity
+        if not np.isfinite(moved).all():
+            raise DataError("training diverged: coefficients are not finite; lower the learning rate")
+        most = p.learning_rate * p.l1 * self._penalised
+        self.coef = np.sign(moved) * np.maximum(np.abs(moved) - most, 0.0)
+
+    def scores(self, rows: Array | slice) -> Array:
+        """Of `rows` (b, outputs)."""
+        return np.asarray(self.x.values[rows] @ self.coef)
+
+    def end(self, move: Move) -> None:
+        """Of an epoch."""
+        self.best = self.coef if move.best else self.best
+        self.coef = self.best if move.restore else self.coef
+        self.more = move.more
+
+    def state(self) -> dict[str, Array]:
+        """All that goes on from here."""
+        held = {"coef": self.coef, "velocity": self._velocity, "best": self.best}
+        return {name: np.array(a) for name, a in held.items()} | {"more": np.array([self.more], np.int64)}
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `state` gave. DataError if it is of other columns."""
+        if state["coef"].shape != self.coef.shape:
+            raise DataError(f"the checkpoint is not of this model: expected {list(self.coef.shape)}")
+        self.coef, self._velocity, self.best = state["coef"], state["velocity"], state["best"]
+        self.more = bool(state["more"][0])
+
+
+async def lead(me: Coordinator, side: LabelSide) -> Solved:
+    """The label party's end. In hidden mode it knows no loss."""
+    run = _Leading(side)
+    done, state = me.resumed()
+    if state is not None:
+        run.restore(state)
+    async with me.within("fit") as fit:
+        for epoch in range(done, side.plan.max_iter if run.descent.more else done):
+            async with fit.within(epoch) as at:
+                order = at.rng("batches").permutation(side.answers.training)
+                await at.broadcast(Order(rows=order.astype(np.uint32)), to=side.peers)
+                for rows in batches(order, side.plan.batch_size):
+                    if side.mesh is None:
+                        summed = await _exact(at, side, run, rows)
+                    else:
+                        share = side.loss.residual(run.descent.scores(rows), side.answers.y[rows])
+                        summed = await side.mesh.gradient(at, side.columns, rows, share, run.scale)
+                    await at.compute(run.descent.step, summed, len(rows), cost=4.0 * summed.size)
+                held_out = slice(side.answers.training, None)
+                z = await _scores(at, side, run.descent, held_out) if side.plan.early_stopping else None
+                move = run.judge(z, last=epoch + 1 == side.plan.max_iter)
+                await at.broadcast(move, to=side.peers)
+                run.descent.end(move)
+            me.checkpoint(epoch + 1, run.state)
+            me.progress("epochs", epoch + 1, side.plan.max_iter)
+            done = epoch + 1
+            if not run.descent.more:
+                break
+    return Solved(run.descent.coef, done, not run.descent.more and done < side.plan.max_iter, run.losses)
+
+
+async def follow(me: Party, side: FeatureSide) -> Array:
+    """A feature party's end: its coefficients (d, outputs)."""
+    x, owner = side.columns, side.label_party
+    descent, scale = Descent(x, side.start, side.penalised, side.plan), Scale()
+    done, state = me.resumed()
+    if state is not None:
+        descent.restore(state)
+        scale = Scale(int(state["exponent"][0]))
+    async with me.within("fit") as fit:
+        for epoch in range(done, side.plan.max_iter if descent.more else done):
+            async with fit.within(epoch) as at:
+                order = _order(await at.recv(owner, Order), x.training, owner)
+                for rows in batches(order, side.plan.batch_size):
+                    cost = 2.0 * len(rows) * side.start.size
+                    z = await at.compute(descent.scores, rows, cost=cost)
+                    if side.mesh is None:
+                        await at.send(owner, PartialScores(scores=await at.compute(side.masks, z, cost=cost)))
+                        summed = await Sums(side.key, x, rows, side.outputs).ask(at, owner)
+                    else:
+                        summed = await side.mesh.gradient(at, x, rows, side.loss.curvature * z, scale)
+                    await at.compute(descent.step, summed, len(rows), cost=4.0 * summed.size)
+                if side.plan.early_stopping:
+                    z = descent.scores(slice(x.training, None))
+                    await at.send(owner, PartialScores(scores=await at.compute(side.masks, z, cost=0.0)))
+                descent.end(await at.recv(owner, Move))
+            exponent = {"exponent": np.array([scale.exponent], np.int64)}
+            me.checkpoint(epoch + 1, lambda: Arrays(descent.state() | exponent))  # noqa: B023  # called at once
+            if not descent.more:
+                break
+    return descent.coef
+
+
+def _order(message: Order, rows: int, owner: str) -> Array:
+    order = message.rows.astype(np.int64)
+    if not np.array_equal(np.sort(order), np.arange(rows)):
+        raise ProtocolError(
+            f"{message.kind} from {owner}: expected each of {rows} rows once, got {len(order)} positions"
+        )
+    return order
+
+
+async def _scores(at: Coordinator, side: LabelSide, descent: Descent, rows: Array | slice) -> Array:
+    """All parties' scores of `rows`, (b, outputs)."""
+    own = await at.compute(descent.scores, rows, cost=2.0 * side.columns.values[rows].size)
+    came = await at.gather(PartialScores, of=side.peers)
+    return own + total([message.scores for message in came.values()], own.shape)
+
+
+async def _exact(at: Coordinator, side: LabelSide, run: _Leading, rows: Array) -> Array:
+    """X^T r of its own columns; the others get theirs."""
+    with side.key.filling(len(rows)):
+        z = await _scores(at, side, run.descent, rows)
+    run.batch_losses.append(side.mean_loss(z, rows) * len(rows))
+    ints = side.residuals(z, rows, run.scale)
+    await Sealer(side.key, ints, run.scale.exponent).serve(at, side.peers)
+    return np.asarray(side.columns.values[rows].T @ run.scale.value(ints))
+
+
+class _Leading:
+    """The label party's own columns, and what it knows of how training goes."""
+
+    def __init__(self, side: LabelSide) -> None:
+        self.side, self.scale = side, Scale()
+        self.descent = Descent(side.columns, side.start, side.penalised, side.plan)
+        self.patience = Patience(side.plan.n_iter_no_change)
+        self.losses: list[float] = []
+        self.batch_losses: list[float] = []
+
+    def judge(self, held_out: Array | None, last: bool) -> Move:
+        """What ends an epoch; `held_out`: scores of the rows held out, if there are any."""
+        if self.batch_losses:
+            self.losses.append(sum(self.batch_losses) / self.side.answers.training)
+            self.batch_losses = []
+        best, over = False, False
+        if held_out is not None:
+            rows = slice(self.side.answers.training, None)
+            best = self.patience.better(self.side.mean_loss(held_out, rows))
+            over = self.patience.over
+        more = not last and not over
+        restore = held_out is not None and not more and not best
+        return Move(coefficients=np.zeros(0), step=0.0, more=more, best=best, restore=restore)
+
+    def state(self) -> Arrays:
+        """All that goes on from here."""
+        held = {"exponent": np.array([self.scale.exponent], np.int64), "losses": np.array(self.losses)}
+        return Arrays(self.descent.state() | held | {"patience": self.patience.array()})
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `state` gave. DataError if it is of other columns."""
+        self.descent.restore(state)
+        self.scale, self.losses = Scale(int(state["exponent"][0])), state["losses"].tolist()
+        best, since = state["patience"].tolist()
+        self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))

@@ -1,0 +1,97 @@
+"""What the two kinds of parties hold while they train: everything that alignment and setup have settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from protocols.arrays import Array
+from protocols.hazmat.paillier.array import Key
+from vfl.linear.block import Block, Columns
+from vfl.linear.losses import Loss
+from vfl.linear.masks import Masks
+from vfl.linear.mesh import Mesh
+from vfl.linear.plan import Answers, Plan
+from vfl.linear.sealed import Scale
+
+
+@dataclass(frozen=True)
+class LabelSide:
+    """At the label party, whose last column is the intercept's."""
+
+    peers: tuple[str, ...]
+    key: Key = field(repr=False)
+    columns: Columns = field(repr=False)
+    start: Array = field(repr=False)  # (d + 1, outputs)
+    answers: Answers = field(repr=False)
+    plan: Plan
+    mesh: Mesh | None  # where scores are hidden
+
+    @property
+    def penalised(self) -> Array:
+        """All columns but the intercept's."""
+        return np.arange(self.columns.count) < self.columns.count - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of all rows' scores."""
+        return self.answers.y.shape
+
+    @property
+    def loss(self) -> Loss:
+        """What is minimised."""
+        return self.answers.loss
+
+    def block(self, curvature: float) -> Block:
+        """The columns with their coefficients."""
+        return Block(self.columns, self.start, self.penalised, self.plan.l2, curvature)
+
+    def residuals(self, z: Array, rows: Array | slice, scale: Scale) -> Array:
+        """Those of `rows` at scores `z` (b, outputs), times their weights, as whole numbers."""
+        a = self.answers
+        return scale.round(a.loss.residual(z, a.y[rows]) * a.weights[rows, None])
+
+    def mean_loss(self, z: Array, rows: Array | slice) -> float:
+        """Of `rows`, by their weights."""
+        a = self.answers
+        weights = a.weights[rows]
+        return float(weights @ a.loss.value(z, a.y[rows]) / weights.sum())
+
+
+@dataclass(frozen=True)
+class FeatureSide:
+    """At a feature party."""
+
+    label_party: str
+    key: Key = field(repr=False)  # the label party's, public
+    columns: Columns = field(repr=False)
+    start: Array = field(repr=False)  # (d, outputs)
+    masks: Masks = field(repr=False)
+    plan: Plan
+    loss: Loss
+    mesh: Mesh | None  # where scores are hidden
+
+    @property
+    def outputs(self) -> int:
+        """Of the model."""
+        return int(self.start.shape[1])
+
+    @property
+    def penalised(self) -> Array:
+        """All columns."""
+        return np.ones(self.columns.count, np.bool_)
+
+    def block(self, curvature: float) -> Block:
+        """The columns with their coefficients."""
+        return Block(self.columns, self.start, self.penalised, self.plan.l2, curvature)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What training leaves at the label party."""
+
+    coef: Array = field(repr=False)  # (d + 1, outputs)
+    steps: int
+    converged: bool
+    losses: list[float]
