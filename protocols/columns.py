@@ -98,8 +98,13 @@ class InFile(IdColumn):
             self.rows = file.metadata.num_rows
 
     def whole(self) -> pa.Table:
-        with readable(self.path), pq.ParquetFile(self.path) as file:
-            return file.read(columns=list(self.names)).select(list(self.names))
+        # In one reading with the fingerprint: the file could be another by the next.
+        parts = [pa.table(part, names=list(self.names)) for part in self.chunks()]
+        if parts:
+            return pa.concat_tables(parts)
+        with readable(self.path):
+            schema = pq.read_schema(self.path)
+        return pa.schema([schema.field(name) for name in self.names]).empty_table()
 
     def _read(self) -> Iterator[Sequence[Column]]:
         for batch in parquet_batches(self.path, self.names, CHUNK):

@@ -57,6 +57,7 @@ from protocols.wire.remote import Change, Grpc
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds to wait for a party that is away, before a job starts and after it was cut off
+AT_ONCE = 2.0  # seconds for a party that is there to be reached, before it is said that it is waited for
 TRIES = 5  # attempts in a row that come no step further
 
 
@@ -199,7 +200,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                 self._notes.begin()
                 await self._clear()
                 while True:
-                    await self._meet(asked)
+                    await self._meet(asked, on_progress)
                     try:
                         return await self._attempt(record, asked, on_progress)
                     except LineError:
@@ -270,7 +271,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         name = f"{record.job}.{record.attempt}"
         try:
             async with self._grpc.for_job(name, self._notes.late(record, talk.fail)) as post:
-                await self._agree(record, asked, talk)
+                await self._agree(record, asked, talk, on_progress)
                 done = common_step([checkpoints.steps, *talk.steps.values()])
                 checkpoints.agree(done)
                 await talk.say(Start(**about, done=done))
@@ -308,11 +309,11 @@ class Connected(Mapping[str, pd.DataFrame]):
             self._talk = None
             await talk.stop()
 
-    async def _agree(self, record: Record, asked: Asked, talk: Talk) -> None:
+    async def _agree(self, record: Record, asked: Asked, talk: Talk, on_progress: Report | None) -> None:
         for party in talk.others:
             await self._control.say(party, asked.proposal(record, party))
         talk.listen()
-        await talk.answers("ready")
+        await talk.answers("ready", on_progress)
         for party in sorted(talk.others):  # in one order for all callers, so that no two wait for each other
             await self._control.say(party, Claim(**talk.about))
             await talk.answer(party, "agreed")
@@ -328,13 +329,20 @@ class Connected(Mapping[str, pd.DataFrame]):
         await talk.say(Sealed(**talk.about, digests=digests))
         await talk.ends()
 
-    async def _meet(self, asked: Asked) -> None:
+    async def _meet(self, asked: Asked, on_progress: Report | None) -> None:
         for party in asked.parties:
-            if party != self.me and not await self._grpc.reachable(party, self.patience):
+            if party == self.me or await self._grpc.reachable(party, min(AT_ONCE, self.patience)):
+                continue
+            step = f"waiting until {party} is reached"
+            if on_progress is not None:
+                on_progress(step, 0, 1)
+            if not await self._grpc.reachable(party, self.patience):
                 said = self._grpc.peer(party).cause
                 raise LineError(
                     f"{party} was not reached within {self.patience:g} s: {said}; does `vfl serve` run there?"
                 )
+            if on_progress is not None:
+                on_progress(step, 1, 1)
 
     def _changed(self, change: Change) -> None:
         """What a process of a peer that is no more had agreed to, the next one does not know of."""

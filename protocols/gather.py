@@ -25,6 +25,7 @@ from protocols.sources import parquet_batches, readable
 
 PIECE = 1 << 24  # bytes of a piece of the result, about; writing one takes several times that
 CHUNK = 1 << 16  # rows that are read at a time
+SAMPLES = 8  # row groups that are looked into for the size of a row
 _PLACE = "\0place"  # no column of a table that came from anywhere is called so
 
 
@@ -55,11 +56,12 @@ def write_rows(
 
 def _write(source: Path, rows: NDArray[np.int64], new: Path, columns: Sequence[str] | None) -> None:
     with readable(source), pq.ParquetFile(source) as file:
-        schema, meta = file.schema_arrow.remove_metadata(), file.metadata
-        size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        schema, there = file.schema_arrow.remove_metadata(), file.metadata.num_rows
+    if len(rows) and not 0 <= rows.min() <= rows.max() < there:
+        raise DataError(f"{source} has {there} rows, and row {rows.max() + 1} is asked for; was it changed?")
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
-    per = max(1024, PIECE * meta.num_rows // max(size, 1))
+    per = max(1024, int(PIECE / max(_row_size(source, schema.names), 1.0)))
     count = -(-len(rows) // per) or 1
     shelf = Shelf(new.parent, count, schema.append(pa.field(_PLACE, pa.int64())))
     try:
@@ -72,6 +74,20 @@ def _write(source: Path, rows: NDArray[np.int64], new: Path, columns: Sequence[s
                 writer.write_table(pa.table([column.take(order) for column in columns], schema=schema))
     finally:
         shelf.close()
+
+
+def _row_size(source: Path, names: Sequence[str]) -> float:
+    """Bytes of a row in memory, on average, where it takes most among a few places in the file. What the file
+    says of its own size is of columns that are encoded: text that repeats is a hundred times as long.
+    """
+    sizes = [0.0]
+    with readable(source), pq.ParquetFile(source, pre_buffer=False) as file:
+        groups = file.metadata.num_row_groups
+        for group in np.unique(np.linspace(0, groups - 1, SAMPLES).astype(int)) if groups else ():
+            batch = next(file.iter_batches(1024, [int(group)], list(names), use_threads=False), None)
+            if batch is not None:
+                sizes.append(batch.nbytes / len(batch))
+    return max(sizes)
 
 
 def _put_aside(source: Path, rows: NDArray[np.int64], per: int, shelf: Shelf) -> None:

@@ -360,9 +360,13 @@ class Kept:
         return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
 
     def agree(self, done: int) -> None:
-        """Go on after `done` steps. ProtocolError if there is no such checkpoint."""
+        """Go on after `done` steps. ProtocolError if there is no such checkpoint, DataError for what the disk
+        refuses.
+        """
         if done and done not in self.steps:
             raise ProtocolError(f"asked to go on after step {done}, kept are {self.steps or 'none'}")
+        # What comes after is made again, with other secrets: the old would fit nobody else's.
+        self._delete(step for step in self.steps if step > done)
         self._done = done
 
     def latest(self) -> tuple[int, Arrays | None]:
@@ -378,9 +382,15 @@ class Kept:
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps. DataError for what the disk refuses."""
         write_whole(self._folder / f"{done}.safetensors", safetensors.numpy.save(dict(state)), durable=False)
-        for step in self.steps:
-            if step < done - 1:
-                (self._folder / f"{step}.safetensors").unlink(missing_ok=True)
+        self._delete(step for step in self.steps if step < done - 1)
+
+    def _delete(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            path = self._folder / f"{step}.safetensors"
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise DataError(f"{path} cannot be deleted: {error.strerror or error}") from None
 
     def drop(self) -> None:
         """Forget all."""
@@ -413,11 +423,16 @@ def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Tas
     return asyncio.create_task(renew())
 
 
+def unfinished(path: Path) -> Path:
+    """Where `write_whole` writes what becomes `path`; a process that was killed leaves it there."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Whole or not at all, readable by the owner only."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        new = path.with_name(f".{path.name}.new")
+        new = unfinished(path)
         try:
             with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(content)

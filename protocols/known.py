@@ -21,8 +21,8 @@ def check_names(config: PartyConfig) -> None:
 
     A table that cannot be read now is logged, and its columns are not looked for.
     """
-    usable: dict[str, list[str] | None] = {}
     with marked(config.name, "configuration"):
+        usable = {table: _usable(config, table) for table in config.tables}
         for at, rule in enumerate(config.policy, start=1):
             _check_methods(f"policy {at}", rule)
             _check_columns(f"policy {at}", rule, config, usable)
@@ -54,12 +54,9 @@ def _fields(methods: Iterable[str]) -> list[str] | None:
 
 
 def _check_columns(where: str, rule: Rule, config: PartyConfig, usable: dict[str, list[str] | None]) -> None:
-    """usable: of the tables that were looked at; None for one that could not be read."""
+    """usable: the columns of each table; None for one that could not be read."""
     names = [name for name in rule.columns if name != ANY]
-    tables = [table for table in config.tables if has(rule.tables, table)] if names else []
-    for table in tables:
-        if table not in usable:
-            usable[table] = _usable(config, table)
+    tables = [table for table in config.tables if has(rule.tables, table)]
     found = [usable[table] for table in tables]
     known = [name for columns in found for name in columns or ()]
     for name in names:

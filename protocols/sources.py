@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from protocols.config import TableSource
+from protocols.config import SUFFIXES, TableSource
 from protocols.errors import ConfigError, DataError, marked, nearest
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ PATIENCE = 10  # seconds to reach a database
 # What pandas takes for a gap, but in the column of ids, where "NA" can be one.
 _GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
 _GAPS += ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+_INDEX = re.compile(r"__index_level_\d+__")
 _WHOLE = r"(?:0|-?[1-9][0-9]{0,17})"  # the decimals of 64-bit integers, but for the longest
 
 
@@ -67,6 +69,19 @@ def read_table(
     return table
 
 
+def read_file(file: Path, ids: Sequence[str]) -> pd.DataFrame:
+    """All of a CSV or Parquet file, in the file's order of columns; its `ids` are read as by `read_table`.
+
+    Without the nameless index that pandas may have written to a Parquet file.
+    Errors as of `read_table`, unmarked; ConfigError for a file of another kind.
+    """
+    if file.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{file}: expected a file that ends in {' or '.join(SUFFIXES)}")
+    with readable(file):
+        names = [name for name in _names(file) if not _INDEX.fullmatch(name)]
+    return read_table(TableSource(path=file, id=tuple(ids)), Path())[names]
+
+
 def check_unchanged(before: str, now: str, rows: int) -> None:
     """DataError where two fingerprints of a table, which has so many rows now, differ."""
     if before != now:
@@ -83,8 +98,7 @@ def usable_columns(source: TableSource, base: Path) -> list[str]:
             return _wanted(source, None, _result(connection, source), "the query")[len(source.ids) :]
     place = base / source.path
     with readable(place):
-        there = pq.read_schema(place).names if place.suffix.lower() == ".parquet" else _header(place)
-        return _wanted(source, None, there, place.name)[len(source.ids) :]
+        return _wanted(source, None, _names(place), place.name)[len(source.ids) :]
 
 
 def fingerprint(table: pd.DataFrame) -> str:
@@ -154,6 +168,12 @@ def parquet_batches(place: Path, names: Sequence[str], rows: int) -> Iterator[pa
                 yield batch.select(list(names))
 
 
+def _names(place: Path) -> list[str]:
+    if place.suffix.lower() == ".parquet":
+        return list(pq.read_schema(place).names)
+    return _header(place)
+
+
 def _header(place: Path) -> list[str]:
     # As text and without a header: with one, pandas would rename the second of two equal names.
     first = pd.read_csv(place, header=None, nrows=1, dtype=str, keep_default_na=False)
@@ -180,8 +200,11 @@ def readable(place: Path) -> Iterator[None]:
         raise
     except pd.errors.EmptyDataError:
         raise DataError(f"{place}: the file is empty") from None
-    except OSError as error:
-        raise DataError(f"{place}: {error.strerror or type(error).__name__}") from None
+    except OSError as error:  # Arrow's own say their number, and more in words
+        why = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise DataError(f"{place}: {why}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{place}: is not UTF-8 text; save it as UTF-8") from None
     except (ValueError, pa.ArrowException, pd.errors.ParserWarning) as error:
         kind = place.suffix[1:].upper()
         raise DataError(f"{place}: cannot be read as {kind} ({type(error).__name__})") from None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from protocols.errors import ProtocolError, VflError
 from protocols.jobs import Answer, Control, Ended, Renew, Word, renewing
+from protocols.progress import Report
 from protocols.serving import error_of
 
 T = TypeVar("T")
@@ -63,13 +64,18 @@ class Talk:
                         for word in words:
                             await self._control.say(party, word)
 
-    async def answers(self, state: str) -> None:
+    async def answers(self, state: str, on_progress: Report | None = None) -> None:
         """Until all have answered `state`; whoever refuses first is raised."""
         for party in self.others:
-            await self.answer(party, state, ANSWER)
+            await self.answer(party, state, ANSWER, on_progress)
 
-    async def answer(self, party: str, state: str, within: float | None = None) -> None:
-        """Until `party` has answered `state`. within: seconds for the first that it says."""
+    async def answer(
+        self, party: str, state: str, within: float | None = None, on_progress: Report | None = None
+    ) -> None:
+        """Until `party` has answered `state`. within: seconds for the first that it says. on_progress: hears
+        that a person there has to approve."""
+        step = f"waiting until a person at {party} approves"
+        asked = False
         while True:
             try:
                 async with asyncio.timeout(within):
@@ -80,6 +86,9 @@ class Talk:
                     "release of vfl-toolkit? Its log says more"
                 ) from None
             within = None
+            if on_progress is not None and (asked or word.state == "waiting"):
+                asked = True
+                on_progress(step, int(word.state != "waiting"), 1)
             if word.state == state:
                 self.steps[party] = word.steps
                 return

@@ -80,6 +80,7 @@ class Aligned:
     size: int | None  # ids that all parties have; None if this one was not to learn it
     sizes: Mapping[tuple[str, ...], int] = field(default_factory=dict)  # at the label party of three or more
     risk: Guessable | None = None  # of its ids, over a network
+    many: bool = False  # whether all rows of an id count
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,13 +146,13 @@ async def align_label(
             await me.send(peer, ring.InAllSize(count=0))
     if rows is None:
         me.guard.intersection(size or 0)
-        return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, sizes)
+        return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, sizes, many=ids.many)
     me.guard.rows(ids.at(rows))
     if ids.many and reveal == "all":
         rows = await _repeat_for_all(me, features, ids, rows)
     elif ids.many:
         rows = ids.every(rows, ids.counts(rows))
-    return Aligned(rows, ids.total, _left_out(ids), size, sizes)
+    return Aligned(rows, ids.total, _left_out(ids), size, sizes, many=ids.many)
 
 
 async def align_feature(
@@ -179,13 +180,13 @@ async def align_feature(
     if rows is None:
         if size is not None:
             me.guard.intersection(size)
-        return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size)
+        return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, many=ids.many)
     if size == 0:  # the label party says whether that is an error
         await me.recv(label_party, ring.InAllSize)
     me.guard.rows(ids.at(rows))
     if ids.many:
         rows = await _repeat_as_told(me, label_party, ids, rows)
-    return Aligned(rows, ids.total, _left_out(ids), size)
+    return Aligned(rows, ids.total, _left_out(ids), size, many=ids.many)
 
 
 def _nothing_shared(ids: Ids, sizes: Mapping[tuple[str, ...], int]) -> AlignmentError:
@@ -368,6 +369,8 @@ def _learnt(party: str, label_party: str, own: Aligned, parties: Sequence[str], 
         what = f"how many ids all have ({own.size}), and not which"
     elif learns_rows(party, label_party, reveal):
         what = f"which of its own ids {shared} ({own.size})"
+        if own.many and reveal == "all":
+            what += ", how many rows each of these has where it has several"
     else:
         what = "nothing about which ids are shared" + (", but how many" if len(others) > 1 else "")
     groups = {group: n for group, n in own.sizes.items() if len(group) < len(parties)}

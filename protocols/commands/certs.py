@@ -62,7 +62,10 @@ def _introduce(directory: Path, parties: list[str], configs: list[str]) -> None:
     typer.echo("the federation, with a terminal for each party:\n")
     for config in configs:
         typer.echo(f"  vfl serve {config}")
-    typer.echo("\nbut not for the one that calls: it connects from Python, and does not serve meanwhile.")
+    typer.echo(
+        "\nbut not for the one that calls: it connects from Python, or with `vfl psi --book`, and does not\n"
+        "serve meanwhile."
+    )
     typer.echo(
         f"\nFor trials only: whoever has {directory / 'authority.key'} can issue a certificate in any\n"
         "party's name, and so be any of them. Between organisations each makes its own key, and an\n"

@@ -6,7 +6,7 @@ and loads it when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -97,6 +97,7 @@ def export_command(
     """Write the common rows of a party that served an alignment."""
     with errors():
         from protocols.columns import id_column
+        from protocols.commands.arguments import check_out
         from protocols.config import read_config
         from protocols.errors import ConfigError
         from protocols.gather import write_rows
@@ -105,7 +106,7 @@ def export_command(
         from protocols.sources import parquet_columns, read_table
         from vfl.aligning import export, exported
 
-        _check_out(out)
+        check_out(out)
         settings, _ = read_config(config)
         names = list(settings.tables)
         name = table or (names[0] if len(names) == 1 else "")
@@ -147,21 +148,28 @@ def _here(
     out: Path | None,
     format: str,
 ) -> None:
-    from protocols.data import read
+    from protocols.commands.arguments import check_folder, id_columns, pairs
     from protocols.errors import ConfigError
     from vfl.align import align
 
-    files = dict(_pair(one, "--table", "PARTY=FILE") for one in given)
+    files = pairs(given, "--table", "PARTY=FILE")
     if len(files) < 2:
         raise ConfigError("give --table PARTY=FILE once for each of two parties or more, or --book and --me")
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; all parties' tables go to a folder")
-    named = _ids(ids, list(files))
-    tables = {party: read(file) for party, file in files.items()}
+    named = id_columns(ids, list(files))
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"--out {out} is a file; all parties' tables go to a folder")
+        if how["reveal"] == "size":
+            raise ConfigError("with --reveal size nobody learns which rows are common; leave --out out")
+        check_folder(out, out.absolute())
+    tables = {party: _read(party, Path(file), named[party]) for party, file in files.items()}
     found = align(tables, id=named, label_party=label_party or next(iter(files)), **how)
     _show(found.report)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out {out} cannot be made: {error.strerror}") from None
         for party, table in found.tables.items():
             _write(table, out / f"{party}.{format}")
 
@@ -176,10 +184,10 @@ def _over_network(
     how: Mapping[str, Any],
     out: Path | None,
 ) -> None:
-    from protocols.data import read
+    from protocols.commands.arguments import check_out, columns
     from protocols.errors import ConfigError
     from protocols.federation import Federation
-    from vfl.align import align
+    from vfl.align import align, learns_rows
 
     if len(given) != 1 or len(ids) != 1:
         raise ConfigError("over the network, give one --table FILE and one --id COLUMN: this party's own")
@@ -187,17 +195,22 @@ def _over_network(
         raise ConfigError("over the network each party keeps its cache in its own store; leave --cache out")
     how = {name: value for name, value in how.items() if name != "cache"}
     if out is not None:
-        _check_out(out)
+        check_out(out)
+        if not learns_rows(me, label_party or me, how["reveal"]):  # before the others are shown anything
+            raise ConfigError(
+                f"with --reveal {how['reveal']} {me} does not learn the rows, so it cannot write them to "
+                f"{out}; leave --out out"
+            )
     names = [name.strip() for name in parties.split(",")] if parties else None
-    file, columns = Path(given[0].removeprefix(f"{me}=")), ids[0].removeprefix(f"{me}=").split(",")
+    if names is not None and me not in names:
+        raise ConfigError(f"--parties {parties}: {me}, which --me says this is, should be one of them")
+    file, id = Path(given[0].removeprefix(f"{me}=")), columns(ids[0].removeprefix(f"{me}="))
     if file.suffix.lower() == ".parquet" and (out is None or out.suffix == ".parquet"):
-        return _by_file(book, me, file, columns, label_party or me, names, how, out)
-    with Federation.connect(book, me, read(str(file))) as all_:
-        found = align(all_, id=columns, label_party=label_party or me, parties=names, **how)
-    _told(found.report, found.run)
+        return _by_file(book, me, file, id, label_party or me, names, how, out)
+    with Federation.connect(book, me, _read(me, file, id)) as all_:
+        found = align(all_, id=id, label_party=label_party or me, parties=names, **how)
+    _told(found.report, found.run, _others(me, names or all_.parties, label_party or me, how))
     if out is not None:
-        if me not in found.tables:
-            raise _not_learnt(me, out)
         _write(found.tables[me], out)
 
 
@@ -217,59 +230,43 @@ def _by_file(
     from protocols.errors import marked
     from protocols.federation import Federation
     from protocols.gather import write_rows
-    from vfl.align import learns_rows
-    from vfl.aligning import align_ids
+    from protocols.parts import load_part
+    from vfl.aligning import align_ids, exported
 
     with marked(me, "align"):
         column = InFile(file, id)
     with Federation.connect(book, me) as all_:
-        told, own, run = align_ids(all_, parties or all_.parties, column, label_party, how)
-        _told(told, run.job)
+        told, _, run = align_ids(all_, parties or all_.parties, column, label_party, how)
+        _told(told, run.job, _others(me, parties or all_.parties, label_party, how))
         if out is None:
             return
-        if not learns_rows(me, label_party, how["reveal"]):
-            raise _not_learnt(me, out)
-    write_rows(file, own.rows, out)
-    say(f"wrote {len(own.rows)} rows to {out}")
+        part = load_part(all_.store.parts, run.job)
+    with marked(me, "align"):
+        rows = exported(part, InFile(file, id))  # read anew: a run takes long enough for a file to change
+    write_rows(file, rows, out)
+    say(f"wrote {len(rows)} rows to {out}")
 
 
-def _told(report: AlignmentReport, run: str) -> None:
+def _others(me: str, parties: Sequence[str], label_party: str, how: Mapping[str, Any]) -> list[str]:
+    """Who else learns the common rows."""
+    from vfl.align import learns_rows
+
+    return [party for party in parties if party != me and learns_rows(party, label_party, how["reveal"])]
+
+
+def _told(report: AlignmentReport, run: str, others: Sequence[str]) -> None:
     _show(report)
-    say(f"run {run}: the others write their rows with `vfl psi export {run}`")
+    names = " and ".join(others)
+    can = f": {names} can write the common rows too, with `vfl psi export {run}`" if names else ""
+    say(f"run {run}{can}")
 
 
-def _not_learnt(me: str, out: Path) -> Exception:
-    from protocols.errors import ConfigError
+def _read(party: str, file: Path, ids: Sequence[str]) -> pd.DataFrame:
+    from protocols.errors import marked
+    from protocols.sources import read_file
 
-    return ConfigError(f"{me} does not learn the rows, so nothing was written to {out}")
-
-
-def _ids(given: list[str], parties: list[str]) -> dict[str, list[str]]:
-    from protocols.errors import ConfigError
-
-    common = [one for one in given if "=" not in one]
-    own = dict(_pair(one, "--id", "PARTY=COLUMN") for one in given if "=" in one)
-    if len(common) > 1 or (not common and set(own) != set(parties)):
-        raise ConfigError("give --id COLUMN, or --id PARTY=COLUMN for every party")
-    return {party: own.get(party, *common).split(",") for party in parties}
-
-
-def _pair(said: str, option: str, form: str) -> tuple[str, str]:
-    from protocols.errors import ConfigError
-
-    name, equals, value = said.partition("=")
-    if not (name and equals and value):
-        raise ConfigError(f"{option} {said}: expected {form}")
-    return name, value
-
-
-def _check_out(out: Path) -> None:
-    from protocols.errors import ConfigError
-
-    if out.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"--out {out}: expected a file that ends in .csv or .parquet")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no directory {out.absolute().parent}")
+    with marked(party, "align"):
+        return read_file(file, ids)
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
@@ -281,11 +278,12 @@ def _write(table: pd.DataFrame, out: Path) -> None:
 
 
 def _show(report: AlignmentReport) -> None:
+    import pandas as pd
     from rich.table import Table
 
     shown = Table("party", *report.counts.columns)
     for party, row in report.counts.iterrows():
-        shown.add_row(str(party), *("" if value is None or value != value else str(value) for value in row))
+        shown.add_row(str(party), *("" if pd.isna(value) else str(value) for value in row))
     console().print(shown)
     for words in (*report.learnt.values(), *(f"{p}: {risk}" for p, risk in report.risks.items())):
         typer.echo(words)

@@ -261,3 +261,53 @@ def store(context: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), lower
+
+
+def turned(square: list[Vec]) -> list[Vec]:
+    """As many vectors as lanes: lane j of vector i becomes lane i of vector j."""
+    rows, lanes = list(square), range(len(square))
+    step = 1
+    while step < len(rows):
+        # Of two vectors `step` apart, the upper half of each pair of blocks changes places with the lower.
+        for i in (i for i in lanes if not i & step):
+            a, b = rows[i], rows[i + step]
+            rows[i] = _mixed(a, b, [j if not j & step else len(rows) + j - step for j in lanes])
+            rows[i + step] = _mixed(a, b, [j + step if not j & step else len(rows) + j for j in lanes])
+        step *= 2
+    return rows
+
+
+def _mixed(a: Vec, b: Vec, places: list[int]) -> Vec:
+    """Lanes of a, and from len(a) on of b."""
+    chosen = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+    return Vec(a.build, a.build.shuffle_vector(a.value, b.value, chosen))
+
+
+@intrinsic
+def turn(
+    context: Any, source: Any, start: Any, stride: Any, into: Any, into_start: Any, into_stride: Any
+) -> Any:
+    """A square of lanes x lanes values of one contiguous array, turned about its diagonal, into another.
+
+    Its rows begin at the values start, start + stride, ... of `source`, and those of the result likewise.
+    """
+    lanes = _lanes_of(source)
+    if lanes is None or _lanes_of(into) != lanes:
+        return None
+
+    def lower(context: Any, build: Any, signature: Any, values: Any) -> Any:
+        def places(at: int) -> list[Any]:
+            array, first, step = values[at : at + 3]
+            data = context.make_array(signature.args[at])(context, build, array).data
+            rows = [build.add(first, build.mul(step, step.type(i))) for i in range(lanes.count)]
+            return [build.bitcast(build.gep(data, [row]), lanes.vector.as_pointer()) for row in rows]
+
+        square = [build.load(place) for place in places(0)]
+        for read in square:
+            read.align = 8
+        for place, vec in zip(places(3), turned([Vec(build, read) for read in square]), strict=True):
+            build.store(vec.value, place).align = 8
+        return context.get_dummy_value()
+
+    size = types.intp
+    return types.void(source, size, size, into, size, size), lower

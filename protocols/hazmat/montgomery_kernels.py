@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from protocols.hazmat.compiled import kernel, part
-from protocols.hazmat.lanes import Vec, fma, load, mhi, mlo, store, traced
+from protocols.hazmat.lanes import Vec, fma, load, mhi, mlo, store, traced, turn
 
 _TOP, _LAST, _ONE = 1.5 * 2.0**103, 1.5 * 2.0**52, 2.0**52
 TOP_BITS, LAST_BITS, _ONE_BITS = (int.from_bytes(struct.pack(">d", x), "big") for x in (_TOP, _LAST, _ONE))
@@ -89,19 +89,29 @@ def nothing(like: Any) -> Any:
 
 @part
 def times(a: Any, b: Any, out: Any, field: Any, work: Any) -> None:
-    """out = a b / R modulo n; out may be a or b. work: (limbs, lanes)."""
+    """out = a b / R modulo n; out may be a or b. work: (limbs, lanes), an even number of limbs."""
     n, k, each, last = field
     limbs = n.shape[0]
     zero = nothing(load(n, 0))
     for j in range(limbs):
         store(work, j, zero)
-    for i in range(limbs):
-        digit = load(a, i)
-        m, carried = row_start(load(work, 0), digit, load(b, 0), load(n, 0), load(k, 0), np.uint64(i) * each)
-        for j in range(1, limbs):
-            total, carried = row_step(load(work, j), carried, digit, load(b, j), m, load(n, j))
-            store(work, j - 1, total)
-        store(work, limbs - 1, carried)
+    for i in range(0, limbs, 2):
+        # Two rows at once: the second takes each limb of the first as soon as it is there.
+        digit, next_digit = load(a, i), load(a, i + 1)
+        b_first, n_first, b_before, n_before = load(b, 0), load(n, 0), load(b, 1), load(n, 1)
+        m, carried = row_start(load(work, 0), digit, b_first, n_first, load(k, 0), np.uint64(i) * each)
+        total, carried = row_step(load(work, 1), carried, digit, b_before, m, n_before)
+        excess = np.uint64(i + 1) * each
+        next_m, next_carried = row_start(total, next_digit, b_first, n_first, load(k, 0), excess)
+        for j in range(2, limbs):
+            b_here, n_here = load(b, j), load(n, j)
+            total, carried = row_step(load(work, j), carried, digit, b_here, m, n_here)
+            total, next_carried = row_step(total, next_carried, next_digit, b_before, next_m, n_before)
+            store(work, j - 2, total)
+            b_before, n_before = b_here, n_here
+        total, next_carried = row_step(carried, next_carried, next_digit, b_before, next_m, n_before)
+        store(work, limbs - 2, total)
+        store(work, limbs - 1, next_carried)
     carried = zero
     for j in range(limbs):
         limb, carried = tight(load(work, j), carried, last + np.uint64(limbs - 1 - j) * each)
@@ -109,94 +119,133 @@ def times(a: Any, b: Any, out: Any, field: Any, work: Any) -> None:
 
 
 @part
-def fill(cells: Any, row: int, into: Any, lane: int) -> None:
-    for j in range(into.shape[0]):
-        into[j, lane] = cells[row, j]
+def lay(row: Any, rows: Any, lane: int) -> None:
+    """A number among those that `spread` takes."""
+    for j in range(len(row)):
+        rows[lane, j] = row[j]
 
 
 @part
-def empty(held: Any, lane: int, cells: Any, row: int) -> None:
-    for j in range(held.shape[0]):
-        cells[row, j] = held[j, lane]
+def spread(rows: Any, held: Any) -> None:
+    """Numbers in rows (lanes, limbs) -> one to a lane (limbs, lanes)."""
+    lanes, limbs = rows.shape
+    whole = limbs - limbs % lanes
+    for j in range(0, whole, lanes):
+        turn(rows, j, limbs, held, lanes * j, lanes)
+    for j in range(whole, limbs):
+        for lane in range(lanes):
+            held[j, lane] = rows[lane, j]
+
+
+@part
+def gather(held: Any, rows: Any) -> None:
+    """What `spread` takes, from what it gives."""
+    lanes, limbs = rows.shape
+    whole = limbs - limbs % lanes
+    for j in range(0, whole, lanes):
+        turn(held, lanes * j, lanes, rows, j, limbs)
+    for j in range(whole, limbs):
+        for lane in range(lanes):
+            rows[lane, j] = held[j, lane]
 
 
 @kernel
 def multiply(a: Any, b: Any, out: Any, field: Any, work: Any) -> None:
     """Row by row; a b of one row serves all. work: (3, limbs, lanes)."""
     lanes, last = work.shape[2], len(out) - 1
+    rows = work[2].reshape((lanes, work.shape[1]))
     for at in range(0, len(out), lanes):
         for lane in range(lanes):
-            row = min(at + lane, last)
-            fill(a, row if len(a) > 1 else 0, work[0], lane)
-            fill(b, row if len(b) > 1 else 0, work[1], lane)
+            lay(a[min(at + lane, last) if len(a) > 1 else 0], rows, lane)
+        spread(rows, work[0])
+        for lane in range(lanes):
+            lay(b[min(at + lane, last) if len(b) > 1 else 0], rows, lane)
+        spread(rows, work[1])
         times(work[0], work[1], work[0], field, work[2])
+        gather(work[0], rows)
         for lane in range(min(lanes, len(out) - at)):
-            empty(work[0], lane, out, at + lane)
+            out[at + lane] = rows[lane]
 
 
 @kernel
 def bucket_products(
-    cells: Any, rows: Any, begin: Any, end: Any, order: Any, one: Any, out: Any, field: Any, work: Any
+    cells: Any, members: Any, begin: Any, end: Any, order: Any, one: Any, out: Any, field: Any, work: Any
 ) -> None:
-    """out[b] = the product of cells[rows[begin[b]:end[b]]], for each b of `order`; of none it is `one`."""
+    """out[b] = the product of cells[members[begin[b]:end[b]]], for each b of `order`; of none it is `one`."""
     lanes, last = work.shape[2], len(order) - 1
+    rows = work[2].reshape((lanes, work.shape[1]))
     for at in range(0, len(order), lanes):
-        most = 0
+        most = 1
         for lane in range(lanes):
             b = order[min(at + lane, last)]
             most = max(most, end[b] - begin[b])
-            if end[b] > begin[b]:
-                fill(cells, rows[begin[b]], work[0], lane)
-            else:
-                fill(one, 0, work[0], lane)
-        for step in range(1, most):
+        for step in range(most):
             for lane in range(lanes):
                 b = order[min(at + lane, last)]
                 if begin[b] + step < end[b]:
-                    fill(cells, rows[begin[b] + step], work[1], lane)
+                    lay(cells[members[begin[b] + step]], rows, lane)
                 else:
-                    fill(one, 0, work[1], lane)
-            times(work[0], work[1], work[0], field, work[2])
+                    lay(one[0], rows, lane)
+            spread(rows, work[1 if step else 0])
+            if step:
+                times(work[0], work[1], work[0], field, work[2])
+        gather(work[0], rows)
         for lane in range(min(lanes, len(order) - at)):
-            empty(work[0], lane, out, order[at + lane])
+            out[order[at + lane]] = rows[lane]
 
 
 @kernel
 def fixed_powers(table: Any, digits: Any, out: Any, field: Any, work: Any) -> None:
     """out[i] = the product over w of table[w, digits[i, w]]."""
     lanes, last = work.shape[2], len(out) - 1
+    rows = work[2].reshape((lanes, work.shape[1]))
     for at in range(0, len(out), lanes):
         for w in range(table.shape[0]):
             for lane in range(lanes):
-                fill(table[w], digits[min(at + lane, last), w], work[1 if w else 0], lane)
+                lay(table[w, digits[min(at + lane, last), w]], rows, lane)
+            spread(rows, work[1 if w else 0])
             if w:
                 times(work[0], work[1], work[0], field, work[2])
+        gather(work[0], rows)
         for lane in range(min(lanes, len(out) - at)):
-            empty(work[0], lane, out, at + lane)
+            out[at + lane] = rows[lane]
 
 
 @kernel
 def power(cells: Any, digits: Any, one: Any, out: Any, field: Any, work: Any) -> None:
-    """cells[i] to the power whose 4-bit digits are digits[i], the highest first. work: (19, limbs, lanes)."""
-    lanes, last = work.shape[2], len(out) - 1
+    """cells[i] to the power whose 4-bit digits are digits[i], or for all digits[0], the highest first.
+
+    work: (19, limbs, lanes).
+    """
+    lanes, last, shared = work.shape[2], len(out) - 1, len(digits) == 1
+    rows = work[2].reshape((lanes, work.shape[1]))
     powers = work[3:]
     for at in range(0, len(out), lanes):
         for lane in range(lanes):
-            fill(one, 0, powers[0], lane)
-            fill(cells, min(at + lane, last), powers[1], lane)
+            lay(one[0], rows, lane)
+        spread(rows, powers[0])
+        for lane in range(lanes):
+            lay(cells[min(at + lane, last)], rows, lane)
+        spread(rows, powers[1])
         for k in range(2, 16):
             times(powers[k - 1], powers[1], powers[k], field, work[2])
         for w in range(digits.shape[1]):
-            for lane in range(lanes):
-                digit = digits[min(at + lane, last), w]
+            chosen = work[1 if w else 0]
+            if shared:
                 for j in range(work.shape[1]):
-                    work[1 if w else 0, j, lane] = powers[digit, j, lane]
+                    store(chosen, j, load(powers[digits[0, w]], j))
+            else:
+                for lane in range(lanes):
+                    digit = digits[min(at + lane, last), w]
+                    for j in range(work.shape[1]):
+                        chosen[j, lane] = powers[digit, j, lane]
             if w:
                 for _ in range(4):
                     times(work[0], work[0], work[0], field, work[2])
                 times(work[0], work[1], work[0], field, work[2])
+        gather(work[0], rows)
         for lane in range(min(lanes, len(out) - at)):
-            empty(work[0], lane, out, at + lane)
+            out[at + lane] = rows[lane]
 
 
 @kernel
@@ -206,16 +255,19 @@ def joined(cells: Any, each: int, shift: int, out: Any, field: Any, work: Any) -
     work: (3, limbs, lanes).
     """
     lanes, last = work.shape[2], len(out) - 1
+    rows = work[2].reshape((lanes, work.shape[1]))
     for at in range(0, len(out), lanes):
         for k in range(each - 1, -1, -1):
             for lane in range(lanes):
-                fill(cells, min(at + lane, last) * each + k, work[0 if k == each - 1 else 1], lane)
+                lay(cells[min(at + lane, last) * each + k], rows, lane)
+            spread(rows, work[0 if k == each - 1 else 1])
             if k < each - 1:
                 for _ in range(shift):
                     times(work[0], work[0], work[0], field, work[2])
                 times(work[0], work[1], work[0], field, work[2])
+        gather(work[0], rows)
         for lane in range(min(lanes, len(out) - at)):
-            empty(work[0], lane, out, at + lane)
+            out[at + lane] = rows[lane]
 
 
 @kernel

@@ -16,9 +16,9 @@ multiplication, OpenSSL's, is constant-time in the scalar.
 
 Large sets are served by the kernels of `protocols.hazmat.curve25519`, small ones by the libraries (OpenSSL,
 gmpy2, hashlib), with the same result to the bit; `prepare` says which, and `VFL_KERNELS` decides otherwise.
-Batches go through joblib: a user's `joblib.parallel_config` moves them to threads, processes or a cluster,
-together with the scalar that they need. The kernels release the GIL, so threads do for them; OpenSSL's X25519
-holds it.
+The kernels release the GIL and share the cores (`protocols.hazmat.threads`). OpenSSL's X25519 holds it; its
+batches go through joblib: a user's `joblib.parallel_config` moves them to processes or a cluster, together
+with the scalar that they need.
 
 Sources: RFC 7748 section 5 (X25519), RFC 9380 section 6.7.1 (the map).
 """
@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -37,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from protocols.hazmat import switch
+from protocols.hazmat import switch, threads
 
 try:
     from gmpy2 import divm, legendre, mpz
@@ -276,13 +277,4 @@ def _by_kernel(function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -
     """
     if len(parts) == 1:
         return function(*parts[0])
-    # Nothing is written to disk for the processes that a user's settings may ask for: ids are in it.
-    pool = Parallel(prefer="threads", max_nbytes=None)
-    return np.concatenate(pool(delayed(_checked)(function, *part) for part in parts))
-
-
-def _checked(function: Callable[..., Any], *arguments: Any) -> Any:
-    # joblib may run this on another machine, whose CPU its kernels have not been compared on.
-    if switch.prepare(switch.HUGE)[1] is None:
-        raise RuntimeError("a worker of joblib cannot run the kernels; set VFL_KERNELS=off here and there")
-    return function(*arguments)
+    return np.concatenate(threads.run([partial(function, *part) for part in parts]))

@@ -146,10 +146,12 @@ async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
     public_key = np.frombuffer(mine.public_key().public_bytes_raw(), np.uint8)
     await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key))
     other = await me.recv(peer, IdKind)
-    if other.tag != ids.tag:
+    if other.tag != ids.tag and len(ids) and other.count:  # no ids are of no type
+        fix = 'cast one side, or let both be normalised (normalise="strip")'
+        if ids.tag.count("+") != other.tag.count("+"):
+            fix = "give as many id columns at one as at the other"
         raise AlignmentError(
-            f"the ids of {me.name} are {_said(ids.tag)}, those of {peer} are {_said(other.tag)}; cast one "
-            "side, or let both be normalised"
+            f"the ids of {me.name} are {_said(ids.tag)}, those of {peer} are {_said(other.tag)}; {fix}"
         )
     # No more can match than the smaller side brings; it is still time not to show which do.
     me.guard.intersection(min(len(ids), other.count))

@@ -10,14 +10,18 @@ One party, about its own store; nothing leaves it here. `protocols.psi.unbalance
 The folder and the files are for their owner only: whoever reads an epoch can test guesses against its marks.
 Each file is written beside its place, flushed to disk and renamed, and the epoch's own last. So what a crash
 leaves, or whatever else damages a file, does not fit its digest and is read as nothing at all. There is one
-epoch with each peer: another table's begins where this one's ends.
+epoch with each peer: another table's begins where this one's ends. Processes that share a store take turns
+(not on Windows), so that none counts what another has counted over, or brings back what was deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +33,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from protocols.arrays import Array
 from protocols.errors import DataError
-from protocols.jobs import write_whole
+from protocols.jobs import unfinished, write_whole
+from protocols.wire.record import flush_folder
+
+if sys.platform != "win32":
+    import fcntl
 
 FOLDER = "unbalanced"
 
@@ -72,15 +80,28 @@ class _Kept(BaseModel):
 def save_epoch(store: Path, peer: str, epoch: Epoch) -> None:
     """Keep `epoch` in place of any other for `peer`. DataError for what the disk refuses."""
     place = _places(store, peer)
-    _prepare(store)
-    _delete([place["epoch"]])  # so that no key stands beside marks of another, even for a moment
-    write_whole(place["marks"], _bytes(epoch.marks))
-    write_whole(place["owners"], _bytes(epoch.owners))
-    save_count(store, peer, epoch)
+    with _turn(store):
+        _delete([place["epoch"]])  # so that no key stands beside marks of another, even for a moment
+        write_whole(place["marks"], _bytes(epoch.marks))
+        write_whole(place["owners"], _bytes(epoch.owners))
+        _keep(store, peer, epoch)
 
 
-def save_count(store: Path, peer: str, epoch: Epoch) -> None:
-    """Keep how many ids were asked about, durably, of an epoch whose arrays are kept already."""
+def take_up(store: Path, peer: str, m: int, goes_on: Callable[[Epoch], bool]) -> Epoch | None:
+    """The epoch that is kept for `peer`, where it `goes_on`, with m more ids asked about, which is on disk
+    then; None for another or none. DataError for what the disk refuses.
+    """
+    with _turn(store):
+        kept = load_epoch(store, peer)
+        if kept is None or not goes_on(kept):
+            return None
+        epoch = replace(kept, asked=kept.asked + m)
+        _keep(store, peer, epoch)
+        return epoch
+
+
+def _keep(store: Path, peer: str, epoch: Epoch) -> None:
+    """All but the arrays, durably."""
     kept = _Kept(
         key=epoch.key,
         salt=epoch.salt,
@@ -92,7 +113,9 @@ def save_count(store: Path, peer: str, epoch: Epoch) -> None:
         asked=epoch.asked,
     )
     content = kept.model_dump_json().encode()
-    write_whole(_places(store, peer)["epoch"], hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    place = _places(store, peer)["epoch"]
+    write_whole(place, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    flush_folder(place.parent)
 
 
 def load_epoch(store: Path, peer: str) -> Epoch | None:
@@ -114,8 +137,8 @@ def load_epoch(store: Path, peer: str) -> Epoch | None:
 
 def save_marks(store: Path, peer: str, marks: Array) -> None:
     """Keep what `peer` sent, in place of what it sent before. DataError for what the disk refuses."""
-    _prepare(store)
-    write_whole(_places(store, peer)["received"], _bytes(marks))
+    with _turn(store):
+        write_whole(_places(store, peer)["received"], _bytes(marks))
 
 
 def load_marks(store: Path, peer: str, shape: tuple[int, int], digest: bytes) -> Array | None:
@@ -124,8 +147,14 @@ def load_marks(store: Path, peer: str, shape: tuple[int, int], digest: bytes) ->
 
 
 def forget(store: Path, peer: str) -> bool:
-    """Delete all that is kept of comparisons with `peer`; whether there was anything."""
-    return _delete(_places(store, peer).values())
+    """Delete all that is kept of comparisons with `peer`, and what a killed process left of it; whether there
+    was anything. DataError for what the disk refuses.
+    """
+    if not (store / FOLDER).exists():
+        return False
+    places = _places(store, peer).values()
+    with _turn(store):
+        return _delete([*places, *map(unfinished, places)])
 
 
 def digest_of(array: Array) -> bytes:
@@ -139,12 +168,21 @@ def _places(store: Path, peer: str) -> dict[str, Path]:
     return {**own, "received": folder / f"from-{name}.marks"}
 
 
-def _prepare(store: Path) -> None:
+@contextmanager
+def _turn(store: Path) -> Iterator[None]:
+    """While it lasts, no other process writes here. Of what it makes, only the lock is beside the folder."""
     try:
         store.mkdir(parents=True, exist_ok=True, mode=0o700)
         (store / FOLDER).mkdir(exist_ok=True, mode=0o700)
+        handle = os.open(store / f"{FOLDER}-lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise DataError(f"{store / FOLDER} cannot be made: {error.strerror or error}") from None
+        raise DataError(f"{store / FOLDER} cannot be written: {error.strerror or error}") from None
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which gives the lock back
 
 
 def _bytes(array: Array) -> memoryview:

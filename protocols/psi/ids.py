@@ -131,9 +131,9 @@ class Read:
     def check(self, rules: Sequence[Rule], n: int) -> None:
         """DataError, with counts, where some of `n` are missing or empty."""
         if self.missing:
-            raise DataError(f"{self.missing} of {n} ids are missing; drop those rows or fill in their ids")
+            raise _countable(f"{self.missing} of {n} ids are missing; drop those rows or fill in their ids")
         if self.empty:
-            raise DataError(
+            raise _countable(
                 f"{self.empty} of {n} ids are empty after normalise={list(rules)}; drop those rows, or leave "
                 "out a rule"
             )
@@ -195,9 +195,9 @@ def read_values(parts: Sequence[Column], rules: Sequence[Rule]) -> Read:
 
 def repeated(repeats: int, total: int) -> DataError:
     """Of ids that should be distinct."""
-    return DataError(
-        f"{repeats} of {total} ids are duplicated; "
-        'pass duplicates="first" or aggregate before aligning; vfl.align can keep all, with "many"'
+    return _countable(
+        f'{repeats} of {total} ids are duplicated; pass duplicates="first" or aggregate before aligning; '
+        'vfl.align and vfl psi can keep all, with "many"'
     )
 
 
@@ -287,4 +287,11 @@ def tag_of(kind: pa.DataType) -> Literal["int", "str"]:
 
 
 def _unfit(got: str, fix: str) -> DataError:
-    return DataError(f"ids should be integers or text, got {got}; {fix}")
+    return _countable(f"ids should be integers or text, got {got}; {fix}")
+
+
+def _countable(said: str) -> DataError:
+    """An error of counts and types alone, in words that other parties may hear too."""
+    error = DataError(said)
+    error.told = said
+    return error

@@ -39,14 +39,14 @@ class Guessable:
         if not self.ids:
             return "it has no ids."
         possible = f"about 2^{self.bits:.0f}" if self.bits > 20 else f"about {2**self.bits:,.0f}"
-        said = f"ids of its form number {possible}"
+        said = f"{possible} ids of this form are possible"
         if not self.weak:
             return f"{said}: too many to go through."
         hit = min(1.0, self.ids / 2**self.bits)
         some = f"one guess in {1 / hit:,.0f} is" if hit < 0.5 else "most guesses are"
         return (
-            f"{said}, as of phone numbers or counters: a peer that puts guesses into its own set finds out "
-            f"of each whether it is here, and {some}. Limit how many ids a peer may bring and how often."
+            f"{said}, few as with phone numbers or counters: a peer that puts guesses into its own set finds "
+            f"out of each whether it is here, and {some}. Limit how many ids a peer may bring and how often."
         )
 
 

@@ -74,8 +74,9 @@ class StoredIds(Ids):
         return OneByOne(len(rows), read)
 
     def sample(self, most: int) -> pa.LargeBinaryArray:
-        values: pa.LargeBinaryArray = self._shelf.take(0)[0]  # a part is a random sample
-        return values.slice(0, most)
+        values: pa.LargeBinaryArray = self._shelf.take(0)[0]
+        # A part is a random sample in the table's order; the first of it are from the table's beginning.
+        return values.take(pa.array(np.arange(0, len(values), max(1, -(-len(values) // most)))))
 
     def mask(self, rows: Rows) -> Mask:
         """`rows` as a mask over the table."""

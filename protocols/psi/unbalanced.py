@@ -46,6 +46,7 @@ import hmac
 import secrets
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,15 +61,7 @@ from protocols.errors import ConfigError, ProtocolError
 from protocols.party import Party
 from protocols.psi.curve import buffers, encode_points, multiply, new_blinding, new_scalar
 from protocols.psi.ecdh import Learns, Met, as_values, blind, check, in_order, mark_width, ready, unlike
-from protocols.psi.epochs import (
-    Epoch,
-    digest_of,
-    load_epoch,
-    load_marks,
-    save_count,
-    save_epoch,
-    save_marks,
-)
+from protocols.psi.epochs import Epoch, digest_of, load_marks, save_epoch, save_marks, take_up
 from protocols.psi.ids import CanonicalIds, Rows
 from protocols.wire.message import Message, Spec
 
@@ -205,12 +198,10 @@ async def _epoch(me: Party, peer: str, ids: CanonicalIds, m: int, store: Path | 
     """The epoch of a run in which m ids are asked about: the one that is kept, or another."""
     if store is None:
         return await _begin(me, ids)
-    kept = await me.compute(load_epoch, store, peer, cost=0.0)
-    if kept is not None and await me.compute(_goes_on, kept, ids, m, cost=0.0):
-        epoch = replace(kept, asked=kept.asked + m)
-        # Before anything leaves: a run that is killed has counted.
-        await me.compute(save_count, store, peer, epoch, cost=0.0)
-        return epoch
+    # What is asked about is counted before anything leaves: a run that is killed has counted.
+    kept = await me.compute(take_up, store, peer, m, partial(_goes_on, ids=ids, m=m), cost=0.0)
+    if kept is not None:
+        return kept
     epoch = replace(await _begin(me, ids), asked=m)
     await me.compute(save_epoch, store, peer, epoch, cost=0.0)
     return epoch

@@ -245,7 +245,7 @@ class Record:
             self._add(
                 lambda i, now: HeaderRow(index=i, at=now, party=self.party, version=_release()), flush=True
             )
-            _flush_folder(self.path.parent)
+            flush_folder(self.path.parent)
         if torn:
             self._add(lambda i, now: MendedRow(index=i, at=now, cut=torn), flush=True)
 
@@ -308,7 +308,7 @@ def _ends(path: Path) -> tuple[bytes, list[bytes], int, int]:
     return first, last, start + length, size
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make a new file's name durable. Windows neither needs nor allows it."""
     if sys.platform == "win32":
         return

@@ -144,7 +144,7 @@ def test_the_commands_of_the_guide_make_a_certificate(
     monkeypatch.chdir(tmp_path)
     request, sign, show = (
         subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=30)
-        for line in re.findall(r"^openssl .*", guide, flags=re.MULTILINE)
+        for line in re.findall(r"^openssl .*", guide.replace("\\\n", ""), flags=re.MULTILINE)
     )
     assert request.returncode == 0, request.stderr
     if "copy_extensions" in sign.stderr:

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from protocols.errors import (
 )
 from protocols.federation import Federation
 from protocols.jobs import Store, release
+from protocols.progress import Report
 from protocols.talk import Talk
 from protocols.training import Settings
 from protocols.wire.reconcile import verify
@@ -327,7 +329,36 @@ def test_a_run_that_this_caller_did_not_train_cannot_be_used(bank: Connected) ->
         fitted.predict(bank)
 
 
-def test_consent_a_persons_no_and_a_caller_that_gives_up(tmp_path: Path) -> None:
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int]]]:
+    """What who watches a terminal sees of the progress of a vertical network."""
+    seen: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def bar(label: str) -> Iterator[Report]:
+        yield lambda *said: seen.append(said)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vfl.shell.bar", bar)
+        yield seen
+
+
+def test_who_watches_sees_for_whom_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "AT_ONCE", 0.05)
+    book = lay_out(tmp_path, tables(), "min_intersection = 5\n")
+    with (
+        serving(tmp_path, "telco"),
+        Federation.connect(book, "bank", tables()["bank"], patience=0.2) as bank,
+        watched(monkeypatch) as seen,
+        pytest.raises(LineError, match="^bank/fit: shop was not reached within 0.2 s: "),
+    ):
+        model(epochs=1).fit(bank, **FIT)
+    assert ("waiting until shop is reached", 0, 1) in seen and len(seen) <= 3
+
+
+def test_consent_a_persons_no_and_a_caller_that_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lay_out(tmp_path, tables(), "min_intersection = 5\n")
     config = tmp_path / "telco.toml"
     config.write_text(config.read_text().replace('consent = "grant"', 'consent = "ask"'))
@@ -346,8 +377,12 @@ def test_consent_a_persons_no_and_a_caller_that_gives_up(tmp_path: Path) -> None
     ):
         person = threading.Thread(target=say, args=("approve",))
         person.start()
-        fitted = model(epochs=1).fit(bank, **FIT)
+        with watched(monkeypatch) as seen:
+            fitted = model(epochs=1).fit(bank, **FIT)
         person.join()
+        step = "waiting until a person at telco approves"
+        assert [(done, total) for said, done, total in seen if said == step] == [(0, 1), (1, 1)]
+        assert not [said for said, *_ in seen if "shop" in said]  # where nobody has to
         assert telco.find(fitted.run_).granted == "person"  # type: ignore[union-attr]
         granted = [json.loads(row) for row in telco.ledger.read_text().splitlines() if '"grant"' in row]
         assert granted[-1]["by"] == "person" and granted[-1]["reveals"]

@@ -71,3 +71,31 @@ def test_nothing_partial_is_left(table: pa.Table, tmp_path: Path, monkeypatch: p
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         write_rows(tmp_path / "none.parquet", np.arange(3), tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("rows", [[5000], [-1], [0, 9999]])
+def test_rows_that_are_not_there_are_not_left_out(table: pa.Table, tmp_path: Path, rows: list[int]) -> None:
+    with pytest.raises(DataError, match=r"table.parquet has 5000 rows, and row \d+ is asked for; was it"):
+        write_rows(tmp_path / "table.parquet", np.array(rows), tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
+
+
+def test_a_piece_is_as_large_as_it_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text that repeats is short in a Parquet file, however long."""
+    monkeypatch.setattr(gather, "PIECE", 1 << 20)
+    many = 20_000
+    table = pd.DataFrame({"id": range(many), "text": [f"{i % 3}" * 500 for i in range(many)]})
+    table.to_parquet(tmp_path / "table.parquet", row_group_size=5000)
+    rows = np.random.default_rng(2).permutation(many)
+    written, real = [], pq.ParquetWriter.write_table
+
+    def write(writer: pq.ParquetWriter, piece: pa.Table) -> None:
+        written.append(piece.nbytes)
+        real(writer, piece)
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write)
+    write_rows(tmp_path / "table.parquet", rows, tmp_path / "out.parquet")
+    assert max(written) < 1.2 * (1 << 20)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "out.parquet"), table.iloc[rows].reset_index(drop=True)
+    )

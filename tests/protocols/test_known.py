@@ -107,8 +107,11 @@ def test_what_there_is_passes(folder: Path) -> None:
     check_names(party(folder, parameters=bounds))
 
 
-def test_a_table_that_cannot_be_read_now_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = party(folder, columns=("callls",))
+@pytest.mark.parametrize("granted", [("callls",), ("*",)])
+def test_a_table_that_cannot_be_read_now_is_logged(
+    folder: Path, caplog: pytest.LogCaptureFixture, granted: tuple[str, ...]
+) -> None:
+    config = party(folder, columns=granted)
     tables = {**config.tables, "main": config.tables["main"].model_copy(update={"path": Path("none.csv")})}
     check_names(config.model_copy(update={"tables": tables}))
     (record,) = caplog.records

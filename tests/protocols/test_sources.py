@@ -183,7 +183,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
         (f"id,age\n{CANARY},1,2\n".encode(), "cannot be read as CSV (ParserWarning)"),
         (f"id,age\n1,2\n{CANARY},1,2\n".encode(), "cannot be read as CSV (ParserError)"),
         (f'id,age\n1,"{CANARY}\n'.encode(), "cannot be read as CSV (ParserError)"),
-        (f"id,age\n{CANARY}\xe9,1\n".encode("latin-1"), "cannot be read as CSV (UnicodeDecodeError)"),
+        (f"id,age\n{CANARY}\xe9,1\n".encode("latin-1"), "is not UTF-8 text; save it as UTF-8"),
         (b"id,age,age\n1,2,3\n", "two columns are called 'age'; rename one"),
     ],
 )

@@ -134,6 +134,7 @@ def changed(party: str, ids: list[Any] | pd.Series) -> dict[str, pd.DataFrame]:
             "bank/align: no id is at every party: of 18 ids here none is; are they",
         ),
         (changed("shop", pd.Series([], dtype=str)), AlignmentError, "no id is at every party"),
+        (changed("shop", pd.Series([], dtype="int64")), AlignmentError, "no id is at every party"),
         (changed("shop", [0.5]), DataError, "shop/align: ids should be integers or text, got floats"),
         (
             {**small(20), "shop": pd.DataFrame({"custoner": ["C1"]})},
@@ -246,6 +247,17 @@ def test_many_is_the_merge_of_pandas(many: list[int], one: list[int], label_has:
     assert (counts["rows"] == counts[["matched", "lost", "duplicated"]].sum(axis=1)).all()
 
 
+@pytest.mark.parametrize(("reveal", "told"), [("all", True), ("label-party", False)])
+def test_the_report_says_whether_rows_of_each_id_were_counted(reveal: Reveal, told: bool) -> None:
+    data = tables([[1, 1, 2], [1, 2, 3]])
+    found = align(data, id="customer", label_party="bank", duplicates="many", reveal=reveal)
+    sent = "vfl.Repeats/1" in {entry.kind for entry in found.ledger}
+    said = ["how many rows each of these has" in words for words in found.report.learnt.values()]
+    assert sent == told and said == [told, told]
+    once = align(data, id="customer", label_party="bank", duplicates="first", reveal=reveal)
+    assert "how many rows" not in once.report.shows
+
+
 def test_ids_with_several_rows_at_two_parties_are_refused() -> None:
     data = tables([[1, 1, 2], [1, 1, 2]])
     with pytest.raises(AlignmentError, match="bank/align: 1 of 2 common ids have several rows at more than"):
@@ -262,6 +274,12 @@ def test_an_id_of_several_columns_agrees_in_each() -> None:
     ).tables
     assert sorted(found["bank"]["v"]) == [1, 2]
     assert found["bank"]["name"].tolist() == found["shop"]["surname"].tolist()
+    with pytest.raises(AlignmentError, match="text and text.*give as many id columns at one as at the other"):
+        align(
+            {"bank": bank, "shop": shop},
+            id={"bank": ["name", "born"], "shop": "surname"},
+            label_party="bank",
+        )
 
 
 def test_the_same_normalisation_at_all_parties_makes_one_id_of_many_forms() -> None:

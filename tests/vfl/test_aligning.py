@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from protocols import columns
 from protocols.commands.psi import app
 from protocols.connect import Connected
-from protocols.errors import ConfigError, PolicyError
+from protocols.errors import AlignmentError, ConfigError, DataError, PolicyError
+from protocols.federation import Federation
 from protocols.parts import load_part
+from protocols.programs import Seat
+from protocols.psi import buckets, stored
+from protocols.psi.choose import Protocol
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
-from vfl import VerticalNetClassifier, align
+from vfl import VerticalNetClassifier, align, aligning
 
 POLICY = "min_intersection = 5\n"
+TWO = ["--table", "a=a.csv", "--table", "b=b.csv"]
+NETWORK = ["--book", "parties.toml", "--me", "a", "--table", "a.csv", "--id", "x"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 run_cli = CliRunner().invoke
 
 
@@ -159,11 +173,65 @@ def test_a_table_that_has_changed_is_not_exported(data: dict[str, pd.DataFrame],
     assert said.exit_code == 2 and "the table has changed since it was aligned" in said.output
 
 
+def test_rows_of_a_file_that_changed_meanwhile_are_not_written(
+    data: dict[str, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = {party: data[party] for party in ("bank", "shop")}
+    book, file, out = lay_out(tmp_path, two, POLICY), tmp_path / "bank.parquet", tmp_path / "out.parquet"
+    data["bank"].to_parquet(file)
+    words = ["--book", str(book), "--me", "bank", "--table", str(file), "--id", "id", "--out", str(out)]
+    real = aligning.align_ids
+
+    def meanwhile(*args: Any) -> Any:
+        found = real(*args)
+        data["bank"].iloc[::-1].to_parquet(file, index=False)
+        return found
+
+    with serving(tmp_path, "shop"):
+        with monkeypatch.context() as patched:
+            patched.setattr(aligning, "align_ids", meanwhile)
+            said = run_cli(app, words)
+        assert said.exit_code == 2 and "bank/align: the table has changed since it was aligned" in said.output
+        assert not out.exists()
+        assert run_cli(app, words).exit_code == 0
+    expected = align(two, id="id", label_party="bank").tables["bank"]
+    pd.testing.assert_frame_equal(pd.read_parquet(out), expected.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("reveal", [["size"], ["label-party", "--label-party", "shop"]])
+def test_rows_that_will_not_be_learnt_are_refused_before_anything_leaves(
+    data: dict[str, pd.DataFrame], tmp_path: Path, kind: str, reveal: list[str]
+) -> None:
+    book = lay_out(tmp_path, {party: data[party] for party in ("bank", "shop")}, POLICY)
+    data["bank"].to_parquet(tmp_path / "bank.parquet")
+    words = ["--book", str(book), "--me", "bank", "--table", f"{tmp_path}/bank.{kind}", "--id", "id"]
+    said = run_cli(app, [*words, "--out", f"{tmp_path}/out.{kind}", "--reveal", *reveal])  # and nobody serves
+    assert said.exit_code == 2 and "bank does not learn the rows" in " ".join(said.output.split())
+
+
 def test_the_policy_bounds_an_alignment(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     book = lay_out(tmp_path, data, "min_intersection = 1000\n")
     served = serving(tmp_path, "shop", "telco")
     refused = pytest.raises(PolicyError, match="min_intersection")
     with served, Connected(book, "bank", data["bank"]) as all_, refused:
+        align(all_, id="id", label_party="bank")
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ([1, 1, 2], r"^shop/align: 1 of 3 ids are duplicated; pass duplicates=\"first\""),
+        ([1, None, 2], "^shop/align: 1 of 3 ids are missing; drop those rows"),
+    ],
+)
+def test_the_caller_hears_what_is_wrong_with_the_ids_of_another_party(
+    data: dict[str, pd.DataFrame], tmp_path: Path, ids: list[int | None], said: str
+) -> None:
+    shop = pd.DataFrame({"id": pd.array(ids, "Int64"), "visits": 1.0})
+    book = lay_out(tmp_path, {"bank": data["bank"], "shop": shop}, POLICY)
+    wrong = pytest.raises(DataError, match=said)
+    with serving(tmp_path, "shop"), Connected(book, "bank", data["bank"]) as all_, wrong:
         align(all_, id="id", label_party="bank")
 
 
@@ -191,6 +259,19 @@ def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -
         (["--me", "bank"], "--book and --me are both needed"),
         (["--table", "a=a.csv", "--table", "b=b.csv"], "give --id COLUMN, or --id PARTY=COLUMN for every"),
         (["--table", "a=a.csv", "--table", "b=b.csv", "--id", "a=x"], "give --id COLUMN"),
+        (["--table", "a=a.csv", "--table", "a=b.csv"], "--table is given twice for a"),
+        ([*TWO, "--id", "a=x"], "for every party: b has none"),
+        ([*TWO, "--id", "a=x", "--id", "bb=x"], "there is no party 'bb'; did you mean 'b'?"),
+        ([*TWO, "--id", "x,"], "--id x,: expected 1 to"),
+        ([*TWO, "--id", "x"], "a/align: a.csv: no such file"),
+        (["--table", "a=a.xlsx", "--table", "b=b.csv", "--id", "x"], "a/align: a.xlsx: expected a file that"),
+        ([*TWO, "--id", "x", "--out", f"{__file__}/x"], f"{__file__} is a file; expected a folder"),
+        ([*TWO, "--id", "x", "--out", "o", "--reveal", "size"], "nobody learns which rows are common; leave"),
+        ([*NETWORK, "--parties", "b,c"], "--parties b,c: a, which --me says this is, should be one of them"),
+        (
+            [*NETWORK, "--label-party", "b", "--reveal", "label-party", "--out", "x.csv"],
+            "a does not learn the rows",
+        ),
         (["export", "r", "--out", "x.txt"], "expected a file that ends in .csv or .parquet"),
         (["export", "r", "--out", "nowhere/x.csv"], "there is no directory"),
     ],
@@ -198,3 +279,108 @@ def test_files_in_and_files_out(data: dict[str, pd.DataFrame], tmp_path: Path) -
 def test_what_a_person_may_get_wrong_is_said(words: list[str], said: str) -> None:
     found = run_cli(app, words)
     assert found.exit_code == 2 and said in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(
+    ("reveal", "shown"),
+    [
+        ("all", ["bank 3 2 1 0", "shop 3 2 1 0"]),
+        ("label-party", ["bank 3 2 1 0", "shop 3 0"]),
+        ("size", ["bank 3 0", "shop 3 0"]),
+    ],
+)
+def test_a_party_is_shown_nothing_in_place_of_what_it_did_not_learn(
+    tmp_path: Path, reveal: str, shown: list[str]
+) -> None:
+    (tmp_path / "bank.csv").write_text("id,a\n1,1\n2,2\n3,3\n")
+    (tmp_path / "shop.csv").write_text("id,b\n2,2\n3,3\n4,4\n")
+    words = [f"--table={party}={tmp_path}/{party}.csv" for party in ("bank", "shop")]
+    said = run_cli(app, [*words, "--id", "id", "--reveal", reveal])
+    assert said.exit_code == 0, said.output
+    rows = [" ".join(line.replace("│", " ").split()) for line in said.output.splitlines()]
+    assert [row for row in rows if row.startswith(("bank ", "shop ")) and row[5].isdigit()] == shown
+
+
+def test_ids_in_a_file_are_what_they_are_at_a_party_that_serves_it(tmp_path: Path) -> None:
+    """Leading zeros stay, gaps are counted as such, and no column takes the place of another."""
+    (tmp_path / "shop.csv").write_text("visits,id\n4,007\n2,8\n")
+    shop = f"--table=shop={tmp_path}/shop.csv"
+
+    def with_bank(text: str, *more: str) -> str:
+        (tmp_path / "bank.csv").write_text(text)
+        said = run_cli(app, [f"--table=bank={tmp_path}/bank.csv", shop, "--id", "id", *more])
+        return " ".join(said.output.split())
+
+    out = tmp_path / "out"
+    assert "wrote 1 rows" in with_bank("x,id\n1,007\n2,07\n", "--out", str(out), "--format", "csv")
+    assert (out / "bank.csv").read_text() == "x,id\n1,007\n"
+    assert (out / "shop.csv").read_text() == "visits,id\n4,007\n"
+    assert "are text, those of bank are integers" in with_bank("id\n7\n8\n")
+    assert "bank/align: 1 of 2 ids are missing" in with_bank("id,x\n7,1\n,2\n")
+    assert "bank/align: 2 of 2 ids are missing" in with_bank("id,x\n,1\n,2\n")
+    assert "two columns are called 'id'" in with_bank("id,id\n7,1\n8,2\n")
+    assert "cannot be read as CSV" in with_bank("id,x\n7,1,1\n8,2,2\n")
+    (tmp_path / "bank.csv").write_bytes("id,x\nM\xfcller,1\n".encode("latin-1"))
+    said = run_cli(app, [f"--table=bank={tmp_path}/bank.csv", shop, "--id", "id"])
+    assert "is not UTF-8 text; save it as UTF-8" in " ".join(said.output.split())
+
+
+def test_where_nothing_may_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda place, mode: place != tmp_path)  # for root all may be written
+    for out, words in (("new/folder", [*TWO, "--id", "x"]), ("x.csv", NETWORK)):
+        said = run_cli(app, [*words, "--out", str(tmp_path / out)])
+        assert said.exit_code == 2 and f"may not write in {tmp_path}" in " ".join(said.output.split())
+
+
+IDS = {
+    "integers": st.integers(-(2**62), 2**62) | st.integers(-5, 20),
+    "text": st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), on_disk=st.booleans(), bucketed=st.booleans())
+def test_every_protocol_gives_the_intersection_of_pandas(
+    kind: str, monkeypatch: pytest.MonkeyPatch, data: st.DataObject, on_disk: bool, bucketed: bool
+) -> None:
+    """All protocols, with ids in memory or on disk, in one piece or in buckets, in whatever order they come,
+    and what is kept in a first run used or not in a second."""
+
+    def normal(value: object) -> str:
+        return unicodedata.normalize("NFC", str(value))
+
+    for module, name, value in (
+        *((columns, "CHUNK", 7), (stored, "PART", 5), (stored, "FROM", 0 if on_disk else 10**6)),
+        *((buckets, "BUCKET", 8), (buckets, "FROM", 1 if bucketed else 10**6)),
+    ):
+        monkeypatch.setattr(module, name, value)
+    pool = data.draw(st.lists(IDS[kind], unique_by=normal, min_size=1, max_size=40))
+    sets = {party: data.draw(st.lists(st.sampled_from(pool), unique=True)) for party in ("bank", "shop")}
+    shared = pd.Index(sets["bank"], dtype=object).intersection(pd.Index(sets["shop"], dtype=object))
+    expected = sorted(shared, key=lambda value: normal(value).encode())
+    other = {party: data.draw(st.permutations(ids)) for party, ids in sets.items()}
+    with TemporaryDirectory() as folder:
+        for protocol, own in itertools.product(PROTOCOLS, (sets, sets, other)):
+            dtype = "int64" if kind == "integers" else "str"
+            tables = {p: pd.DataFrame({"id": pd.Series(ids, dtype=dtype)}) for p, ids in own.items()}
+            found = aligned(tables, protocol, Path(folder))
+            for party, table in tables.items():
+                assert table["id"].iloc[found[party]].tolist() == expected, protocol
+
+
+def aligned(tables: dict[str, pd.DataFrame], protocol: Protocol, folder: Path) -> dict[str, Any]:
+    """The common rows of each party, which has its store in `folder`."""
+
+    def seat(party: str) -> Seat:
+        own = folder / party
+        return Seat(party, tuple(tables), tables[party], "id", scratch=own / "scratch", store=own / "store")
+
+    asked = aligning.Align(label_party="bank", protocol=protocol)
+    try:
+        run = Federation(tables).execute(aligning.program, "align", asked, seat, list(tables))
+    except AlignmentError:  # none is shared
+        return {party: np.zeros(0, np.int64) for party in tables}
+    return {party: found.rows for party, found in run.results.items()}

@@ -8,12 +8,9 @@ as they are.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
-from joblib import Parallel, effective_n_jobs, parallel_config
 
 from protocols.arrays import Array
 from protocols.costs import Cost
@@ -27,23 +24,11 @@ CHUNK = 4096  # rows of one message: the next are encrypted while these are on t
 Statistics = EncryptedArray | Array  # (rows, statistics)
 
 
-@contextmanager
-def all_cores() -> Iterator[None]:
-    """Batches of ciphertexts on as many threads as this process has cores, unless the user said otherwise."""
-    if effective_n_jobs(Parallel().n_jobs) > 1:
-        yield
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with parallel_config("threading", n_jobs=cores):
-        yield
-
-
 def seal(values: Array, bits: int, terms: int, key: Key | None) -> SealedGradients | ClearGradients:
     """Some rows' statistics (n, s), of at most 2**bits; `terms` rows in all can be summed up."""
     if key is None:
         return ClearGradients(values=values.astype(np.int32))
-    with all_cores():
-        words, head = key.encrypt(values, Fixed(limit=2**bits), terms=terms).dump()
+    words, head = key.encrypt(values, Fixed(limit=2**bits), terms=terms).dump()
     return SealedGradients(words=words, head=head)
 
 
@@ -77,10 +62,9 @@ def sum_up(
     most = int(counts.max())
     column = np.repeat(np.arange(len(counts)), counts)
     bin_ = np.arange(len(column)) - np.repeat(starts(counts)[:-1], counts) + 1
-    with all_cores():
-        found = [statistics[rows].bucket_sum(binned[:, rows].T, most + 1)[column, bin_] for rows in nodes]
-        sums = concatenated(found)
-        words, head = (sums if _blank(sums) else sums.packed()).dump()
+    found = [statistics[rows].bucket_sum(binned[:, rows].T, most + 1)[column, bin_] for rows in nodes]
+    sums = concatenated(found)
+    words, head = (sums if _blank(sums) else sums.packed()).dump()
     return SealedSums(words=words, head=head)
 
 
@@ -92,8 +76,7 @@ def open_sums(
         values = message.values
     else:
         assert key is not None
-        with all_cores():
-            values = key.decrypt(key.load(message.words, message.head))
+        values = key.decrypt(key.load(message.words, message.head))
     if values.size != np.prod(shape):
         raise ProtocolError(
             f"{message.kind} from {sender}: expected sums of {shape[0]} nodes, {shape[1]} bins and "

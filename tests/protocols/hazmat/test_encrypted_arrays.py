@@ -285,10 +285,12 @@ def test_what_an_array_declares_does_not_depend_on_its_numbers(key: Key) -> None
 
 
 @each_key
-def test_results_do_not_depend_on_the_number_of_workers(key: Key) -> None:
+def test_results_do_not_depend_on_the_number_of_workers(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     x, index = whole(300), rng.integers(0, 4, (300, 5))
+    monkeypatch.setenv("VFL_THREADS", "3")
     with parallel_config("threading", n_jobs=3):
         a = key.encrypt(x, WHOLE)
         sums = key.decrypt(a.bucket_sum(index, 4))
         assert equal(key.decrypt(a * np.full(300, -3, np.int8)), -3 * x)
+    monkeypatch.setenv("VFL_THREADS", "1")
     assert equal(sums, key.decrypt(key.encrypt(x, WHOLE).bucket_sum(index, 4)))

@@ -18,7 +18,7 @@ from llvmlite import ir
 
 from protocols.hazmat import curve_kernels, field_float, field_whole, lanes
 from protocols.hazmat.compiled import kernel
-from protocols.hazmat.lanes import COUNT, Lanes, Vec, load, mhi, mlo, store, traced
+from protocols.hazmat.lanes import COUNT, Lanes, Vec, load, mhi, mlo, store, traced, turn
 
 P = 2**255 - 19
 IFMA_CPUS = ["icelake-server", "znver4"]
@@ -152,6 +152,20 @@ def test_products_of_52_bits_here(total: list[int], a: list[int], b: list[int]) 
     out = np.zeros((2, 8), np.uint64)
     run_products(np.array(total, np.uint64), np.array(a, np.uint64), np.array(b, np.uint64), out)
     assert out.tolist() == [list(map(low, total, a, b)), list(map(high, total, a, b))]
+
+
+@kernel
+def run_turn(source: Any, start: int, stride: int, out: Any) -> None:
+    turn(source, start, stride, out, 1, out.shape[1])
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(np.uint64, COUNT["int"]), (np.float64, COUNT["float"])])
+def test_a_square_is_turned_about_its_diagonal(dtype: Any, count: int) -> None:
+    source = np.arange(20 * count, dtype=dtype).reshape(count, 20)
+    out = np.zeros((count, count + 2), dtype)
+    run_turn(source, 3, 20, out)
+    assert np.array_equal(out[:, 1:-1], source[:, 3 : 3 + count].T)
+    assert not out[:, 0].any() and not out[:, -1].any()
 
 
 def field(a: Any) -> ModuleType:

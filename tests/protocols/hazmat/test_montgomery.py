@@ -11,7 +11,6 @@ import pytest
 from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib import parallel_config
 
 from protocols.hazmat.montgomery import MOST_LIMBS, Holds, Modulus
 from protocols.hazmat.paillier.words import to_ints, to_words
@@ -89,7 +88,8 @@ def test_bucket_products(lanes: Holds, count: int, buckets: int) -> None:
     cells = m.load(words(m, x))
     wanted = [prod((a for a, b in zip(x, index, strict=True) if b == k), start=1) % n for k in range(buckets)]
     assert ints(m, m.bucket_products(cells, index, buckets)) == wanted
-    with parallel_config("threading", n_jobs=2):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", "3")
         assert ints(m, m.bucket_products(cells, index, buckets)) == wanted
 
 
@@ -104,7 +104,8 @@ def test_joined(lanes: Holds, count: int, each: int, shift: int) -> None:
     wanted = [prod((pow(a, 2 ** (shift * k), n) for k, a in enumerate(row)), start=1) % n for row in x]
     cells = m.load(words(m, [a for row in x for a in row])).reshape(count, each, m.limbs)
     assert ints(m, m.joined(cells, shift)) == wanted
-    with parallel_config("threading", n_jobs=3):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", "3")
         assert ints(m, m.joined(cells, shift)) == wanted
 
 
@@ -116,7 +117,8 @@ def test_fixed_powers(lanes: Holds) -> None:
     digits = np.random.default_rng(0).integers(0, 8, (300, 3))
     wanted = [prod(pow(b, int(d), n) for b, d in zip(bases, row, strict=True)) % n for row in digits]
     assert ints(m, m.fixed_powers(table, digits)) == wanted
-    with parallel_config("threading", n_jobs=3):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VFL_THREADS", "3")
         assert ints(m, m.fixed_powers(table, digits)) == wanted
 
 

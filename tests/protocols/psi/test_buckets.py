@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocols.arrays import Arrays
 from protocols.columns import InTable
 from protocols.errors import ConfigError, DataError, LineError
-from protocols.jobs import Kept
+from protocols.jobs import Kept, common_step
 from protocols.party import Desk, Party, run
 from protocols.psi import buckets, kkrt, stored
 from protocols.psi.buckets import capacity
@@ -198,6 +199,32 @@ def test_a_run_that_was_cut_goes_on_at_the_bucket_it_was_in(
         np.testing.assert_array_equal(again[name].rows, whole[name].rows)
     blinded = [sum(entry.kind == BlindedIds.kind for entry in book) for book in (ledger, rest)]
     assert blinded == [2 * 7, 2 * (7 - done)]
+
+
+def test_what_is_kept_of_a_run_that_was_begun_anew_is_not_gone_on_with(tmp_path: Path) -> None:
+    """The shop loses its checkpoints, so both begin anew, with other buckets. Then they are cut off again,
+    and the bank is killed before it has kept its second bucket: what it kept of the first run is no use."""
+
+    class Killed(Kept):
+        def save(self, done: int, state: Arrays) -> None:
+            if done < 2:
+                super().save(done, state)
+
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    whole, _ = play(sets)
+    kept = {name: Kept(tmp_path / name) for name in sets}
+    for bank in (kept["bank"], Killed(tmp_path / "bank")):
+        with pytest.raises(LineError):
+            play(sets, kept={**kept, "bank": bank}, faults=Plan(cut=("bank", "shop"), cut_after=11))
+        assert kept["shop"].steps == [1, 2]
+        if bank is kept["bank"]:
+            kept["shop"].drop()
+        done = common_step([one.steps for one in kept.values()])
+        for one in kept.values():
+            one.agree(done)
+    again, _ = play(sets, kept=kept)
+    for name in sets:
+        np.testing.assert_array_equal(again[name].rows, whole[name].rows)
 
 
 def test_what_is_kept_after_a_bucket_does_not_grow(tmp_path: Path) -> None:

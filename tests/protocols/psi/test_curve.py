@@ -223,6 +223,7 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     coded = curve.encode_points(KEY, values)
     blinded = curve.multiply(scalar, coded)
     monkeypatch.setattr(curve, "_BATCH", 3)
+    monkeypatch.setenv("VFL_THREADS", "2")
     with parallel_config(backend="threading", n_jobs=2):
         np.testing.assert_array_equal(curve.encode_points(KEY, values), coded)
         np.testing.assert_array_equal(curve.multiply(scalar, coded), blinded)

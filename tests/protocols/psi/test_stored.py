@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from protocols import columns
 from protocols.columns import IdColumn, InFile, InTable
 from protocols.errors import ConfigError, DataError
-from protocols.psi import stored
+from protocols.psi import risk, stored
 from protocols.psi.ids import Duplicates, canonical
 from protocols.psi.risk import guessable
 from protocols.psi.stored import StoredIds, store
@@ -105,6 +105,19 @@ def test_a_sample_tells_how_well_they_can_be_guessed(tmp_path: Path) -> None:
     assert isinstance(ids, StoredIds) and 5 < guessable(ids).bits < 20
 
 
+def test_a_sample_of_a_sorted_table_is_of_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of the first rows begin with the same digits, and so would look easier to guess."""
+    monkeypatch.setattr(stored, "PART", 3000)
+    monkeypatch.setattr(risk, "SAMPLE", 300)
+    names = pd.Series([f"{i:06d}" for i in range(0, 1_000_000, 111)])
+    here, there = guessable(canonical(names)), guessable(store(in_table(names.tolist()), tmp_path))
+    assert there.bits == pytest.approx(here.bits, abs=0.5) and here.bits > np.log2(10**6) - 0.1
+
+
+def test_no_id_has_a_sample_too(tmp_path: Path) -> None:
+    assert not len(store(in_table([], dtype="str"), tmp_path).sample(10))
+
+
 def test_a_file_is_read_as_the_table_in_it_is(tmp_path: Path) -> None:
     table = pd.DataFrame({"other": range(30), "id": [f"é{i}" for i in range(30)]})
     table.to_parquet(tmp_path / "a.parquet", row_group_size=11)
@@ -112,6 +125,24 @@ def test_a_file_is_read_as_the_table_in_it_is(tmp_path: Path) -> None:
     assert file.rows == held.rows == 30 and file.fingerprint == held.fingerprint
     assert canonical(file.whole()).values.equals(canonical(held.whole()).values)
     assert store(file, tmp_path).loaded().values.equals(canonical(table["id"]).values)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_fingerprint_is_of_the_ids_that_were_read(tmp_path: Path, on_disk: bool) -> None:
+    """A file that changes between two readings would pass for the one whose rows were aligned."""
+    before, after = pd.DataFrame({"id": range(30)}), pd.DataFrame({"id": range(30)[::-1]})
+    before.to_parquet(tmp_path / "a.parquet")
+    file = InFile(tmp_path / "a.parquet", ["id"])
+    ids = store(file, tmp_path).loaded() if on_disk else canonical(file.whole())
+    after.to_parquet(tmp_path / "a.parquet")
+    assert ids.values.equals(canonical(before["id"]).values)
+    assert file.fingerprint == InTable(before, ["id"]).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["int64", "str"])
+def test_a_file_without_rows_keeps_the_type_of_its_ids(tmp_path: Path, kind: str) -> None:
+    pd.DataFrame({"id": pd.Series([], dtype=kind)}).to_parquet(tmp_path / "a.parquet")
+    assert canonical(InFile(tmp_path / "a.parquet", ["id"]).whole()).tag == kind.removesuffix("64")
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])

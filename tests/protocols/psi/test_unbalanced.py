@@ -3,9 +3,14 @@ never a wrong result from what is kept."""
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +25,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, DataError, PartyError, ProtocolError
-from protocols.jobs import write_whole
+from protocols.jobs import unfinished, write_whole
 from protocols.party import Party
 from protocols.psi import buckets, choose, curve, epochs, unbalanced
 from protocols.psi.ecdh import IdKind, Learns, Met, agree
-from protocols.psi.epochs import digest_of, forget, load_epoch, save_count
+from protocols.psi.epochs import Epoch, digest_of, forget, load_epoch, save_epoch
 from protocols.psi.ids import canonical
 from protocols.psi.unbalanced import MOST, IdMarks, MarksOffered, PlacesFound, PointsAnswered, PointsAsked
 from protocols.wire.codec import decode
@@ -119,7 +124,7 @@ def test_an_epoch_ends_by_age(days: float, goes_on: bool, tmp_path: Path) -> Non
     play(store=tmp_path)
     epoch = load_epoch(tmp_path / "shop", "bank")
     assert epoch is not None
-    save_count(tmp_path / "shop", "bank", replace(epoch, created=epoch.created - timedelta(days=days)))
+    save_epoch(tmp_path / "shop", "bank", replace(epoch, created=epoch.created - timedelta(days=days)))
     found, tap, _ = play(store=tmp_path)
     assert right(found) and (marks_sent(tap) == 0) == goes_on
 
@@ -129,7 +134,7 @@ def test_an_epoch_ends_by_the_ids_that_were_asked_about(left: int, goes_on: bool
     play(store=tmp_path)
     epoch = load_epoch(tmp_path / "shop", "bank")
     assert epoch is not None and epoch.asked == len(SMALL)
-    save_count(tmp_path / "shop", "bank", replace(epoch, asked=MOST - left))
+    save_epoch(tmp_path / "shop", "bank", replace(epoch, asked=MOST - left))
     found, tap, _ = play(store=tmp_path)
     again = load_epoch(tmp_path / "shop", "bank")
     assert right(found) and (marks_sent(tap) == 0) == goes_on
@@ -202,9 +207,77 @@ def test_a_kill_in_the_offline_phase_leaves_nothing_that_looks_whole(
     assert right(found)
 
 
+@pytest.mark.parametrize("writes", range(4))
+def test_what_a_killed_process_left_is_deleted_at_a_word(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process leaves the file that it was writing: of an epoch, one with the key in it."""
+    done: list[Path] = []
+
+    def killed(path: Path, content: bytes, **how: Any) -> None:
+        write_whole(path, content, **how)
+        done.append(path)
+        if len(done) > writes:
+            path.rename(unfinished(path))
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(epochs, "write_whole", killed)
+    with pytest.raises(PartyError, match="RuntimeError: killed"):
+        play(store=tmp_path)
+    assert [*tmp_path.rglob(".*.new")]
+    for party, peer in (("shop", "bank"), ("bank", "shop")):
+        forget(tmp_path / party, peer)
+    assert not [*tmp_path.rglob("unbalanced/*")]
+
+
+def test_runs_at_one_time_all_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(store=tmp_path)
+    goes_on, both = unbalanced._goes_on, threading.Barrier(2)
+
+    def together(epoch: Epoch, *args: Any, **more: Any) -> bool:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # both have read the count before either writes it, unless they take turns
+        return goes_on(epoch, *args, **more)
+
+    monkeypatch.setattr(unbalanced, "_goes_on", together)
+    with ThreadPoolExecutor() as pool:
+        found = [run.result()[0] for run in [pool.submit(play, store=tmp_path) for _ in range(2)]]
+    epoch = load_epoch(tmp_path / "shop", "bank")
+    assert all(map(right, found)) and epoch is not None and epoch.asked == 3 * len(SMALL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_count_outlasts_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both the file and its name are flushed before anything leaves."""
+    play(store=tmp_path)
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.readlink(f"/proc/self/fd/{handle}")))
+    play(store=tmp_path)
+    folder = tmp_path / "shop" / "unbalanced"
+    assert flushed == [str(unfinished(folder / "for-bank.epoch")), str(folder)]
+
+
+def test_a_run_does_not_bring_back_what_is_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(store=tmp_path)
+    goes_on = unbalanced._goes_on
+    deleting = threading.Thread(target=forget, args=(tmp_path / "shop", "bank"))
+
+    def meanwhile(epoch: Epoch, *args: Any, **more: Any) -> bool:
+        deleting.start()
+        deleting.join(0.5)
+        return goes_on(epoch, *args, **more)
+
+    monkeypatch.setattr(unbalanced, "_goes_on", meanwhile)
+    assert right(play(store=tmp_path)[0])
+    deleting.join()
+    assert not [*(tmp_path / "shop" / "unbalanced").iterdir()]
+
+
 def test_a_disk_that_refuses_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "shop").write_text("a file where the folder would be")
-    with pytest.raises(DataError, match=r"^shop/psi: .*unbalanced cannot be made: "):
+    with pytest.raises(DataError, match=r"^shop/psi: .*unbalanced cannot be written: "):
         play(store=tmp_path)
 
 
