@@ -5,7 +5,8 @@ in Montgomery's form, one row a number. `lanes="int"` is for CPUs with AVX512-IF
 fuse a product and a sum (AVX2 with FMA); either gives the right numbers anywhere, if slowly.
 
 Not constant-time: powers read tables at digits of the exponent. Compiled at first use (some ten seconds) and
-kept in the user's cache. The kernels hold no GIL, and share the cores (`protocols.hazmat.threads`).
+kept in the user's cache. The kernels hold no GIL, so joblib's threads share the work where the user's
+settings say so.
 
 Sources: Montgomery 1985; Koç, Acar and Kaliski 1996 (CIOS); Gueron and Krasnov 2012 (limbs in vectors).
 """
@@ -156,12 +157,12 @@ class Modulus:
         return self._shared(len(digits), run)
 
     def _shared(self, count: int, run: Callable[[slice, Cells], None], products: int = 1) -> Cells:
-        """Rows 0 to count, in one part for each thread. products: how many a row takes, at least."""
+        """Rows 0 to count, in one part for each thread; products: how many a row takes, at least."""
         out = np.empty((count, self.limbs), self._type)
-        rounds = -(-count // self.lanes)
-        pieces = max(1, min(self._pieces(count * products), rounds))
-        edges = [min(count, rounds * k // pieces * self.lanes) for k in range(pieces + 1)]
-        parts = [slice(a, b) for a, b in pairwise(edges) if b > a]
+        vectors = -(-count // self.lanes)
+        pieces = max(1, min(self._pieces(count * products), vectors))
+        edges = [min(count, vectors * k // pieces * self.lanes) for k in range(pieces + 1)]
+        parts = [slice(a, b) for a, b in pairwise(edges)]
         threads.run([partial(run, at, out[at]) for at in parts])
         return out
 

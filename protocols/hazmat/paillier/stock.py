@@ -20,18 +20,19 @@ class Stock:
     def __init__(self, make: Callable[[int], Cells]) -> None:
         self._make = make
         self._held: list[Cells] = []
+        self._count = 0
         self._lock = Lock()  # around what is held
         self._one = Lock()  # one thread fills at a time
         self._owner = os.getpid()
 
     def __len__(self) -> int:
-        return sum(len(batch) for batch in self._held)
+        return self._count
 
     def take(self, count: int) -> Cells:
         """`count` obfuscators: what is in stock, and the rest made now."""
         with self._lock:
             if self._owner != os.getpid():  # after a fork both processes would use the same ones
-                self._held, self._owner = [], os.getpid()
+                self._held, self._count, self._owner = [], 0, os.getpid()
             taken: list[Cells] = []
             missing = count
             while self._held and missing:
@@ -41,6 +42,7 @@ class Stock:
                     self._held.append(rest)
                 taken.append(batch)
                 missing -= len(batch)
+            self._count -= count - missing
         if missing:
             taken.append(self._make(missing))
         return np.concatenate(taken) if taken else self._make(0)
@@ -59,6 +61,7 @@ class Stock:
                     batch = self._make(min(_BATCH, room))
                     with self._lock:
                         self._held.append(batch)
+                        self._count += len(batch)
 
         Thread(target=fill, name="obfuscators", daemon=True).start()
         try:
