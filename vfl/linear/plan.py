@@ -144,7 +144,9 @@ class Answers:
     weights: Array = field(repr=False)  # (n,) float64, of mean 1 in training
     training: int
     loss: Loss
-    unit: float  # of residuals, for `tol`
+    unit: (
+        float  # of gradients, for `tol`: about the second derivative by a score, of that preconditioned with
+    )
     classes: Classes | None
     scaler: Scaler | None
 
@@ -172,7 +174,7 @@ def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers
         used, loss = weights[:training] > 0, LOSSES[loss_name(plan, y.shape[1])]
         if not _all_occur(y[:training][used]):
             raise DataError("rows of at least one class all have sample_weight 0")
-        return Answers(y, weights, training, loss, 1.0, classes, None)
+        return Answers(y, weights, training, loss, _rareness(y[:training], weights[:training]), classes, None)
     y = features(values.to_frame())
     if plan.family == "linear":
         scaler = Scaler.fit(y[:training])
@@ -182,7 +184,7 @@ def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers
             f"of {len(y)} targets {int((y < 0).sum())} are negative and {int((y > 0).sum())} above 0; a "
             "Poisson model needs none of the first, and some of the second"
         )
-    unit = max(1.0, float((weights[:training, None] * y[:training]).mean()))
+    unit = float((weights[:training, None] * y[:training]).mean())
     return Answers(y, weights, training, LOSSES["poisson"], unit, None, None)
 
 
@@ -216,3 +218,9 @@ def _one_hot(values: pd.Series, training: int) -> tuple[Array, Classes]:
 def _all_occur(y: Array) -> bool:
     shares = y.mean(axis=0) if len(y) else np.zeros(y.shape[1])
     return bool((shares > 0).all() and (shares < 1).all())
+def _rareness(y: Array, weights: Array) -> float:
+    """How much less the loss curves than it would if all classes were as frequent, at most 1."""
+    shares = (weights[:, None] * y).mean(axis=0)
+    return float(min(1.0, (4 * shares * (1 - shares)).min()))
+
+
