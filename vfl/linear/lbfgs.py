@@ -126,14 +126,17 @@ class _Leading:
         coefficients, step = np.zeros(len(gram)), 0.0
         if not self.converged:
             coefficients = direction(gram)
-            step = self._advance(coefficients, penalty)
+            step = self._advance(coefficients, penalty, float(gram[0] @ coefficients))
             self.converged = step == 0.0  # nothing falls any more, as far as floats can tell
         self.more = not self.converged and not last
         best, restore = self._judge() if self.side.plan.early_stopping else (False, False)
         return Move(coefficients=coefficients, step=step, more=self.more, best=best, restore=restore)
 
-    def _advance(self, coefficients: Array, penalty: Array) -> float:
-        """Go along a direction as far as the objective falls; how far. penalty: l2 times inner products."""
+    def _advance(self, coefficients: Array, penalty: Array, first: float) -> float:
+        """Go along a direction as far as the objective falls; how far.
+
+        penalty: l2 times inner products. first: the slope at the start, of the gradients themselves.
+        """
         a, rows = self.side.answers, self._training
         point, along = self.scores.point[rows], self.scores.combined(coefficients)[rows]
         linear = float(penalty[0, 1:] @ coefficients)
@@ -145,7 +148,11 @@ class _Leading:
                 of_loss = (a.weights[rows, None] * residual * along).sum() / len(along)
             return float(of_loss) + linear + t * square
 
-        step = line_search(slope)
+        if -first <= np.finfo(np.float64).eps * abs(self.losses[-1]):
+            return 0.0  # a loss so much lower is the same float
+        # Scores are multiples of 2^-44, so near the optimum their slope is off by more than is left of it.
+        off = slope(0.0) - first
+        step = line_search(lambda t: slope(t) - off)
         if step:
             self.block.span.move(coefficients, step)
             self.scores.move(coefficients, step)
