@@ -195,7 +195,7 @@ async def predict_label(
             came = await at.gather(PartialScores, of=head.parties)
             cost = 2.0 * len(rows) * fitted.coef.size
             own = await at.compute(fitted, table.x[rows], cost=cost)
-            others = total([message.scores for message in came.values()], (len(rows), outputs))
+            others = total({peer: said.scores for peer, said in came.items()}, (len(rows), outputs))
             done.append(own + others + head.intercept)
     return np.concatenate(done), aligned
 

@@ -32,7 +32,7 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
                 await Sealer(side.key, ints, run.scale.exponent).serve(at, side.peers)
                 await at.compute(run.own_gradient, ints, cost=run.cost)
                 inner = await at.gather(InnerProducts, of=side.peers)
-                scores = await _scores(at, side)
+                scores = await _scores(at, side, run.scale.exponent)
                 last = i + 1 == side.plan.max_iter
                 move = await at.compute(run.choose, [*inner.values()], scores, last, cost=20 * run.cost)
                 await at.broadcast(move, to=side.peers)
@@ -66,7 +66,8 @@ async def follow(me: Party, side: FeatureSide) -> Array:
                     penalty=products(block.penalty_basis()),
                 )
                 await at.send(side.label_party, inner)
-                await _tell(at, side, block.span.gradient, block, cost)
+                # Scores of a gradient are about as large as residuals, which those of counts may be.
+                await _tell(at, side, block.span.gradient, block, cost, sums.exponent)
                 run.move(await at.recv(side.label_party, Move))
             me.checkpoint(i + 1, run.state)
             if not run.more:
@@ -74,15 +75,18 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     return block.coef
 
 
-async def _scores(at: Coordinator, side: LabelSide) -> Array:
+async def _scores(at: Coordinator, side: LabelSide, exponent: int = 0) -> Array:
     """The sum of the feature parties' scores for all rows."""
     came = await at.gather(PartialScores, of=side.peers)
-    return total([message.scores for message in came.values()], side.shape)
+    return total({peer: said.scores for peer, said in came.items()}, side.shape, exponent)
 
 
-async def _tell(at: Party, side: FeatureSide, vector: Array, block: Block, cost: float) -> None:
+async def _tell(
+    at: Party, side: FeatureSide, vector: Array, block: Block, cost: float, exponent: int = 0
+) -> None:
     scores = await at.compute(block.scores, vector, cost=cost)
-    await at.send(side.label_party, PartialScores(scores=await at.compute(side.masks, scores, cost=cost)))
+    masked = await at.compute(side.masks, scores, exponent, cost=cost)
+    await at.send(side.label_party, PartialScores(scores=masked))
 
 
 class _Leading:

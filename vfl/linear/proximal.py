@@ -185,7 +185,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
 async def _told(at: Coordinator, side: LabelSide) -> Array:
     """The sum of the feature parties' scores for all rows."""
     came = await at.gather(PartialScores, of=side.peers)
-    return total([message.scores for message in came.values()], side.shape)
+    return total({peer: said.scores for peer, said in came.items()}, side.shape)
 
 
 class _Leading:

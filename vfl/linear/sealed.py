@@ -156,6 +156,12 @@ class Sums:
         for part in chunks(len(self._ints)):
             with self._key.filling(self._ints.shape[1] * self._outputs):
                 sealed = await at.recv(owner, SealedResiduals)
+    @property
+    def exponent(self) -> int:
+        """Of the power of two that the residuals' owner has told."""
+        assert self._exponent is not None
+        return self._exponent
+
             await at.compute(self.add, sealed, part, cost=self.adding(part))
         await at.send(owner, await at.compute(self.masked, cost=self.refreshing))
         return self.opened(await at.recv(owner, OpenedGradient))
@@ -195,8 +201,7 @@ class Sums:
             ints.append(found - whole if found >= whole // 2 else found)
         if ints and max(map(abs, ints)) > rows << (BITS + RESIDUAL):
             raise ProtocolError(f"{message.kind} holds sums that such residuals cannot have")
-        assert self._exponent is not None
-        sums = np.ldexp(np.array(ints, np.float64), self._exponent - RESIDUAL - BITS)
+        sums = np.ldexp(np.array(ints, np.float64), self.exponent - RESIDUAL - BITS)
         return sums.reshape(-1, self._outputs) * self._limits[:, None]
 
     def adding(self, part: slice) -> Cost:

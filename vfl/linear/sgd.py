@@ -140,7 +140,7 @@ async def _scores(at: Coordinator, side: LabelSide, descent: Descent, rows: Arra
     """All parties' scores of `rows`, (b, outputs)."""
     own = await at.compute(descent.scores, rows, cost=2.0 * side.columns.values[rows].size)
     came = await at.gather(PartialScores, of=side.peers)
-    return own + total([message.scores for message in came.values()], own.shape)
+    return own + total({peer: said.scores for peer, said in came.items()}, own.shape)
 
 
 async def _exact(at: Coordinator, side: LabelSide, run: _Leading, rows: Array) -> Array:

@@ -143,9 +143,7 @@ def test_masks_cancel_in_the_sum_and_hide_its_parts(count: int) -> None:
     for _ in range(2):  # both ends go on in one stream
         scores = {party: rng.normal(size=(500, 2)) for party in parties}
         said = {party: own[party](scores[party]) for party in parties}
-        np.testing.assert_allclose(
-            total([*said.values()], (500, 2)), sum(scores.values()), atol=count * 2.0**-FRACTION
-        )
+        np.testing.assert_allclose(total(said, (500, 2)), sum(scores.values()), atol=count * 2.0**-FRACTION)
         for party in parties if count > 1 else ():
             # Uniform over 64 bits: half of the signs, and nothing of the score.
             high = said[party] / 2.0**63
@@ -158,5 +156,14 @@ def test_scores_that_no_training_gives_are_refused() -> None:
     for wrong in (np.nan, np.inf, 1e6):
         with pytest.raises(DataError, match="training diverged: scores should be below 262144"):
             own(np.array([[wrong]]))
-    with pytest.raises(ProtocolError, match=r"should have shape \[2, 1\], got \[1, 1\]"):
-        total([np.zeros((1, 1), np.int64)], (2, 1))
+    with pytest.raises(ProtocolError, match=r"scores from shop should have shape \[2, 1\], got \[1, 1\]"):
+        total({"shop": np.zeros((1, 1), np.int64)}, (2, 1))
+
+
+def test_large_scores_have_a_unit_of_their_own() -> None:
+    own = masks(["shop", "telco"])
+    scores = {"shop": np.array([[1e9], [-3.0]]), "telco": np.array([[-2e9], [5.0]])}
+    said = {party: own[party](z, 20) for party, z in scores.items()}
+    np.testing.assert_allclose(total(said, (2, 1), 20), [[-1e9], [2.0]], atol=2.0 ** (20 - FRACTION))
+    with pytest.raises(DataError, match="scores should be below 137438953472"):
+        own["shop"](np.array([[2e11]]), 20)
