@@ -88,10 +88,13 @@ def _coordinates(x: Columns, l2: Array, curvature: float) -> tuple[Array, Array]
         return np.eye(x.count), np.eye(x.count)
     used = x.values[: x.training]
     own = curvature * (used.T @ used) / len(used)
-    sizes, axes = np.linalg.eigh(own + np.diag(DAMPING * np.diag(own) + l2))
-    # Columns that add nothing to others would have no bound.
+    damped = own + np.diag(DAMPING * np.diag(own) + l2)
+    # In units of their own first: of columns as they are, small ones would be lost beside large ones.
+    units = np.sqrt(np.where(np.diag(damped) > 0, np.diag(damped), 1.0))
+    sizes, axes = np.linalg.eigh(damped / units / units[:, None])
+    # Columns of zeros would have no bound.
     roots = np.sqrt(np.maximum(sizes, 1e-9 * sizes.max(initial=1e-300)))
-    return axes / roots, (axes * roots).T
+    return axes / roots / units[:, None], (axes * roots).T * units
 
 
 def check_columns(x: Array, names: list[str]) -> None:
