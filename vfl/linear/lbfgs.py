@@ -182,6 +182,7 @@ class _Leading:
         held = self.block.span.arrays("block") | self.scores.arrays("scores")
         flags = np.array([self.scale.exponent, self.more, self.converged], np.int64)
         held |= {"flags": flags, "losses": np.array(self.losses), "best": np.array(self._best)}
+        self.converged = self.converged or self.patience.over
         return Arrays(held | {"patience": self.patience.array()})
 
     def restore(self, state: Arrays) -> None:

@@ -256,6 +256,7 @@ class _Leading:
         held = {"numbers": numbers, "losses": np.array(self.losses), "patience": self.patience.array()}
         return Arrays(self.owner.state() | held | {"here": self._here, "there": self._ahead})
 
+                self.converged = self.converged or self.patience.over
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns."""
         self.owner.restore(state)

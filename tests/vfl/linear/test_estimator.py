@@ -214,7 +214,7 @@ def test_one_feature_partys_scores_are_its_own_numbers(data: Data, carried: list
     np.testing.assert_allclose(message.scores / 2.0**FRACTION, own, atol=1e-12)
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "batch_size": 144}])
+@pytest.mark.parametrize("settings", [{}, {"l1": 1e-9}, {"solver": "sgd", "batch_size": 144}])
 def test_early_stopping_goes_back_to_the_best(settings: dict[str, Any]) -> None:
     rng = np.random.default_rng(5)
     noise = pd.DataFrame(rng.normal(size=(240, 18)), columns=[f"n{i}" for i in range(18)])
@@ -225,7 +225,7 @@ def test_early_stopping_goes_back_to_the_best(settings: dict[str, Any]) -> None:
     }
     how = {"l2": 0.0, "early_stopping": True, "validation_fraction": 0.4, "n_iter_no_change": 3}
     model = classifier(**how, **settings, max_iter=60, learning_rate=0.5).fit(data, **FIT)
-    assert 3 < model.n_iter_ < 60
+    assert 3 < model.n_iter_ < 60 and model.converged_
     fewer = classifier(**how, **settings, max_iter=model.n_iter_ - 3, learning_rate=0.5).fit(data, **FIT)
     for party in data:
         np.testing.assert_array_equal(model.coef_[party], fewer.coef_[party])
