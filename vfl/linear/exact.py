@@ -102,7 +102,6 @@ async def label_party(
         steps=solved.steps,
         converged=solved.converged,
         losses=solved.losses,
-        parties=tuple(peers),
     )
     return fitted, head, aligned
 
@@ -183,16 +182,17 @@ async def predict_label(
     head: Head,
     protocol: choose.Protocol = "auto",
     *,
+    peers: Sequence[str],
     may_be_empty: bool,
 ) -> tuple[Array, Aligned]:
     """Align, then the scores (k, outputs) float64 of the common rows, in their order."""
     async with me.within("align") as at:
-        aligned = await align_label(at, head.parties, table.ids, protocol=protocol, may_be_empty=may_be_empty)
+        aligned = await align_label(at, peers, table.ids, protocol=protocol, may_be_empty=may_be_empty)
     outputs = len(head.intercept)
     done = [np.zeros((0, outputs))]
     async with me.within("predict") as at:
         for rows in _chunks(aligned.rows):
-            came = await at.gather(PartialScores, of=head.parties)
+            came = await at.gather(PartialScores, of=peers)
             cost = 2.0 * len(rows) * fitted.coef.size
             own = await at.compute(fitted, table.x[rows], cost=cost)
             others = total({peer: said.scores for peer, said in came.items()}, (len(rows), outputs))

@@ -90,7 +90,6 @@ class Head:
     steps: int  # iterations or epochs
     converged: bool
     losses: list[float]  # the objective before each step and, where it is known, after the last
-    parties: tuple[str, ...]  # feature parties
 
 
 def standardised(scaler: Scaler, x: Array) -> Array:
