@@ -21,11 +21,15 @@ Who learns what:
   columns each has. Not the coefficients.
 - A feature party learns the gradient of its own columns over every batch, exactly. From a batch with no more
   rows than columns the residuals follow, and so the labels: batches of fewer than 10 rows a column are
-  refused, by the feature party itself. Many batches of few rows are as many equations; see the guide.
-- A feature party learns how steps combine and how far they go (`Move`), and the order of rows.
-- Feature parties learn of each other nothing.
+  refused, by the feature party itself and by the label party, for which rows of weight 0 do not count. Many
+  batches of few rows are as many equations; see the guide.
+- A feature party learns how steps combine and how far they go (`Move`), and the order of rows: a few numbers
+  a step, which depend on everybody's columns. Of each other feature parties learn nothing besides.
+- Predicting shows the label party the same sums, and takes exactly the parties of the training: of fewer
+  feature parties each would have less to hide in.
 
-Semi-honest parties. Feature parties that collude with the label party uncover another one's scores.
+Semi-honest parties. All feature parties but one, if they collude with the label party, uncover that one's
+scores.
 Sources: Hardy et al. 2017; Yang et al. 2019 (quasi-Newton vertical logistic regression); `vfl.linear.search`.
 """
 
@@ -84,7 +88,8 @@ async def label_party(
         held_out = _held_out(me, len(aligned.rows), plan)
         known = answers(target, aligned.rows, held_out, plan)
         x, hidden_too = table.x[aligned.rows], plan.security == "hidden"
-        scaler, own = prepared(x, table.names, held_out, plan, learns_gradient=hidden_too)
+        learns = len(table.names) + 1 if hidden_too else 0  # the intercept's, too
+        scaler, own = prepared(x, table.names, held_out, plan, learns=learns)
         columns = Columns.of(np.column_stack([own.values, np.ones(len(own.values))]), own.training)
         begun = _label_start(start, scaler, known)
     key = await me.compute(new_key, plan, cost=1e9)
@@ -120,7 +125,7 @@ async def feature_party(
             raise ProtocolError(f"{said.kind}: rows held out should be different ones of the common rows")
         held_out = said.held_out.astype(np.int64)
         x = table.x[aligned.rows]
-        scaler, columns = prepared(x, table.names, held_out, plan, learns_gradient=True)
+        scaler, columns = prepared(x, table.names, held_out, plan, learns=len(table.names))
         key = plan.keys.key_from_bytes(said.key)
         masks = await agree(at, everybody)
         mesh = None

@@ -29,7 +29,8 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
                 ints = await at.compute(run.residuals, cost=run.cost)
-                await Sealer(side.key, ints, run.scale.exponent).serve(at, side.peers)
+                sealer = Sealer(side.key, ints, run.scale.exponent, side.counted(slice(0, len(ints))))
+                await sealer.serve(at, side.peers)
                 await at.compute(run.own_gradient, ints, cost=run.cost)
                 inner = await at.gather(InnerProducts, of=side.peers)
                 scores = await _scores(at, side, run.scale.exponent)

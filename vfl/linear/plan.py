@@ -98,19 +98,19 @@ def standardised(scaler: Scaler, x: Array) -> Array:
 
 
 def prepared(
-    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns_gradient: bool
+    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns: int
 ) -> tuple[Scaler, Columns]:
     """The common rows `x` (n, d) as an owner computes with them.
 
-    learns_gradient: whether this owner learns that of residuals which are not its own. Raises DataError for
-    columns without values to learn from, and for batches so small that it could find out residuals.
+    learns: of how many columns this owner learns the gradient of residuals that are not its own. Raises
+    DataError for columns without values to learn from, and for batches so small that it could find out
+    residuals.
     """
     order, training = split(len(x), held_out)
     used = x[order[:training]]
     if names:
         check_columns(used, names)
-    if learns_gradient:
-        check_rows(smallest_batch(training, plan), len(names))
+    check_rows(smallest_batch(training, plan), learns)
     plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
     scaler = Scaler.fit(used) if plan.standardise else plain
     return scaler, Columns.of(standardised(scaler, x[order]), training)

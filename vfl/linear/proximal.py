@@ -213,7 +213,7 @@ class _Leading:
             summed = await side.mesh.gradient(at, x, rows, shares(side)(z[rows], rows), self.scale)
         else:
             ints = side.residuals(self._ahead[rows], rows, self.scale)
-            await Sealer(side.key, ints, self.scale.exponent).serve(at, side.peers)
+            await Sealer(side.key, ints, self.scale.exponent, side.counted(rows)).serve(at, side.peers)
             summed = await at.compute(np.matmul, x.values[rows].T, self.scale.value(ints), cost=self._cost)
         self.owner.gradient = summed / x.training
 

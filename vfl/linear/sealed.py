@@ -32,7 +32,7 @@ from protocols.hazmat.paillier.array import Key
 from protocols.hazmat.paillier.words import to_ints, to_words, word_count
 from protocols.party import Coordinator, Party
 from protocols.wire.message import Message, Spec
-from vfl.linear.block import BITS, Columns
+from vfl.linear.block import BITS, Columns, check_rows
 
 RESIDUAL = 40  # bits
 HIDING = 64  # bits of a mask beyond those of what it hides
@@ -105,9 +105,9 @@ def priced(key: Key, **operations: int) -> Cost:
 class Sealer:
     """The key's owner's end of one gradient: of all receivers at once, if there are several."""
 
-    def __init__(self, key: Key, ints: Array, exponent: int) -> None:
-        """ints: (rows, outputs) float64 as of `Scale.round`."""
-        self._key, self._ints, self._exponent = key, ints, exponent
+    def __init__(self, key: Key, ints: Array, exponent: int, counted: int) -> None:
+        """ints: (rows, outputs) float64 as of `Scale.round`. counted: how many rows have a weight above 0."""
+        self._key, self._ints, self._exponent, self._counted = key, ints, exponent, counted
         # Room for the sum and a mask: see `Sums.masked`.
         self._terms = max(len(ints), 1) << (HIDING + 2)
 
@@ -118,11 +118,16 @@ class Sealer:
         return SealedResiduals(words=words, header=header, exponent=self._exponent)
 
     def open(self, masked: MaskedGradient) -> OpenedGradient:
-        """What came back, decrypted. ProtocolError if it is not of this gradient."""
+        """What came back, decrypted.
+
+        Raises ProtocolError if it is not of this gradient, DataError if it is of so many columns that the
+        residuals could be found out from it: who owns them does not leave that to who asks.
+        """
         found = self._key.load(masked.words, _header(masked.header))
         rows, outputs = self._ints.shape
         if len(found.shape) != 2 or found.shape[1] != outputs:
             raise ProtocolError(f"{masked.kind} should be (columns, {outputs}), got {list(found.shape)}")
+        check_rows(self._counted, found.shape[0])
         width = _width(rows)
         plain = self._key.decrypt(found).ravel().tolist()
         words = to_words([int(value) % 2 ** (64 * width) for value in plain], width)

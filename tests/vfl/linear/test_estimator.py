@@ -232,6 +232,14 @@ def test_early_stopping_goes_back_to_the_best(settings: dict[str, Any]) -> None:
     assert model.intercept_ == fewer.intercept_
 
 
+def test_the_loss_of_an_epoch_is_its_rows_by_their_weights(data: Data) -> None:
+    weights = np.random.default_rng(0).permutation(np.repeat([0.0, 1.0, 50.0], [100, 70, 20]))
+    how = {"solver": "sgd", "learning_rate": 1e-12, "max_iter": 1}
+    parts = classifier(**how, batch_size=57).fit(data, **FIT, sample_weight=weights)
+    whole = classifier(**how, batch_size=1000).fit(data, **FIT, sample_weight=weights)
+    assert parts.loss_curve_ == pytest.approx(whole.loss_curve_, rel=1e-9)
+
+
 def test_a_warm_start_goes_on(data: Data) -> None:
     cold = classifier(tol=1e-8).fit(data, **FIT)
     warm = classifier(tol=1e-8, warm_start=True).fit(data, **FIT)
@@ -414,7 +422,7 @@ def test_what_hidden_scores_do_not_allow_is_refused(data: Data) -> None:
         VerticalPoissonRegressor(security="hidden").fit(data, **FIT)
     few = {party: t.sort_values("id").iloc[:27] for party, t in data.items()}
     wide = {**few, "bank": few["bank"].assign(x=few["bank"]["a"] ** 2, z=few["bank"]["b"] ** 3)}
-    with pytest.raises(DataError, match="bank/setup: a batch of .* rows is too small for 4 columns"):
+    with pytest.raises(DataError, match="bank/setup: a batch of .* rows is too small for 5 columns"):
         hidden.fit(wide, **FIT)
 
 

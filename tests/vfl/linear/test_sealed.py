@@ -23,6 +23,8 @@ from vfl.linear.masks import FRACTION, Masks, agree, total
 from vfl.linear.sealed import RESIDUAL, MaskedGradient, OpenedGradient, Scale, Sealer, Sums, chunks
 
 
+ENOUGH = 1000  # rows, for any number of columns here
+
 @cache
 def key(plain: bool) -> Key:
     return Plain().new_key() if plain else SMALL.new_key()
@@ -34,7 +36,7 @@ def sealed(own: Key, x: Columns, r: Array, taken: Key | None = None) -> tuple[Ar
     ints = scale.round(r)
 
     async def bank(me: Coordinator) -> None:
-        await Sealer(own, ints, scale.exponent).serve(me, ["shop"])
+        await Sealer(own, ints, scale.exponent, ENOUGH).serve(me, ["shop"])
 
     async def shop(me: Coordinator) -> Array:
         return await Sums(taken or own.public(), x, slice(0, len(r)), r.shape[1]).ask(me, "bank")
@@ -72,7 +74,7 @@ def test_a_gradient_is_the_exact_sum(
 def test_a_mask_is_wide_and_new_for_every_sum() -> None:
     x = Columns.of(np.ones((50, 3)), 50)
     ints = Scale().round(np.full((50, 1), 0.5))
-    sealer, hidden = Sealer(key(False), ints, 0), []
+    sealer, hidden = Sealer(key(False), ints, 0, ENOUGH), []
     for _ in range(2):
         sums = Sums(key(False).public(), x, slice(0, 50), 1)
         for part in chunks(50):
@@ -104,7 +106,7 @@ def test_another_key_is_refused() -> None:
 
 def test_what_cannot_be_a_gradient_is_refused() -> None:
     x = Columns.of(np.ones((20, 2)), 20)
-    sealer, sums = Sealer(key(True), np.ones((20, 1)), 0), Sums(key(True).public(), x, slice(0, 20), 1)
+    sealer, sums = Sealer(key(True), np.ones((20, 1)), 0, 20), Sums(key(True).public(), x, slice(0, 20), 1)
     with pytest.raises(ProtocolError, match=r"should be \[20, 1\], got \[9, 1\]"):
         sums.add(sealer.seal(slice(0, 9)), slice(0, 20))
     sums.add(sealer.seal(slice(0, 20)), slice(0, 20))
@@ -121,6 +123,10 @@ def test_what_cannot_be_a_gradient_is_refused() -> None:
     with pytest.raises(ProtocolError, match=r"should be \(columns, 1\), got \[2, 3\]"):
         sealer.open(MaskedGradient(words=words, header=header))
     with pytest.raises(DataError, match="residuals are not finite"):
+    three = key(True).encrypt(np.ones((3, 1)), sealer_range(), terms=1)
+    words, header = three.dump()
+    with pytest.raises(DataError, match="a batch of 20 rows is too small for 3 columns"):
+        sealer.open(MaskedGradient(words=words, header=header))
         Scale().round(np.array([[np.inf]]))
 
 
