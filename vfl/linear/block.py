@@ -18,7 +18,7 @@ import numpy as np
 
 from protocols.arrays import Array
 from protocols.errors import DataError
-from vfl.linear.search import Span
+from vfl.linear.search import Span, products
 
 BITS = 24  # of a column's largest value
 DAMPING = 0.3
@@ -73,9 +73,13 @@ class Block:
         """The second derivative times `vector` in the span's coordinates; `summed`: c X^T of its scores."""
         return np.asarray(self._to.T @ (summed / rows + self._l2 * self._penalised * (self._to @ vector)))
 
-    def penalty_basis(self) -> list[Array]:
-        """The coefficients that l2 is about: their values, and the basis in their coordinates."""
-        return [self._penalised * (self._to @ v) for v in (self.span.point, *self.span.basis)]
+    def penalty(self) -> Array:
+        """l2 times the inner products of the coefficients that it is about and of the basis, (b + 1, b + 1).
+
+        So nothing of them where it is 0.
+        """
+        vectors = (self.span.point, *self.span.basis)
+        return self._l2 * products([self._penalised * (self._to @ v) for v in vectors])
 
     def scores(self, vector: Array) -> Array:
         """The scores (n, outputs) that all rows get of a `vector` in the span's coordinates."""

@@ -60,8 +60,10 @@ from vfl.linear.plan import (
     Table,
     Target,
     answers,
+    held_out_count,
     loss_name,
     prepared,
+    smallest_batch,
 )
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.words import LinearStart, PartialScores
@@ -83,9 +85,9 @@ async def label_party(
     """
     async with me.within("align") as at:
         aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
-    me.guard.group(len(aligned.rows))
     with marked(me.name, "setup"):
         held_out = _held_out(me, len(aligned.rows), plan)
+        me.guard.group(smallest_batch(len(aligned.rows) - len(held_out), plan))
         known = answers(target, aligned.rows, held_out, plan)
         x, hidden_too = table.x[aligned.rows], plan.security == "hidden"
         learns = len(table.names) + 1 if hidden_too else 0  # the intercept's, too
@@ -118,12 +120,10 @@ async def feature_party(
     everybody = feature_parties(me, label_party)
     async with me.within("align") as at:
         aligned = await align_feature(at, label_party, everybody, table.ids, protocol=plan.protocol)
-    me.guard.group(len(aligned.rows))
     async with me.within("setup") as at:
         said = await at.recv(label_party, LinearStart)
-        if len(np.unique(said.held_out)) != len(said.held_out) or (said.held_out >= len(aligned.rows)).any():
-            raise ProtocolError(f"{said.kind}: rows held out should be different ones of the common rows")
-        held_out = said.held_out.astype(np.int64)
+        held_out = _checked(said, len(aligned.rows), plan)
+        at.guard.group(smallest_batch(len(aligned.rows) - len(held_out), plan))
         x = table.x[aligned.rows]
         scaler, columns = prepared(x, table.names, held_out, plan, learns=len(table.names))
         key = plan.keys.key_from_bytes(said.key)
@@ -182,12 +182,12 @@ async def predict_feature(
 
 async def predict_label(
     me: Coordinator,
+    peers: Sequence[str],
     table: Table,
     fitted: Linear,
     head: Head,
     protocol: choose.Protocol = "auto",
     *,
-    peers: Sequence[str],
     may_be_empty: bool,
 ) -> tuple[Array, Aligned]:
     """Align, then the scores (k, outputs) float64 of the common rows, in their order."""
@@ -226,10 +226,25 @@ def _chunks(rows: Array) -> Iterator[Array]:
 
 def _held_out(me: Party, rows: int, plan: Plan) -> Array:
     """Which common rows are for validation, ascending."""
-    if not plan.early_stopping:
-        return np.zeros(0, np.int64)
-    count = min(max(1, round(plan.validation_fraction * rows)), rows - 1)
-    return np.sort(me.rng("validation").permutation(rows)[:count])
+    count = held_out_count(rows, plan)
+    return np.sort(me.rng("validation").permutation(rows)[:count]) if count else np.zeros(0, np.int64)
+
+
+def _checked(said: LinearStart, rows: int, plan: Plan) -> Array:
+    """Which common rows are held out. ProtocolError for a start that the plan does not lead to."""
+    held_out = said.held_out.astype(np.int64)
+    expected = held_out_count(rows, plan)
+    if len(held_out) != expected or len(np.unique(held_out)) != expected or (held_out >= rows).any():
+        raise ProtocolError(
+            f"{said.kind}: expected {expected} different ones of {rows} common rows to be held out, got "
+            f"{len(held_out)}, or the same twice, or others"
+        )
+    most = rows if plan.family == "logistic" and plan.security != "hidden" else 1
+    if said.outputs == 2 or said.outputs > most:  # two classes have one output
+        raise ProtocolError(
+            f"{said.kind}: {said.outputs} outputs are none that such a model of {rows} rows has"
+        )
+    return held_out
 
 
 def _label_start(start: tuple[Linear, Head] | None, scaler: Scaler, known: Answers) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from protocols.arrays import Array, Arrays
@@ -35,7 +37,7 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
                 inner = await at.gather(InnerProducts, of=side.peers)
                 scores = await _scores(at, side, run.scale.exponent)
                 last = i + 1 == side.plan.max_iter
-                move = await at.compute(run.choose, [*inner.values()], scores, last, cost=20 * run.cost)
+                move = await at.compute(run.choose, inner, scores, last, cost=20 * run.cost)
                 await at.broadcast(move, to=side.peers)
             me.checkpoint(i + 1, run.state)
             me.progress("iterations", i + 1, side.plan.max_iter)
@@ -64,7 +66,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
                 await at.compute(block.turn, summed, x.training, cost=2.0 * summed.size)
                 inner = InnerProducts(
                     gram=products(block.span.basis),
-                    penalty=products(block.penalty_basis()),
+                    penalty=block.penalty(),
                 )
                 await at.send(side.label_party, inner)
                 # Scores of a gradient are about as large as residuals, which those of counts may be.
@@ -117,14 +119,21 @@ class _Leading:
         x = self.block.x.values[self._training]
         self.block.turn(x.T @ self.scale.value(ints), len(x))
 
-    def choose(self, inner: list[InnerProducts], others: Array, last: bool) -> Move:
+    def choose(self, inner: Mapping[str, InnerProducts], others: Array, last: bool) -> Move:
         """The next step, from what the feature parties say of theirs. It is taken here too."""
         self.scores.turn(others + self.block.scores(self.block.span.gradient))
-        gram, penalty = products(self.block.span.basis), products(self.block.penalty_basis())
-        if any(said.gram.shape != gram.shape or said.penalty.shape != penalty.shape for said in inner):
-            raise ProtocolError(f"{InnerProducts.kind}: expected {len(gram)} vectors; is it the same run?")
-        gram = gram + sum(said.gram for said in inner)
-        penalty = self.side.plan.l2 * (penalty + sum(said.penalty for said in inner))
+        gram, penalty = products(self.block.span.basis), self.block.penalty()
+        for peer, said in inner.items():
+            if said.gram.shape != gram.shape or said.penalty.shape != penalty.shape:
+                raise ProtocolError(
+                    f"{said.kind} from {peer}: expected {len(gram)} vectors, got {len(said.gram)}; is it the "
+                    "same run?"
+                )
+            if said.gram.diagonal().min() < 0 or said.penalty.diagonal().min(initial=0.0) < 0:
+                raise ProtocolError(
+                    f"{said.kind} from {peer}: expected squares of lengths, got negative ones"
+                )
+            gram, penalty = gram + said.gram, penalty + said.penalty
         if not self.losses:
             self.losses.append(self._loss() + float(penalty[0, 0]) / 2)
         self.converged = bool(np.sqrt(gram[0, 0]) <= self.side.plan.tol * self.side.answers.unit)
@@ -173,6 +182,7 @@ class _Leading:
         best = self.patience.better(self.side.mean_loss(self.scores.point[held_out], held_out))
         self._best = self.block.span.point if best else self._best
         self.more = self.more and not self.patience.over
+        self.converged = self.converged or self.patience.over
         restore = not self.more and not best
         if restore:
             self.block.span.point = self._best
@@ -183,7 +193,6 @@ class _Leading:
         held = self.block.span.arrays("block") | self.scores.arrays("scores")
         flags = np.array([self.scale.exponent, self.more, self.converged], np.int64)
         held |= {"flags": flags, "losses": np.array(self.losses), "best": np.array(self._best)}
-        self.converged = self.converged or self.patience.over
         return Arrays(held | {"patience": self.patience.array()})
 
     def restore(self, state: Arrays) -> None:

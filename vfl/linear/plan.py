@@ -116,6 +116,13 @@ def prepared(
     return scaler, Columns.of(standardised(scaler, x[order]), training)
 
 
+def held_out_count(rows: int, plan: Plan) -> int:
+    """How many of so many common rows are for validation."""
+    if not plan.early_stopping:
+        return 0
+    return min(max(1, round(plan.validation_fraction * rows)), rows - 1)
+
+
 def split(rows: int, held_out: Array) -> tuple[Array, int]:
     """The order of the common rows that has those held out last, and how many come before them."""
     left_out = np.zeros(rows, np.bool_)
@@ -129,7 +136,7 @@ def batches(order: Array, size: int) -> Iterator[Array]:
 
 
 def smallest_batch(rows: int, plan: Plan) -> int:
-    """Of so many rows of training."""
+    """Of so many rows of training: as many as are behind the statistic of the fewest."""
     if plan.solver == "lbfgs":
         return rows
     return rows // max(1, rows // plan.batch_size)
@@ -214,12 +221,12 @@ def _one_hot(values: pd.Series, training: int) -> tuple[Array, Classes]:
     return (y[:, 1:] if len(classes) == 2 else y), classes
 
 
-def _all_occur(y: Array) -> bool:
-    shares = y.mean(axis=0) if len(y) else np.zeros(y.shape[1])
-    return bool((shares > 0).all() and (shares < 1).all())
 def _rareness(y: Array, weights: Array) -> float:
     """How much less the loss curves than it would if all classes were as frequent, at most 1."""
     shares = (weights[:, None] * y).mean(axis=0)
     return float(min(1.0, (4 * shares * (1 - shares)).min()))
 
 
+def _all_occur(y: Array) -> bool:
+    shares = y.mean(axis=0) if len(y) else np.zeros(y.shape[1])
+    return bool((shares > 0).all() and (shares < 1).all())

@@ -156,17 +156,17 @@ class Sums:
         self._masks: list[int] = []
         self._exponent: int | None = None
 
-    async def ask(self, at: Party, owner: str) -> Array:
-        """X^T r, (d, outputs) float64, of the residuals that `owner` has."""
-        for part in chunks(len(self._ints)):
-            with self._key.filling(self._ints.shape[1] * self._outputs):
-                sealed = await at.recv(owner, SealedResiduals)
     @property
     def exponent(self) -> int:
         """Of the power of two that the residuals' owner has told."""
         assert self._exponent is not None
         return self._exponent
 
+    async def ask(self, at: Party, owner: str) -> Array:
+        """X^T r, (d, outputs) float64, of the residuals that `owner` has."""
+        for part in chunks(len(self._ints)):
+            with self._key.filling(self._ints.shape[1] * self._outputs):
+                sealed = await at.recv(owner, SealedResiduals)
             await at.compute(self.add, sealed, part, cost=self.adding(part))
         await at.send(owner, await at.compute(self.masked, cost=self.refreshing))
         return self.opened(await at.recv(owner, OpenedGradient))
@@ -175,8 +175,14 @@ class Sums:
         """Take in some of the rows. ProtocolError if they are others."""
         loaded = self._key.load(sealed.words, _header(sealed.header))
         expected = (part.stop - part.start, self._outputs)
-        if loaded.shape != expected or self._exponent not in (None, sealed.exponent):
+        if loaded.shape != expected:
             raise ProtocolError(f"{sealed.kind} should be {list(expected)}, got {list(loaded.shape)}")
+        declared = (loaded.layout.bits, loaded.layout.bound)
+        if declared != (_VALUE.bits, _VALUE.bound) or self._exponent not in (None, sealed.exponent):
+            raise ProtocolError(
+                f"{sealed.kind} should be whole numbers of at most {RESIDUAL} bits, times one power of two "
+                "for all rows of a batch"
+            )
         self._exponent = sealed.exponent
         product = loaded.matmul(Encoded(self._ints[part], _FACTOR))
         self._sum = product if self._sum is None else self._sum + product

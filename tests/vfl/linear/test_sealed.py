@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from vfl.linear.block import Columns
 from vfl.linear.masks import FRACTION, Masks, agree, total
 from vfl.linear.sealed import RESIDUAL, MaskedGradient, OpenedGradient, Scale, Sealer, Sums, chunks
 
-
 ENOUGH = 1000  # rows, for any number of columns here
+
 
 @cache
 def key(plain: bool) -> Key:
@@ -122,12 +123,23 @@ def test_what_cannot_be_a_gradient_is_refused() -> None:
     words, header = two.dump()
     with pytest.raises(ProtocolError, match=r"should be \(columns, 1\), got \[2, 3\]"):
         sealer.open(MaskedGradient(words=words, header=header))
-    with pytest.raises(DataError, match="residuals are not finite"):
     three = key(True).encrypt(np.ones((3, 1)), sealer_range(), terms=1)
     words, header = three.dump()
     with pytest.raises(DataError, match="a batch of 20 rows is too small for 3 columns"):
         sealer.open(MaskedGradient(words=words, header=header))
+    with pytest.raises(DataError, match="residuals are not finite"):
         Scale().round(np.array([[np.inf]]))
+
+
+@pytest.mark.parametrize("changed", [{"bound": "0x1"}, {"bits": 7}, {"bound": hex(1 << 60)}])
+def test_residuals_of_another_range_are_refused(changed: dict[str, Any]) -> None:
+    """A mask is as wide as the bound of what it hides, which is the receiver's to know."""
+    x = Columns.of(np.ones((20, 2)), 20)
+    sealed = Sealer(key(True), np.ones((20, 1)), 0, 20).seal(slice(0, 20))
+    forged = sealed.model_copy(update={"header": {**sealed.header, **changed}})
+    sums = Sums(key(True).public(), x, slice(0, 20), 1)
+    with pytest.raises(ProtocolError, match="should be whole numbers of at most 40 bits"):
+        sums.add(forged, slice(0, 20))
 
 
 def sealer_range() -> Fixed:
