@@ -18,7 +18,7 @@ import numpy as np
 
 from protocols.arrays import Array
 from protocols.errors import DataError
-from vfl.linear.search import Span
+from vfl.linear.search import Span, products
 
 BITS = 24  # of a column's largest value
 DAMPING = 0.3
@@ -73,9 +73,13 @@ class Block:
         """The second derivative times `vector` in the span's coordinates; `summed`: c X^T of its scores."""
         return np.asarray(self._to.T @ (summed / rows + self._l2 * self._penalised * (self._to @ vector)))
 
-    def penalty_basis(self) -> list[Array]:
-        """The coefficients that l2 is about: their values, and the basis in their coordinates."""
-        return [self._penalised * (self._to @ v) for v in (self.span.point, *self.span.basis)]
+    def penalty(self) -> Array:
+        """l2 times the inner products of the coefficients that it is about and of the basis, (b + 1, b + 1).
+
+        So nothing of them where it is 0.
+        """
+        vectors = (self.span.point, *self.span.basis)
+        return self._l2 * products([self._penalised * (self._to @ v) for v in vectors])
 
     def scores(self, vector: Array) -> Array:
         """The scores (n, outputs) that all rows get of a `vector` in the span's coordinates."""
@@ -88,10 +92,13 @@ def _coordinates(x: Columns, l2: Array, curvature: float) -> tuple[Array, Array]
         return np.eye(x.count), np.eye(x.count)
     used = x.values[: x.training]
     own = curvature * (used.T @ used) / len(used)
-    sizes, axes = np.linalg.eigh(own + np.diag(DAMPING * np.diag(own) + l2))
-    # Columns that add nothing to others would have no bound.
+    damped = own + np.diag(DAMPING * np.diag(own) + l2)
+    # In units of their own first: of columns as they are, small ones would be lost beside large ones.
+    units = np.sqrt(np.where(np.diag(damped) > 0, np.diag(damped), 1.0))
+    sizes, axes = np.linalg.eigh(damped / units / units[:, None])
+    # Columns of zeros would have no bound.
     roots = np.sqrt(np.maximum(sizes, 1e-9 * sizes.max(initial=1e-300)))
-    return axes / roots, (axes * roots).T
+    return axes / roots / units[:, None], (axes * roots).T * units
 
 
 def check_columns(x: Array, names: list[str]) -> None:

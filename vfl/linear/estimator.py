@@ -51,7 +51,8 @@ class _VerticalLinear(Vertical):
     solver: "lbfgs" takes all rows at once, and tens of steps; "sgd" takes mini-batches.
     max_iter: steps of "lbfgs", epochs of "sgd".
     tol: "lbfgs" ends where the gradient is not longer than this, in coordinates in which the second
-        derivative of each party's part is about 1: the loss could then fall by about tol^2 / 2.
+        derivative of each party's part is about 1: the loss could then fall by about tol^2 / 2. Of rare
+        classes and events, times as much as the loss curves less.
     batch_size, learning_rate, momentum: of "sgd". A batch has at least batch_size rows.
     security: "exact", "hidden" or "plain"; see the guide for who learns what.
     encryption: the key of those who encrypt, `Paillier(bits=...)`.

@@ -21,11 +21,15 @@ Who learns what:
   columns each has. Not the coefficients.
 - A feature party learns the gradient of its own columns over every batch, exactly. From a batch with no more
   rows than columns the residuals follow, and so the labels: batches of fewer than 10 rows a column are
-  refused, by the feature party itself. Many batches of few rows are as many equations; see the guide.
-- A feature party learns how steps combine and how far they go (`Move`), and the order of rows.
-- Feature parties learn of each other nothing.
+  refused, by the feature party itself and by the label party, for which rows of weight 0 do not count. Many
+  batches of few rows are as many equations; see the guide.
+- A feature party learns how steps combine and how far they go (`Move`), and the order of rows: a few numbers
+  a step, which depend on everybody's columns. Of each other feature parties learn nothing besides.
+- Predicting shows the label party the same sums, and takes exactly the parties of the training: of fewer
+  feature parties each would have less to hide in.
 
-Semi-honest parties. Feature parties that collude with the label party uncover another one's scores.
+Semi-honest parties. All feature parties but one, if they collude with the label party, uncover that one's
+scores.
 Sources: Hardy et al. 2017; Yang et al. 2019 (quasi-Newton vertical logistic regression); `vfl.linear.search`.
 """
 
@@ -56,8 +60,10 @@ from vfl.linear.plan import (
     Table,
     Target,
     answers,
+    held_out_count,
     loss_name,
     prepared,
+    smallest_batch,
 )
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.words import LinearStart, PartialScores
@@ -79,12 +85,13 @@ async def label_party(
     """
     async with me.within("align") as at:
         aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
-    me.guard.group(len(aligned.rows))
     with marked(me.name, "setup"):
         held_out = _held_out(me, len(aligned.rows), plan)
+        me.guard.group(smallest_batch(len(aligned.rows) - len(held_out), plan))
         known = answers(target, aligned.rows, held_out, plan)
         x, hidden_too = table.x[aligned.rows], plan.security == "hidden"
-        scaler, own = prepared(x, table.names, held_out, plan, learns_gradient=hidden_too)
+        learns = len(table.names) + 1 if hidden_too else 0  # the intercept's, too
+        scaler, own = prepared(x, table.names, held_out, plan, learns=learns)
         columns = Columns.of(np.column_stack([own.values, np.ones(len(own.values))]), own.training)
         begun = _label_start(start, scaler, known)
     key = await me.compute(new_key, plan, cost=1e9)
@@ -102,7 +109,6 @@ async def label_party(
         steps=solved.steps,
         converged=solved.converged,
         losses=solved.losses,
-        parties=tuple(peers),
     )
     return fitted, head, aligned
 
@@ -114,14 +120,12 @@ async def feature_party(
     everybody = feature_parties(me, label_party)
     async with me.within("align") as at:
         aligned = await align_feature(at, label_party, everybody, table.ids, protocol=plan.protocol)
-    me.guard.group(len(aligned.rows))
     async with me.within("setup") as at:
         said = await at.recv(label_party, LinearStart)
-        if len(np.unique(said.held_out)) != len(said.held_out) or (said.held_out >= len(aligned.rows)).any():
-            raise ProtocolError(f"{said.kind}: rows held out should be different ones of the common rows")
-        held_out = said.held_out.astype(np.int64)
+        held_out = _checked(said, len(aligned.rows), plan)
+        at.guard.group(smallest_batch(len(aligned.rows) - len(held_out), plan))
         x = table.x[aligned.rows]
-        scaler, columns = prepared(x, table.names, held_out, plan, learns_gradient=True)
+        scaler, columns = prepared(x, table.names, held_out, plan, learns=len(table.names))
         key = plan.keys.key_from_bytes(said.key)
         masks = await agree(at, everybody)
         mesh = None
@@ -178,6 +182,7 @@ async def predict_feature(
 
 async def predict_label(
     me: Coordinator,
+    peers: Sequence[str],
     table: Table,
     fitted: Linear,
     head: Head,
@@ -187,15 +192,15 @@ async def predict_label(
 ) -> tuple[Array, Aligned]:
     """Align, then the scores (k, outputs) float64 of the common rows, in their order."""
     async with me.within("align") as at:
-        aligned = await align_label(at, head.parties, table.ids, protocol=protocol, may_be_empty=may_be_empty)
+        aligned = await align_label(at, peers, table.ids, protocol=protocol, may_be_empty=may_be_empty)
     outputs = len(head.intercept)
     done = [np.zeros((0, outputs))]
     async with me.within("predict") as at:
         for rows in _chunks(aligned.rows):
-            came = await at.gather(PartialScores, of=head.parties)
+            came = await at.gather(PartialScores, of=peers)
             cost = 2.0 * len(rows) * fitted.coef.size
             own = await at.compute(fitted, table.x[rows], cost=cost)
-            others = total([message.scores for message in came.values()], (len(rows), outputs))
+            others = total({peer: said.scores for peer, said in came.items()}, (len(rows), outputs))
             done.append(own + others + head.intercept)
     return np.concatenate(done), aligned
 
@@ -221,10 +226,25 @@ def _chunks(rows: Array) -> Iterator[Array]:
 
 def _held_out(me: Party, rows: int, plan: Plan) -> Array:
     """Which common rows are for validation, ascending."""
-    if not plan.early_stopping:
-        return np.zeros(0, np.int64)
-    count = min(max(1, round(plan.validation_fraction * rows)), rows - 1)
-    return np.sort(me.rng("validation").permutation(rows)[:count])
+    count = held_out_count(rows, plan)
+    return np.sort(me.rng("validation").permutation(rows)[:count]) if count else np.zeros(0, np.int64)
+
+
+def _checked(said: LinearStart, rows: int, plan: Plan) -> Array:
+    """Which common rows are held out. ProtocolError for a start that the plan does not lead to."""
+    held_out = said.held_out.astype(np.int64)
+    expected = held_out_count(rows, plan)
+    if len(held_out) != expected or len(np.unique(held_out)) != expected or (held_out >= rows).any():
+        raise ProtocolError(
+            f"{said.kind}: expected {expected} different ones of {rows} common rows to be held out, got "
+            f"{len(held_out)}, or the same twice, or others"
+        )
+    most = rows if plan.family == "logistic" and plan.security != "hidden" else 1
+    if said.outputs == 2 or said.outputs > most:  # two classes have one output
+        raise ProtocolError(
+            f"{said.kind}: {said.outputs} outputs are none that such a model of {rows} rows has"
+        )
+    return held_out
 
 
 def _label_start(start: tuple[Linear, Head] | None, scaler: Scaler, known: Answers) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from protocols.arrays import Array, Arrays
@@ -29,12 +31,13 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
                 ints = await at.compute(run.residuals, cost=run.cost)
-                await Sealer(side.key, ints, run.scale.exponent).serve(at, side.peers)
+                sealer = Sealer(side.key, ints, run.scale.exponent, side.counted(slice(0, len(ints))))
+                await sealer.serve(at, side.peers)
                 await at.compute(run.own_gradient, ints, cost=run.cost)
                 inner = await at.gather(InnerProducts, of=side.peers)
-                scores = await _scores(at, side)
+                scores = await _scores(at, side, run.scale.exponent)
                 last = i + 1 == side.plan.max_iter
-                move = await at.compute(run.choose, [*inner.values()], scores, last, cost=20 * run.cost)
+                move = await at.compute(run.choose, inner, scores, last, cost=20 * run.cost)
                 await at.broadcast(move, to=side.peers)
             me.checkpoint(i + 1, run.state)
             me.progress("iterations", i + 1, side.plan.max_iter)
@@ -63,10 +66,11 @@ async def follow(me: Party, side: FeatureSide) -> Array:
                 await at.compute(block.turn, summed, x.training, cost=2.0 * summed.size)
                 inner = InnerProducts(
                     gram=products(block.span.basis),
-                    penalty=products(block.penalty_basis()),
+                    penalty=block.penalty(),
                 )
                 await at.send(side.label_party, inner)
-                await _tell(at, side, block.span.gradient, block, cost)
+                # Scores of a gradient are about as large as residuals, which those of counts may be.
+                await _tell(at, side, block.span.gradient, block, cost, sums.exponent)
                 run.move(await at.recv(side.label_party, Move))
             me.checkpoint(i + 1, run.state)
             if not run.more:
@@ -74,15 +78,18 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     return block.coef
 
 
-async def _scores(at: Coordinator, side: LabelSide) -> Array:
+async def _scores(at: Coordinator, side: LabelSide, exponent: int = 0) -> Array:
     """The sum of the feature parties' scores for all rows."""
     came = await at.gather(PartialScores, of=side.peers)
-    return total([message.scores for message in came.values()], side.shape)
+    return total({peer: said.scores for peer, said in came.items()}, side.shape, exponent)
 
 
-async def _tell(at: Party, side: FeatureSide, vector: Array, block: Block, cost: float) -> None:
+async def _tell(
+    at: Party, side: FeatureSide, vector: Array, block: Block, cost: float, exponent: int = 0
+) -> None:
     scores = await at.compute(block.scores, vector, cost=cost)
-    await at.send(side.label_party, PartialScores(scores=await at.compute(side.masks, scores, cost=cost)))
+    masked = await at.compute(side.masks, scores, exponent, cost=cost)
+    await at.send(side.label_party, PartialScores(scores=masked))
 
 
 class _Leading:
@@ -112,28 +119,38 @@ class _Leading:
         x = self.block.x.values[self._training]
         self.block.turn(x.T @ self.scale.value(ints), len(x))
 
-    def choose(self, inner: list[InnerProducts], others: Array, last: bool) -> Move:
+    def choose(self, inner: Mapping[str, InnerProducts], others: Array, last: bool) -> Move:
         """The next step, from what the feature parties say of theirs. It is taken here too."""
         self.scores.turn(others + self.block.scores(self.block.span.gradient))
-        gram, penalty = products(self.block.span.basis), products(self.block.penalty_basis())
-        if any(said.gram.shape != gram.shape or said.penalty.shape != penalty.shape for said in inner):
-            raise ProtocolError(f"{InnerProducts.kind}: expected {len(gram)} vectors; is it the same run?")
-        gram = gram + sum(said.gram for said in inner)
-        penalty = self.side.plan.l2 * (penalty + sum(said.penalty for said in inner))
+        gram, penalty = products(self.block.span.basis), self.block.penalty()
+        for peer, said in inner.items():
+            if said.gram.shape != gram.shape or said.penalty.shape != penalty.shape:
+                raise ProtocolError(
+                    f"{said.kind} from {peer}: expected {len(gram)} vectors, got {len(said.gram)}; is it the "
+                    "same run?"
+                )
+            if said.gram.diagonal().min() < 0 or said.penalty.diagonal().min(initial=0.0) < 0:
+                raise ProtocolError(
+                    f"{said.kind} from {peer}: expected squares of lengths, got negative ones"
+                )
+            gram, penalty = gram + said.gram, penalty + said.penalty
         if not self.losses:
             self.losses.append(self._loss() + float(penalty[0, 0]) / 2)
         self.converged = bool(np.sqrt(gram[0, 0]) <= self.side.plan.tol * self.side.answers.unit)
         coefficients, step = np.zeros(len(gram)), 0.0
         if not self.converged:
             coefficients = direction(gram)
-            step = self._advance(coefficients, penalty)
+            step = self._advance(coefficients, penalty, float(gram[0] @ coefficients))
             self.converged = step == 0.0  # nothing falls any more, as far as floats can tell
         self.more = not self.converged and not last
         best, restore = self._judge() if self.side.plan.early_stopping else (False, False)
         return Move(coefficients=coefficients, step=step, more=self.more, best=best, restore=restore)
 
-    def _advance(self, coefficients: Array, penalty: Array) -> float:
-        """Go along a direction as far as the objective falls; how far. penalty: l2 times inner products."""
+    def _advance(self, coefficients: Array, penalty: Array, first: float) -> float:
+        """Go along a direction as far as the objective falls; how far.
+
+        penalty: l2 times inner products. first: the slope at the start, of the gradients themselves.
+        """
         a, rows = self.side.answers, self._training
         point, along = self.scores.point[rows], self.scores.combined(coefficients)[rows]
         linear = float(penalty[0, 1:] @ coefficients)
@@ -145,7 +162,11 @@ class _Leading:
                 of_loss = (a.weights[rows, None] * residual * along).sum() / len(along)
             return float(of_loss) + linear + t * square
 
-        step = line_search(slope)
+        if -first <= np.finfo(np.float64).eps * abs(self.losses[-1]):
+            return 0.0  # a loss so much lower is the same float
+        # Scores are multiples of 2^-44, so near the optimum their slope is off by more than is left of it.
+        off = slope(0.0) - first
+        step = line_search(lambda t: slope(t) - off)
         if step:
             self.block.span.move(coefficients, step)
             self.scores.move(coefficients, step)
@@ -161,6 +182,7 @@ class _Leading:
         best = self.patience.better(self.side.mean_loss(self.scores.point[held_out], held_out))
         self._best = self.block.span.point if best else self._best
         self.more = self.more and not self.patience.over
+        self.converged = self.converged or self.patience.over
         restore = not self.more and not best
         if restore:
             self.block.span.point = self._best

@@ -11,7 +11,7 @@ and each key's stream is used once: both ends take from it in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -28,7 +28,7 @@ from protocols.errors import DataError, ProtocolError
 from protocols.party import Party
 from protocols.wire.message import Message, Spec
 
-FRACTION = 44  # bits: scores are off by at most 2^-45
+FRACTION = 44  # bits: scores are off by at most 2^-45 of the unit that both ends agree on
 _MOST = 1 << 62
 
 
@@ -46,14 +46,17 @@ class Masks:
         self._streams = [Cipher(AES(key), CTR(bytes(16))).encryptor() for key in keys.values()]
         self._parties = len(keys) + 1
 
-    def __call__(self, scores: Array) -> Array:
-        """`scores` (n, outputs) float64 in fixed point and under the masks, int64 (n, outputs)."""
-        limit = _MOST / self._parties / 2.0**FRACTION
+    def __call__(self, scores: Array, exponent: int = 0) -> Array:
+        """`scores` (n, outputs) float64 in fixed point and under the masks, int64 (n, outputs).
+
+        exponent: of the power of two that they are multiples of 2^-44 of; everybody has to take the same.
+        """
+        limit = _MOST / self._parties * 2.0 ** (exponent - FRACTION)
         if not (np.abs(scores) < limit).all():  # NaN too
             raise DataError(
                 f"training diverged: scores should be below {limit:.0f}; lower the learning rate or raise l2"
             )
-        total = np.rint(np.ldexp(scores, FRACTION)).astype(np.int64).view(np.uint64)
+        total = np.rint(np.ldexp(scores, FRACTION - exponent)).astype(np.int64).view(np.uint64)
         for adds, stream in zip(self._sums, self._streams, strict=True):
             mask = np.frombuffer(stream.update(bytes(8 * total.size)), "<u8").reshape(total.shape)
             total = total + mask if adds else total - mask
@@ -79,15 +82,14 @@ async def agree(me: Party, peers: Sequence[str]) -> Masks:
     return Masks(me.name, keys, peers)
 
 
-def total(parts: Sequence[Array], shape: tuple[int, int]) -> Array:
+def total(parts: Mapping[str, Array], shape: tuple[int, int], exponent: int = 0) -> Array:
     """The sum of all feature parties' scores (n, outputs), float64, from what came of each.
 
-    ProtocolError for what has another shape.
+    exponent: as each of them took it. ProtocolError for what has another shape, naming whose it is.
     """
-    wrong = [part.shape for part in parts if part.shape != shape]
-    if wrong:
-        raise ProtocolError(f"scores should have shape {list(shape)}, got {list(wrong[0])}")
     summed = np.zeros(shape, np.uint64)
-    for part in parts:
+    for peer, part in parts.items():
+        if part.shape != shape:
+            raise ProtocolError(f"scores from {peer} should have shape {list(shape)}, got {list(part.shape)}")
         summed = summed + part.view(np.uint64)
-    return np.ldexp(summed.view(np.int64).astype(np.float64), -FRACTION)
+    return np.ldexp(summed.view(np.int64).astype(np.float64), exponent - FRACTION)

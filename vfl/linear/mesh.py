@@ -44,7 +44,7 @@ class Mesh:
         scale: of this party's shares.
         """
         ints = scale.round(share)
-        sealer = Sealer(self.own, ints, scale.exponent)
+        sealer = Sealer(self.own, ints, scale.exponent, len(ints))
         sums = {peer: Sums(key, x, rows, 1) for peer, key in self.others.items()}
         for part in chunks(len(ints)):  # in turns: nobody sends all it has before it takes what came
             cost = priced(self.own, paillier_encrypt=len(ints[part]))

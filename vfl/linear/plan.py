@@ -90,7 +90,6 @@ class Head:
     steps: int  # iterations or epochs
     converged: bool
     losses: list[float]  # the objective before each step and, where it is known, after the last
-    parties: tuple[str, ...]  # feature parties
 
 
 def standardised(scaler: Scaler, x: Array) -> Array:
@@ -99,22 +98,29 @@ def standardised(scaler: Scaler, x: Array) -> Array:
 
 
 def prepared(
-    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns_gradient: bool
+    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns: int
 ) -> tuple[Scaler, Columns]:
     """The common rows `x` (n, d) as an owner computes with them.
 
-    learns_gradient: whether this owner learns that of residuals which are not its own. Raises DataError for
-    columns without values to learn from, and for batches so small that it could find out residuals.
+    learns: of how many columns this owner learns the gradient of residuals that are not its own. Raises
+    DataError for columns without values to learn from, and for batches so small that it could find out
+    residuals.
     """
     order, training = split(len(x), held_out)
     used = x[order[:training]]
     if names:
         check_columns(used, names)
-    if learns_gradient:
-        check_rows(smallest_batch(training, plan), len(names))
+    check_rows(smallest_batch(training, plan), learns)
     plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
     scaler = Scaler.fit(used) if plan.standardise else plain
     return scaler, Columns.of(standardised(scaler, x[order]), training)
+
+
+def held_out_count(rows: int, plan: Plan) -> int:
+    """How many of so many common rows are for validation."""
+    if not plan.early_stopping:
+        return 0
+    return min(max(1, round(plan.validation_fraction * rows)), rows - 1)
 
 
 def split(rows: int, held_out: Array) -> tuple[Array, int]:
@@ -130,7 +136,7 @@ def batches(order: Array, size: int) -> Iterator[Array]:
 
 
 def smallest_batch(rows: int, plan: Plan) -> int:
-    """Of so many rows of training."""
+    """Of so many rows of training: as many as are behind the statistic of the fewest."""
     if plan.solver == "lbfgs":
         return rows
     return rows // max(1, rows // plan.batch_size)
@@ -144,7 +150,9 @@ class Answers:
     weights: Array = field(repr=False)  # (n,) float64, of mean 1 in training
     training: int
     loss: Loss
-    unit: float  # of residuals, for `tol`
+    unit: (
+        float  # of gradients, for `tol`: about the second derivative by a score, of that preconditioned with
+    )
     classes: Classes | None
     scaler: Scaler | None
 
@@ -172,7 +180,7 @@ def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers
         used, loss = weights[:training] > 0, LOSSES[loss_name(plan, y.shape[1])]
         if not _all_occur(y[:training][used]):
             raise DataError("rows of at least one class all have sample_weight 0")
-        return Answers(y, weights, training, loss, 1.0, classes, None)
+        return Answers(y, weights, training, loss, _rareness(y[:training], weights[:training]), classes, None)
     y = features(values.to_frame())
     if plan.family == "linear":
         scaler = Scaler.fit(y[:training])
@@ -182,7 +190,7 @@ def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers
             f"of {len(y)} targets {int((y < 0).sum())} are negative and {int((y > 0).sum())} above 0; a "
             "Poisson model needs none of the first, and some of the second"
         )
-    unit = max(1.0, float((weights[:training, None] * y[:training]).mean()))
+    unit = float((weights[:training, None] * y[:training]).mean())
     return Answers(y, weights, training, LOSSES["poisson"], unit, None, None)
 
 
@@ -211,6 +219,12 @@ def _one_hot(values: pd.Series, training: int) -> tuple[Array, Classes]:
     codes = encode_labels(values, classes)
     y = (codes[:, None] == np.arange(len(classes))).astype(np.float64)
     return (y[:, 1:] if len(classes) == 2 else y), classes
+
+
+def _rareness(y: Array, weights: Array) -> float:
+    """How much less the loss curves than it would if all classes were as frequent, at most 1."""
+    shares = (weights[:, None] * y).mean(axis=0)
+    return float(min(1.0, (4 * shares * (1 - shares)).min()))
 
 
 def _all_occur(y: Array) -> bool:

@@ -128,6 +128,8 @@ def fit(p: VerticalLinear, seat: Seat) -> Role:
     columns = feature_columns(p, seat)
     if not columns and seat.party != p.label_party:
         raise DataError("no column is left beside the id; a feature party needs at least one")
+    if start is not None:
+        _check_parties(p, seat, start, more=True)
     if start is not None and start.columns != columns:
         raise ConfigError("the columns are not those of the training to start from; set warm_start=False")
     ids = ids_of(table, name, duplicates=p.duplicates, normalise=p.normalise)
@@ -141,13 +143,31 @@ def fit(p: VerticalLinear, seat: Seat) -> Role:
 def predict(p: VerticalLinear, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
+    _check_parties(p, seat, own)
     table = table_of(seat)
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     rows = Table(ids, features(table, own.columns), own.columns)
     if own.head is not None:
         head = own.head
-        return lambda me: predict_label(me, rows, own.fitted, head, p.protocol, may_be_empty=p.may_be_empty)
+        return lambda me: predict_label(
+            me, own.peers, rows, own.fitted, head, p.protocol, may_be_empty=p.may_be_empty
+        )
     return lambda me: predict_feature(me, p.label_party, rows, own.fitted, p.protocol)
+
+
+def _check_parties(p: VerticalLinear, seat: Seat, own: Own, *, more: bool = False) -> None:
+    """ConfigError unless coefficients are used by those who trained them; or, if `more` are no harm, by more.
+
+    Fewer feature parties would show more of each one's scores, and another label party would see them.
+    """
+    given = {*p.peers(seat.parties)}
+    fits = given >= {*own.peers} if more else given == {*own.peers}
+    if p.label_party != own.label_party or not fits:
+        raise ConfigError(
+            f"the coefficients are for the label party {own.label_party} with {', '.join(own.peers)}, got "
+            f"{p.label_party} with {', '.join(sorted(given))}; take the parties of the training"
+            + ("; or set warm_start=False" if more else "")
+        )
 
 
 def owned(p: VerticalLinear, seat: Seat, result: Any) -> Own:
@@ -155,7 +175,8 @@ def owned(p: VerticalLinear, seat: Seat, result: Any) -> Own:
     fitted: Linear = result[0]
     head: Head | None = result[1] if seat.party == p.label_party else None
     target = (seat.target or "") if head is not None else ""
-    return Own(id_of(seat), feature_columns(p, seat), fitted, target, head)
+    peers = p.peers(seat.parties)
+    return Own(id_of(seat), feature_columns(p, seat), fitted, p.label_party, peers, target, head)
 
 
 def feature_columns(p: VerticalLinear, seat: Seat) -> list[str]:

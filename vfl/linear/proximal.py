@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import DataError
+from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
 from vfl.linear.hidden import shares
 from vfl.linear.masks import total
@@ -64,10 +64,21 @@ class Owner:
             turned=float((-pulled * (self.tried - self.coef)).sum()),
         )
 
+    def hear(self, told: ProximalStep) -> bool:
+        """Whether the attempt is taken. ProtocolError for another curvature than can follow.
+
+        So that the attempts at one step end: each shows scores of other coefficients.
+        """
+        expected = self.curvature if told.taken else 2 * self.curvature
+        if told.curvature != expected or expected > _STEEPEST:
+            raise ProtocolError(f"{told.kind}: expected a curvature of {expected:g}, got {told.curvature:g}")
+        self.curvature = told.curvature
+        return told.taken
+
     def step(self, told: ProximalStep) -> None:
         """Go on as the label party says."""
         self.ahead = self.tried + told.momentum * (self.tried - self.coef)
-        self.coef, self.curvature, self.more = self.tried, told.curvature, told.more
+        self.coef, self.more = self.tried, told.more
         self.best = self.coef if told.best else self.best
         self.coef = self.best if told.restore else self.coef
 
@@ -173,7 +184,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
                     if side.mesh is None:
                         await tell(at, owner.tried)
                     told = await at.recv(leader, ProximalStep)
-                    owner.curvature, taken = told.curvature, told.taken
+                    taken = owner.hear(told)
                 owner.step(told)
             exponent = {"exponent": np.array([scale.exponent], np.int64)}
             me.checkpoint(i + 1, lambda: Arrays(owner.state() | exponent))  # noqa: B023  # called at once
@@ -185,7 +196,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
 async def _told(at: Coordinator, side: LabelSide) -> Array:
     """The sum of the feature parties' scores for all rows."""
     came = await at.gather(PartialScores, of=side.peers)
-    return total([message.scores for message in came.values()], side.shape)
+    return total({peer: said.scores for peer, said in came.items()}, side.shape)
 
 
 class _Leading:
@@ -213,7 +224,7 @@ class _Leading:
             summed = await side.mesh.gradient(at, x, rows, shares(side)(z[rows], rows), self.scale)
         else:
             ints = side.residuals(self._ahead[rows], rows, self.scale)
-            await Sealer(side.key, ints, self.scale.exponent).serve(at, side.peers)
+            await Sealer(side.key, ints, self.scale.exponent, side.counted(rows)).serve(at, side.peers)
             summed = await at.compute(np.matmul, x.values[rows].T, self.scale.value(ints), cost=self._cost)
         self.owner.gradient = summed / x.training
 
@@ -245,6 +256,7 @@ class _Leading:
                 held_out = slice(side.answers.training, None)
                 best = self.patience.better(side.mean_loss(tried[held_out], held_out))
                 more = more and not self.patience.over
+                self.converged = self.converged or self.patience.over
                 restore = not more and not best
         return ProximalStep(
             taken=True, curvature=owner.curvature, momentum=momentum, more=more, best=best, restore=restore

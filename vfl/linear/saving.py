@@ -28,6 +28,8 @@ class Own:
     id: str
     columns: list[str]
     fitted: Linear
+    label_party: str
+    peers: tuple[str, ...]  # all feature parties
     target: str = ""
     head: Head | None = None
 
@@ -55,12 +57,13 @@ def load(store: Path, run: str, method: str) -> tuple[dict[str, Any], dict[str, 
 def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any]) -> Part:
     """One party's own, for its store. `settings` go with the label party's."""
     about: dict[str, Any] = {"id": own.id, "columns": own.columns}
+    about |= {"label_party": own.label_party, "peers": [*own.peers]}
     arrays: dict[str, Array] = {"coef": own.fitted.coef, **scaler_arrays("scaler", own.fitted.scaler)}
     if own.head is not None:
         head = own.head
         told = {name: [*v] if isinstance(v, tuple | list) else v for name, v in settings.items()}
         about |= {"target": own.target, "classes": head.classes, "settings": told}
-        about |= {"steps": head.steps, "converged": head.converged, "parties": [*head.parties]}
+        about |= {"steps": head.steps, "converged": head.converged}
         arrays |= {"intercept": head.intercept, "losses": np.array(head.losses, np.float64)}
         arrays |= scaler_arrays("target", head.scaler)
     return Part(method, party, about, Arrays(arrays))
@@ -73,8 +76,9 @@ def own_of(part: Part) -> Own:
     scaler = scaler_in("scaler", arrays)
     assert scaler is not None
     fitted, columns = Linear(scaler, arrays["coef"]), list(about["columns"])
+    parties = about["label_party"], tuple(about["peers"])
     if "settings" not in about:
-        return Own(about["id"], columns, fitted)
+        return Own(about["id"], columns, fitted, *parties)
     head = Head(
         intercept=arrays["intercept"],
         classes=about["classes"],
@@ -82,6 +86,5 @@ def own_of(part: Part) -> Own:
         steps=about["steps"],
         converged=about["converged"],
         losses=arrays["losses"].tolist(),
-        parties=tuple(about["parties"]),
     )
-    return Own(about["id"], columns, fitted, about["target"], head)
+    return Own(about["id"], columns, fitted, *parties, about["target"], head)

@@ -32,7 +32,7 @@ from protocols.hazmat.paillier.array import Key
 from protocols.hazmat.paillier.words import to_ints, to_words, word_count
 from protocols.party import Coordinator, Party
 from protocols.wire.message import Message, Spec
-from vfl.linear.block import BITS, Columns
+from vfl.linear.block import BITS, Columns, check_rows
 
 RESIDUAL = 40  # bits
 HIDING = 64  # bits of a mask beyond those of what it hides
@@ -105,9 +105,9 @@ def priced(key: Key, **operations: int) -> Cost:
 class Sealer:
     """The key's owner's end of one gradient: of all receivers at once, if there are several."""
 
-    def __init__(self, key: Key, ints: Array, exponent: int) -> None:
-        """ints: (rows, outputs) float64 as of `Scale.round`."""
-        self._key, self._ints, self._exponent = key, ints, exponent
+    def __init__(self, key: Key, ints: Array, exponent: int, counted: int) -> None:
+        """ints: (rows, outputs) float64 as of `Scale.round`. counted: how many rows have a weight above 0."""
+        self._key, self._ints, self._exponent, self._counted = key, ints, exponent, counted
         # Room for the sum and a mask: see `Sums.masked`.
         self._terms = max(len(ints), 1) << (HIDING + 2)
 
@@ -118,11 +118,16 @@ class Sealer:
         return SealedResiduals(words=words, header=header, exponent=self._exponent)
 
     def open(self, masked: MaskedGradient) -> OpenedGradient:
-        """What came back, decrypted. ProtocolError if it is not of this gradient."""
+        """What came back, decrypted.
+
+        Raises ProtocolError if it is not of this gradient, DataError if it is of so many columns that the
+        residuals could be found out from it: who owns them does not leave that to who asks.
+        """
         found = self._key.load(masked.words, _header(masked.header))
         rows, outputs = self._ints.shape
         if len(found.shape) != 2 or found.shape[1] != outputs:
             raise ProtocolError(f"{masked.kind} should be (columns, {outputs}), got {list(found.shape)}")
+        check_rows(self._counted, found.shape[0])
         width = _width(rows)
         plain = self._key.decrypt(found).ravel().tolist()
         words = to_words([int(value) % 2 ** (64 * width) for value in plain], width)
@@ -151,6 +156,12 @@ class Sums:
         self._masks: list[int] = []
         self._exponent: int | None = None
 
+    @property
+    def exponent(self) -> int:
+        """Of the power of two that the residuals' owner has told."""
+        assert self._exponent is not None
+        return self._exponent
+
     async def ask(self, at: Party, owner: str) -> Array:
         """X^T r, (d, outputs) float64, of the residuals that `owner` has."""
         for part in chunks(len(self._ints)):
@@ -164,8 +175,14 @@ class Sums:
         """Take in some of the rows. ProtocolError if they are others."""
         loaded = self._key.load(sealed.words, _header(sealed.header))
         expected = (part.stop - part.start, self._outputs)
-        if loaded.shape != expected or self._exponent not in (None, sealed.exponent):
+        if loaded.shape != expected:
             raise ProtocolError(f"{sealed.kind} should be {list(expected)}, got {list(loaded.shape)}")
+        declared = (loaded.layout.bits, loaded.layout.bound)
+        if declared != (_VALUE.bits, _VALUE.bound) or self._exponent not in (None, sealed.exponent):
+            raise ProtocolError(
+                f"{sealed.kind} should be whole numbers of at most {RESIDUAL} bits, times one power of two "
+                "for all rows of a batch"
+            )
         self._exponent = sealed.exponent
         product = loaded.matmul(Encoded(self._ints[part], _FACTOR))
         self._sum = product if self._sum is None else self._sum + product
@@ -195,8 +212,7 @@ class Sums:
             ints.append(found - whole if found >= whole // 2 else found)
         if ints and max(map(abs, ints)) > rows << (BITS + RESIDUAL):
             raise ProtocolError(f"{message.kind} holds sums that such residuals cannot have")
-        assert self._exponent is not None
-        sums = np.ldexp(np.array(ints, np.float64), self._exponent - RESIDUAL - BITS)
+        sums = np.ldexp(np.array(ints, np.float64), self.exponent - RESIDUAL - BITS)
         return sums.reshape(-1, self._outputs) * self._limits[:, None]
 
     def adding(self, part: slice) -> Cost:

@@ -140,16 +140,16 @@ async def _scores(at: Coordinator, side: LabelSide, descent: Descent, rows: Arra
     """All parties' scores of `rows`, (b, outputs)."""
     own = await at.compute(descent.scores, rows, cost=2.0 * side.columns.values[rows].size)
     came = await at.gather(PartialScores, of=side.peers)
-    return own + total([message.scores for message in came.values()], own.shape)
+    return own + total({peer: said.scores for peer, said in came.items()}, own.shape)
 
 
 async def _exact(at: Coordinator, side: LabelSide, run: _Leading, rows: Array) -> Array:
     """X^T r of its own columns; the others get theirs."""
     with side.key.filling(len(rows)):
         z = await _scores(at, side, run.descent, rows)
-    run.batch_losses.append(side.mean_loss(z, rows) * len(rows))
+    run.summed_loss += side.summed_loss(z, rows)
     ints = side.residuals(z, rows, run.scale)
-    await Sealer(side.key, ints, run.scale.exponent).serve(at, side.peers)
+    await Sealer(side.key, ints, run.scale.exponent, side.counted(rows)).serve(at, side.peers)
     return np.asarray(side.columns.values[rows].T @ run.scale.value(ints))
 
 
@@ -161,13 +161,13 @@ class _Leading:
         self.descent = Descent(side.columns, side.start, side.penalised, side.plan)
         self.patience = Patience(side.plan.n_iter_no_change)
         self.losses: list[float] = []
-        self.batch_losses: list[float] = []
+        self.summed_loss = 0.0  # of this epoch
 
     def judge(self, held_out: Array | None, last: bool) -> Move:
         """What ends an epoch; `held_out`: scores of the rows held out, if there are any."""
-        if self.batch_losses:
-            self.losses.append(sum(self.batch_losses) / self.side.answers.training)
-            self.batch_losses = []
+        if self.side.mesh is None:
+            self.losses.append(self.summed_loss / self.side.answers.training)  # weights have a mean of 1
+            self.summed_loss = 0.0
         best, over = False, False
         if held_out is not None:
             rows = slice(self.side.answers.training, None)

@@ -52,11 +52,18 @@ class LabelSide:
         a = self.answers
         return scale.round(a.loss.residual(z, a.y[rows]) * a.weights[rows, None])
 
+    def counted(self, rows: Array | slice) -> int:
+        """How many of `rows` have a weight that is not 0."""
+        return int(np.count_nonzero(self.answers.weights[rows]))
+
+    def summed_loss(self, z: Array, rows: Array | slice) -> float:
+        """Of `rows`, times their weights."""
+        a = self.answers
+        return float(a.weights[rows] @ a.loss.value(z, a.y[rows]))
+
     def mean_loss(self, z: Array, rows: Array | slice) -> float:
         """Of `rows`, by their weights."""
-        a = self.answers
-        weights = a.weights[rows]
-        return float(weights @ a.loss.value(z, a.y[rows]) / weights.sum())
+        return self.summed_loss(z, rows) / float(self.answers.weights[rows].sum())
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+import numpy as np
+from pydantic import AfterValidator, Field
 
 from protocols.arrays import Array
 from protocols.wire.message import Message, Spec
+
+
+def _finite(numbers: Array) -> Array:
+    if not np.isfinite(numbers).all():
+        raise ValueError("expected finite numbers")
+    return numbers
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class LinearStart(
@@ -34,8 +45,8 @@ class PartialScores(
 class InnerProducts(Message, reveals="lengths and angles of its own coefficients, gradients and steps"):
     """A feature party's part of what a direction and its penalty follow from."""
 
-    gram: Annotated[Array, Spec("float64", ("b", "b"))]
-    penalty: Annotated[Array, Spec("float64", ("c", "c"))]
+    gram: Annotated[Array, Spec("float64", ("b", "b")), AfterValidator(_finite)]
+    penalty: Annotated[Array, Spec("float64", ("c", "c")), AfterValidator(_finite)]
 
 
 class Move(
@@ -45,8 +56,8 @@ class Move(
 ):
     """The label party's answer: the step that everybody takes."""
 
-    coefficients: Annotated[Array, Spec("float64", ("b",))]
-    step: float
+    coefficients: Annotated[Array, Spec("float64", ("b",)), AfterValidator(_finite)]
+    step: Positive
     more: bool
     best: bool = False
     restore: bool = False
@@ -55,10 +66,10 @@ class Move(
 class ConjugateSums(Message, reveals="lengths and angles of its own gradient and direction"):
     """A party's part of what the step and the next direction follow from."""
 
-    curved: float  # direction times second derivative times direction
-    gradient: Annotated[float, Field(ge=0)]  # gradient times itself
-    across: float  # gradient times second derivative times direction
-    change: Annotated[float, Field(ge=0)]  # second derivative times direction, times itself
+    curved: Number  # direction times second derivative times direction
+    gradient: Positive  # gradient times itself
+    across: Number  # gradient times second derivative times direction
+    change: Positive  # second derivative times direction, times itself
 
 
 class ConjugateStep(
@@ -66,8 +77,8 @@ class ConjugateStep(
 ):
     """The label party's answer."""
 
-    step: float
-    keep: float
+    step: Positive
+    keep: Positive
     more: bool
 
 
@@ -77,10 +88,10 @@ class ProximalSums(
 ):
     """A party's part of whether a proximal step went well."""
 
-    linear: float
-    quadratic: Annotated[float, Field(ge=0)]
-    penalty: Annotated[float, Field(ge=0)]
-    turned: float
+    linear: Number
+    quadratic: Positive
+    penalty: Positive
+    turned: Number
 
 
 class ProximalStep(
@@ -91,8 +102,8 @@ class ProximalStep(
     """The label party's answer."""
 
     taken: bool
-    curvature: float
-    momentum: float
+    curvature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    momentum: Annotated[float, Field(ge=0, le=1)]
     more: bool
     best: bool = False
     restore: bool = False

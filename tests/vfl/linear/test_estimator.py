@@ -214,7 +214,7 @@ def test_one_feature_partys_scores_are_its_own_numbers(data: Data, carried: list
     np.testing.assert_allclose(message.scores / 2.0**FRACTION, own, atol=1e-12)
 
 
-@pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "batch_size": 144}])
+@pytest.mark.parametrize("settings", [{}, {"l1": 1e-9}, {"solver": "sgd", "batch_size": 144}])
 def test_early_stopping_goes_back_to_the_best(settings: dict[str, Any]) -> None:
     rng = np.random.default_rng(5)
     noise = pd.DataFrame(rng.normal(size=(240, 18)), columns=[f"n{i}" for i in range(18)])
@@ -225,11 +225,19 @@ def test_early_stopping_goes_back_to_the_best(settings: dict[str, Any]) -> None:
     }
     how = {"l2": 0.0, "early_stopping": True, "validation_fraction": 0.4, "n_iter_no_change": 3}
     model = classifier(**how, **settings, max_iter=60, learning_rate=0.5).fit(data, **FIT)
-    assert 3 < model.n_iter_ < 60
+    assert 3 < model.n_iter_ < 60 and model.converged_
     fewer = classifier(**how, **settings, max_iter=model.n_iter_ - 3, learning_rate=0.5).fit(data, **FIT)
     for party in data:
         np.testing.assert_array_equal(model.coef_[party], fewer.coef_[party])
     assert model.intercept_ == fewer.intercept_
+
+
+def test_the_loss_of_an_epoch_is_its_rows_by_their_weights(data: Data) -> None:
+    weights = np.random.default_rng(0).permutation(np.repeat([0.0, 1.0, 50.0], [100, 70, 20]))
+    how = {"solver": "sgd", "learning_rate": 1e-12, "max_iter": 1}
+    parts = classifier(**how, batch_size=57).fit(data, **FIT, sample_weight=weights)
+    whole = classifier(**how, batch_size=1000).fit(data, **FIT, sample_weight=weights)
+    assert parts.loss_curve_ == pytest.approx(whole.loss_curve_, rel=1e-9)
 
 
 def test_a_warm_start_goes_on(data: Data) -> None:
@@ -414,7 +422,7 @@ def test_what_hidden_scores_do_not_allow_is_refused(data: Data) -> None:
         VerticalPoissonRegressor(security="hidden").fit(data, **FIT)
     few = {party: t.sort_values("id").iloc[:27] for party, t in data.items()}
     wide = {**few, "bank": few["bank"].assign(x=few["bank"]["a"] ** 2, z=few["bank"]["b"] ** 3)}
-    with pytest.raises(DataError, match="bank/setup: a batch of .* rows is too small for 4 columns"):
+    with pytest.raises(DataError, match="bank/setup: a batch of .* rows is too small for 5 columns"):
         hidden.fit(wide, **FIT)
 
 

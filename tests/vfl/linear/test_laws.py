@@ -100,6 +100,60 @@ def test_more_classes_have_a_score_each() -> None:
     assert (chances.idxmax(axis=1) == model.predict(data)).all() and model.score(data) > 0.95
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_to_ask_for_more_than_scores_can_tell_does_no_harm(seed: int) -> None:
+    """Scores are rounded to 2^-44, so a step that follows from them alone leads away in the end."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(120, 6))
+    table = pd.DataFrame(x, columns=list("abcdef"))
+    table[TARGET] = x[:, 0] - x[:, 2] + rng.logistic(size=120) > 0
+    best = logistic(table, 0.01)
+    model = VerticalLogisticRegression(l2=0.01, tol=0.0, security="plain")
+    model.fit(divided(table, 1, at_label=0), **FIT)
+    np.testing.assert_allclose(united(model.coef_, "abcdef"), best.coef_[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("seed", "l2"), [(1, 1e-3), (2, 1e-5)])
+def test_logistic_regression_of_a_rare_class(seed: int, l2: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(20_000, 6)) @ rng.normal(size=(6, 6))
+    rare = rng.random(20_000) < expit(x @ np.linspace(-0.3, 0.3, 6) - 7.5)
+    table = pd.DataFrame(x, columns=list("abcdef")).assign(**{TARGET: rare})
+    assert 10 < rare.sum() < 20
+    best = logistic(table, l2)
+    model = VerticalLogisticRegression(l2=l2, security="plain").fit(divided(table, 2), **FIT)
+    assert model.converged_
+    np.testing.assert_allclose(united(model.coef_, "abcdef"), best.coef_[0], atol=NEAR)
+    assert abs(model.intercept_ - best.intercept_[0]) < NEAR
+
+
+@pytest.mark.parametrize(("times", "l2"), [(1e-3, 1e-5), (1e6, 1.0)])
+def test_poisson_regression_of_rare_events_and_of_large_counts(times: float, l2: float) -> None:
+    table = counts()
+    table[TARGET] = table[TARGET] * times
+    x, y = pooled(table)
+    best = PoissonRegressor(alpha=l2, tol=1e-10 * times, max_iter=1000).fit(x, y)
+    model = VerticalPoissonRegressor(l2=l2, encryption=SMALL).fit(divided(table, 2), **FIT)
+    assert model.converged_
+    np.testing.assert_allclose(united(model.coef_, x.columns), best.coef_, atol=NEAR)
+    assert abs(model.intercept_ - best.intercept_) < NEAR
+
+
+@pytest.mark.parametrize("security", ["exact", "hidden"])
+def test_columns_of_any_scale_may_stay_as_they_are(security: Any) -> None:
+    table = diabetes()
+    scales = dict(zip(names_of(table), 10.0 ** np.linspace(-9, 9, 10), strict=True))
+    wide = table.assign(**{name: (table[name] - table[name].mean()) * by for name, by in scales.items()})
+    x, y = wide.drop(columns=TARGET), wide[TARGET]
+    model = VerticalLinearRegression(l2=0.0, standardise=False, security=security, encryption=SMALL)
+    model.fit(divided(wide, 2), **FIT)
+    assert model.converged_
+    found = united(model.coef_, x.columns) * np.array([*scales.values()])
+    best = np.linalg.lstsq(x / pd.Series(scales), y - y.mean(), rcond=None)[0]
+    spread = (x / pd.Series(scales)).std().to_numpy()
+    np.testing.assert_allclose(found * spread, best * spread, atol=NEAR * y.std())
+
+
 @pytest.mark.parametrize("security", ["exact", "hidden"])
 @pytest.mark.parametrize("feature_parties", [1, 2, 3])
 @pytest.mark.parametrize("l2", [0.0, 0.01])

@@ -109,7 +109,7 @@ def test_a_batch_is_a_short_chain_of_messages(
         return model.ledger_.chain_length("fit")
 
     if "solver" in settings:
-        assert chain(batch_size=28) - chain(batch_size=50) <= each * (6 - 3)
+        assert chain(batch_size=31) - chain(batch_size=50) <= each * (5 - 3)
     else:
         # Of three, each waits for what the label party was told by the other.
         later = parties == 3 and settings.get("security") == "hidden"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from vfl.linear.block import Columns
 from vfl.linear.masks import FRACTION, Masks, agree, total
 from vfl.linear.sealed import RESIDUAL, MaskedGradient, OpenedGradient, Scale, Sealer, Sums, chunks
 
+ENOUGH = 1000  # rows, for any number of columns here
+
 
 @cache
 def key(plain: bool) -> Key:
@@ -34,7 +37,7 @@ def sealed(own: Key, x: Columns, r: Array, taken: Key | None = None) -> tuple[Ar
     ints = scale.round(r)
 
     async def bank(me: Coordinator) -> None:
-        await Sealer(own, ints, scale.exponent).serve(me, ["shop"])
+        await Sealer(own, ints, scale.exponent, ENOUGH).serve(me, ["shop"])
 
     async def shop(me: Coordinator) -> Array:
         return await Sums(taken or own.public(), x, slice(0, len(r)), r.shape[1]).ask(me, "bank")
@@ -72,7 +75,7 @@ def test_a_gradient_is_the_exact_sum(
 def test_a_mask_is_wide_and_new_for_every_sum() -> None:
     x = Columns.of(np.ones((50, 3)), 50)
     ints = Scale().round(np.full((50, 1), 0.5))
-    sealer, hidden = Sealer(key(False), ints, 0), []
+    sealer, hidden = Sealer(key(False), ints, 0, ENOUGH), []
     for _ in range(2):
         sums = Sums(key(False).public(), x, slice(0, 50), 1)
         for part in chunks(50):
@@ -104,7 +107,7 @@ def test_another_key_is_refused() -> None:
 
 def test_what_cannot_be_a_gradient_is_refused() -> None:
     x = Columns.of(np.ones((20, 2)), 20)
-    sealer, sums = Sealer(key(True), np.ones((20, 1)), 0), Sums(key(True).public(), x, slice(0, 20), 1)
+    sealer, sums = Sealer(key(True), np.ones((20, 1)), 0, 20), Sums(key(True).public(), x, slice(0, 20), 1)
     with pytest.raises(ProtocolError, match=r"should be \[20, 1\], got \[9, 1\]"):
         sums.add(sealer.seal(slice(0, 9)), slice(0, 20))
     sums.add(sealer.seal(slice(0, 20)), slice(0, 20))
@@ -120,8 +123,23 @@ def test_what_cannot_be_a_gradient_is_refused() -> None:
     words, header = two.dump()
     with pytest.raises(ProtocolError, match=r"should be \(columns, 1\), got \[2, 3\]"):
         sealer.open(MaskedGradient(words=words, header=header))
+    three = key(True).encrypt(np.ones((3, 1)), sealer_range(), terms=1)
+    words, header = three.dump()
+    with pytest.raises(DataError, match="a batch of 20 rows is too small for 3 columns"):
+        sealer.open(MaskedGradient(words=words, header=header))
     with pytest.raises(DataError, match="residuals are not finite"):
         Scale().round(np.array([[np.inf]]))
+
+
+@pytest.mark.parametrize("changed", [{"bound": "0x1"}, {"bits": 7}, {"bound": hex(1 << 60)}])
+def test_residuals_of_another_range_are_refused(changed: dict[str, Any]) -> None:
+    """A mask is as wide as the bound of what it hides, which is the receiver's to know."""
+    x = Columns.of(np.ones((20, 2)), 20)
+    sealed = Sealer(key(True), np.ones((20, 1)), 0, 20).seal(slice(0, 20))
+    forged = sealed.model_copy(update={"header": {**sealed.header, **changed}})
+    sums = Sums(key(True).public(), x, slice(0, 20), 1)
+    with pytest.raises(ProtocolError, match="should be whole numbers of at most 40 bits"):
+        sums.add(forged, slice(0, 20))
 
 
 def sealer_range() -> Fixed:
@@ -143,9 +161,7 @@ def test_masks_cancel_in_the_sum_and_hide_its_parts(count: int) -> None:
     for _ in range(2):  # both ends go on in one stream
         scores = {party: rng.normal(size=(500, 2)) for party in parties}
         said = {party: own[party](scores[party]) for party in parties}
-        np.testing.assert_allclose(
-            total([*said.values()], (500, 2)), sum(scores.values()), atol=count * 2.0**-FRACTION
-        )
+        np.testing.assert_allclose(total(said, (500, 2)), sum(scores.values()), atol=count * 2.0**-FRACTION)
         for party in parties if count > 1 else ():
             # Uniform over 64 bits: half of the signs, and nothing of the score.
             high = said[party] / 2.0**63
@@ -158,5 +174,14 @@ def test_scores_that_no_training_gives_are_refused() -> None:
     for wrong in (np.nan, np.inf, 1e6):
         with pytest.raises(DataError, match="training diverged: scores should be below 262144"):
             own(np.array([[wrong]]))
-    with pytest.raises(ProtocolError, match=r"should have shape \[2, 1\], got \[1, 1\]"):
-        total([np.zeros((1, 1), np.int64)], (2, 1))
+    with pytest.raises(ProtocolError, match=r"scores from shop should have shape \[2, 1\], got \[1, 1\]"):
+        total({"shop": np.zeros((1, 1), np.int64)}, (2, 1))
+
+
+def test_large_scores_have_a_unit_of_their_own() -> None:
+    own = masks(["shop", "telco"])
+    scores = {"shop": np.array([[1e9], [-3.0]]), "telco": np.array([[-2e9], [5.0]])}
+    said = {party: own[party](z, 20) for party, z in scores.items()}
+    np.testing.assert_allclose(total(said, (2, 1), 20), [[-1e9], [2.0]], atol=2.0 ** (20 - FRACTION))
+    with pytest.raises(DataError, match="scores should be below 137438953472"):
+        own["shop"](np.array([[2e11]]), 20)
