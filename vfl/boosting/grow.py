@@ -299,7 +299,7 @@ def _own_sums(codes: Array, values: Array, counts: Array, nodes: Sequence[Array]
 
 
 def _with_siblings(sums: Array, level: Level, above: Array | None) -> Array:
-    """(nodes, ...) from sums of the smaller children, and of their parents."""
+    """(nodes, ...) from sums of one child of each pair, and of their parents."""
     if above is None:
         return sums
     full = np.empty((len(level.rows), *sums.shape[1:]), np.int64)

@@ -78,7 +78,7 @@ class SealedSums(
     reveals="to the key's owner alone: for each node of a level and each bin of the sender's columns, the "
     "sum of the receiver's own gradients and hessians; bins and columns are numbers",
 ):
-    """From a feature party, for each level: histograms of the smaller child of each pair."""
+    """From a feature party, for each level: histograms of one child of each pair."""
 
     words: Annotated[Array, Spec("uint64", ("n", "w"))]
     head: dict[str, Any]
