@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import numpy as np
 import pytest
 
 from horizontal import FedClassifier, FedRegressor
@@ -15,7 +16,7 @@ from protocols import programs
 from protocols.consent import reveals
 from protocols.cut import CutGradient
 from protocols.errors import ConfigError
-from protocols.programs import GROUP, program, told
+from protocols.programs import GROUP, Seat, program, told
 from protocols.psi import choose
 from protocols.psi.ecdh import BlindedIds
 from protocols.serving import Abort
@@ -107,3 +108,19 @@ def test_what_a_person_is_shown_is_what_leaves() -> None:
     fit, predict = (reveals(program("vertical-net"), action) for action in ("fit", "predict"))
     assert BlindedIds.reveals in fit and BlindedIds.reveals in predict
     assert CutGradient.reveals in fit and CutGradient.reveals not in predict and Abort.reveals in predict
+
+
+def test_what_a_job_is_resumed_with_is_all_that_a_seat_brings() -> None:
+    table = rows()["north"]
+    weights = np.linspace(1.0, 2.0, len(table))
+    seats = [
+        Seat("bank", ("bank", "telco"), table),
+        Seat("bank", ("bank", "telco"), table.iloc[::-1]),
+        Seat("bank", ("bank", "telco"), table, sample_weight=weights),
+        Seat("bank", ("bank", "telco"), table, sample_weight=weights[::-1]),
+        Seat("bank", ("bank", "telco"), table, monotone={"a": 1}),
+        Seat("bank", ("bank", "telco"), table, monotone={"a": -1}),
+    ]
+    assert len({seat.fingerprint for seat in seats}) == len(seats)
+    again = Seat("bank", ("bank", "telco"), table.copy(), sample_weight=weights.copy())
+    assert again.fingerprint == seats[2].fingerprint
