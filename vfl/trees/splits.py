@@ -4,7 +4,7 @@ No party: pure functions, which the label party alone runs. All nodes of a level
 column, then the first bin, then missing values to the right; so whoever has the same integers finds the same
 splits. Gains are those of Chen and Guestrin 2016 (XGBoost), equation 7, without its factor 1/2; monotone
 columns as in XGBoost and LightGBM's basic method; categories in the order of their gradient over hessian
-(Fisher 1958), as LightGBM has it.
+(Fisher 1958), as XGBoost has it: with l2 or a least hessian, the best of all sets may be another one.
 """
 
 from __future__ import annotations
