@@ -98,6 +98,17 @@ def test_parts_are_saved_apart_and_predict_the_same_in_a_new_process(tmp_path: P
     pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "said.pickle"), expected)  # noqa: S301
 
 
+def test_columns_may_be_numbered(tmp_path: Path) -> None:
+    data = tables()
+    expected = classifier().fit(data, "bank.default", "customer").predict_proba(data)
+    numbered = {p: t.rename(columns={f"x{at}": at for at in range(4)}) for p, t in data.items()}
+    model = classifier().fit(numbered, "bank.default", "customer")
+    pd.testing.assert_frame_equal(model.predict_proba(numbered), expected)
+    loaded = VerticalGradientBoostingClassifier.load(tmp_path, model.save(tmp_path))
+    pd.testing.assert_frame_equal(loaded.predict_proba(numbered), expected)
+    assert loaded.feature_importances_["shop"].index.tolist() == [2, 3]
+
+
 def test_regression_with_either_loss() -> None:
     data = {party: table.drop(columns="default", errors="ignore") for party, table in small(400).items()}
     model = regressor(n_estimators=40).fit(data, "bank.amount", "customer")
