@@ -156,7 +156,7 @@ async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:
             )
             await at.send(label_party, await at.compute(sum_up, statistics, codes, counts, nodes, cost=cost))
             word = await at.recv(label_party, Divided)
-            mine, left = _mine(word, level, told.columns, label_party)
+            mine, left = _mine(word, level, told.columns, plan.min_samples_split, label_party)
             numbers = np.arange(len(mine)) + len(splits)
             splits = splits.plus(word.columns, left, [len(level.drawn[node]) for node in mine])
             sides = {
@@ -184,11 +184,12 @@ async def _statistics(me: Party, held: _Held, rows: int, width: int) -> Statisti
     for start in range(0, rows, CHUNK):
         message = await me.recv(held.label_party, kind)
         size = min(CHUNK, rows - start)
-        parts.append(await me.compute(take, message, held.key, (size, width), cost=float(size)))
+        agreed = held.plan.gradient_bits, rows
+        parts.append(await me.compute(take, message, held.key, (size, width), *agreed, cost=float(size)))
     return joined(parts)
 
 
-def _mine(word: Divided, level: Level, drawn: Array, sender: str) -> tuple[list[int], Array]:
+def _mine(word: Divided, level: Level, drawn: Array, least: int, sender: str) -> tuple[list[int], Array]:
     """The nodes that this party splits, and which bins go left in each. ProtocolError for no such split."""
     mine = np.flatnonzero(word.fate == YOURS)
     known = np.isin(word.fate, (LEAF, YOURS, OTHERS)).all() and len(word.fate) == len(level.rows)
@@ -198,6 +199,8 @@ def _mine(word: Divided, level: Level, drawn: Array, sender: str) -> tuple[list[
         )
     if (word.columns >= len(drawn)).any() or not drawn[word.columns].all():
         raise ProtocolError(f"{Divided.kind} from {sender}: a column that takes no part in this round")
+    if any(len(level.drawn[node]) < least for node in np.flatnonzero(word.fate != LEAF).tolist()):
+        raise ProtocolError(f"{Divided.kind} from {sender}: a split of fewer than {least} rows")
     return mine.tolist(), np.unpackbits(word.left, axis=1).astype(bool)
 
 
