@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import DataError, ProtocolError
+from protocols.errors import ConfigError, DataError, ProtocolError
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
 from vfl.align import Aligned, align_feature
@@ -67,6 +67,7 @@ async def feature_party(
     counts = np.array([one.count for one in bins], np.int64)
     async with me.within("setup") as at:
         word = await at.recv(label_party, TreeKey)
+        check_outputs(table.monotone, word.outputs)
         key = None if plan.scheme is None else plan.scheme.key_from_bytes(word.key)
         await at.send(label_party, described(bins, table.monotone))
     held = _Held(label_party, plan, codes, counts, key, len(peers) == 1, word.outputs)
@@ -128,6 +129,17 @@ def check_monotone(monotone: Mapping[str, int], table: pd.DataFrame) -> None:
                 f"monotone[{name!r}] is {way!r} for a column of {table[name].dtype}; expected 1, -1 or 0, "
                 "for a column of numbers"
             )
+
+
+def check_outputs(monotone: Mapping[str, int], outputs: int) -> None:
+    """ConfigError for a constraint on several outputs: where all rise, chances can fall."""
+    if outputs > 1 and any(monotone.values()):
+        error = ConfigError(
+            f"monotone holds a number or the chance of the second of two classes, and here are {outputs} "
+            "classes; leave monotone out"
+        )
+        error.told = str(error)  # no name of a column
+        raise error
 
 
 async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:

@@ -15,6 +15,8 @@ from protocols.arrays import Array
 from protocols.errors import ProtocolError
 from protocols.wire.message import Message, Spec
 
+MOST_OUTPUTS = 1000
+
 
 class TreeKey(
     Message, reveals="how many classes there are, and the public key that gradients are sealed with"
@@ -22,7 +24,7 @@ class TreeKey(
     """From the label party, before the first tree."""
 
     key: bytes  # empty where nothing is encrypted
-    outputs: Annotated[int, Field(ge=1, le=1000)]  # trees of a round: one for each class if more than two
+    outputs: Annotated[int, Field(ge=1, le=MOST_OUTPUTS)]  # trees of a round: one a class if over two
 
 
 class BinCounts(

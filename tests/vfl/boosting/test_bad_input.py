@@ -249,6 +249,39 @@ def test_sums_under_another_key_or_of_another_size_are_refused() -> None:
         open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop")
 
 
+def test_a_target_of_too_many_classes_is_none() -> None:
+    data = tables(2, 1400)
+    data["bank"] = data["bank"].assign(default=np.arange(len(data["bank"])))
+    with pytest.raises(DataError, match=r"bank/setup: the target has \d+ classes.* at most 1000"):
+        classifier().fit(data, "bank.default", "customer")
+
+
+@pytest.mark.parametrize("party", ["bank", "shop"])
+def test_a_constraint_on_the_chances_of_many_classes_is_refused(party: str) -> None:
+    data = tables(2, 300)
+    data["bank"] = data["bank"].assign(default=pd.qcut(data["bank"]["x0"], 3, labels=False))
+    name = {"bank": "x1", "shop": "x2"}[party]
+    with pytest.raises(ConfigError, match=f"{party}/setup: monotone .* 3 classes; leave monotone") as caught:
+        classifier(monotone={party: {name: 1}}).fit(data, "bank.default", "customer")
+    assert name not in str(caught.value)
+    classifier(n_estimators=1, monotone={party: {name: 0}}).fit(data, "bank.default", "customer")
+
+
+def test_a_training_that_runs_off_is_refused() -> None:
+    data = {party: table.drop(columns="default", errors="ignore") for party, table in tables(2, 400).items()}
+    counts = np.zeros(len(data["bank"]))
+    counts[(data["bank"]["x0"] > 1.5).to_numpy()] = 1e9
+    data["bank"] = data["bank"].assign(y=counts)
+    wild = regressor(
+        loss="poisson", n_estimators=60, learning_rate=50.0, l2_regularization=0.0, min_child_weight=0.0
+    )
+    with pytest.raises(DataError, match="bank/.*the gradients of .* rows are beyond 1e100: training runs"):
+        wild.fit(data, "bank.y", "customer")
+    weights = np.full(len(counts), 1e200)
+    with pytest.raises(DataError, match="bank/.*smaller targets or weights"):
+        regressor().fit(data, "bank.y", "customer", sample_weight=weights)
+
+
 def test_gradients_that_are_packed_otherwise_are_refused() -> None:
     key, rows = small(), np.arange(12).reshape(6, 2)
     for message, at in ((seal(rows, 8, 6, key), key.public()), (seal(rows, 8, 6, None), None)):
