@@ -65,10 +65,17 @@ async def label_party(
         baseline = loss.baseline(y[learning], w[learning])
         raw = np.repeat(baseline[None], len(y), axis=0)
     else:
-        splits, forest, baseline = before[0].splits, before[1].forest, before[1].baseline
-        raw, scores = np.repeat(baseline[None], len(y), axis=0), before[1].scores[: plan.begin].tolist()
+        splits, baseline = before[0].splits, before[1].baseline
+        forest = before[1].forest.among(me.desk.parties)
+        raw = np.repeat(baseline[None], len(y), axis=0)
         async with me.within("before") as at:
             await ask(at, codes, splits, forest, raw, plan.predict_protocol)
+        if plan.early_stopping:
+            # What comes next is held against the model as it is on the rows that are held out now.
+            scores = [
+                *_earlier(before[1].scores, plan.begin),
+                loss.mean(y[judging], raw[judging], w[judging]),
+            ]
     grower = Grower(setting, Growing(forest), splits, raw)
     async with me.within("fit") as fit:
         for round_ in range(max(done, plan.begin), plan.n_estimators):
@@ -198,10 +205,11 @@ def _earlier(scores: Array, begin: int) -> list[float]:
 
 
 def _best(scores: Sequence[float], plan: Boosting) -> int:
-    """After how many rounds the loss of the rows held out was lowest, by more than `tol`."""
-    best = 0
-    for at, score in enumerate(scores):
-        if score < scores[best] - plan.tol:
+    """After how many rounds the loss of the rows held out was lowest, by more than `tol`; rounds of a model
+    that is continued are all kept."""
+    best = max(plan.begin - 1, 0)
+    for at in range(best, len(scores)):
+        if scores[at] < scores[best] - plan.tol:
             best = at
     return best + 1
 

@@ -249,6 +249,23 @@ def test_sums_under_another_key_or_of_another_size_are_refused() -> None:
         open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop")
 
 
+def test_a_model_is_continued_only_as_what_it_is() -> None:
+    data = {party: table.drop(columns="default", errors="ignore") for party, table in tables(3).items()}
+    data["bank"] = data["bank"].assign(y=lambda t: np.exp(t["x0"]).round())
+    data["shop"] = data["shop"].assign(y=lambda t: np.exp(t["x2"]).round())
+    model = regressor(n_estimators=2, warm_start=True).fit(data, "bank.y", "customer")
+    parts = model.parts_
+    model.set_params(n_estimators=4)
+    with pytest.raises(ConfigError, match="bank/.*has its target at another party"):
+        model.fit(data, "shop.y", "customer")
+    with pytest.raises(ConfigError, match="is of bank, shop, telco, and this training of bank, shop; train"):
+        model.fit({party: data[party] for party in ("bank", "shop")}, "bank.y", "customer")
+    model.set_params(loss="poisson")
+    with pytest.raises(ConfigError, match="bank/.*trained with loss='squared', not 'poisson'; train anew"):
+        model.fit(data, "bank.y", "customer")
+    assert model.parts_ is parts
+
+
 def test_a_target_of_too_many_classes_is_none() -> None:
     data = tables(2, 1400)
     data["bank"] = data["bank"].assign(default=np.arange(len(data["bank"])))

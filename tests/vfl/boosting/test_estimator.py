@@ -317,3 +317,28 @@ def test_who_is_left_out_and_why(tmp_path: Path) -> None:
     (tmp_path / "shop" / "one").rename(tmp_path / "shop" / "two")
     with pytest.raises(DataError, match="not of the same training"):
         VerticalGradientBoostingClassifier.load(tmp_path, runs[1])
+
+
+def test_going_on_in_another_order_of_parties_is_going_on() -> None:
+    data = tables(3)
+    model = classifier(n_estimators=2, warm_start=True).fit(data, "bank.default", "customer")
+    turned = {party: data[party] for party in ("telco", "bank", "shop")}
+    said = model.set_params(n_estimators=4).fit(turned, "bank.default", "customer").predict_proba(data)
+    whole = classifier(n_estimators=4).fit(data, "bank.default", "customer")
+    pd.testing.assert_frame_equal(said, whole.predict_proba(data))
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_going_on_with_early_stopping_keeps_what_is_there(stopped: bool) -> None:
+    data = tables(2, 300)
+    how: dict[str, Any] = {"early_stopping": True, "n_iter_no_change": 3}
+    model = classifier(n_estimators=4, warm_start=True, early_stopping=stopped, n_iter_no_change=9)
+    first = model.fit(data, "bank.default", "customer").n_iter_
+    model.set_params(n_estimators=30, **how).fit(data, "bank.default", "customer")
+    losses = model.validation_loss_
+    assert np.isnan(losses[: first - 1]).all() != stopped and np.isfinite(losses[first - 1 :]).all()
+    assert model.n_iter_ == first + int(np.argmin(losses[first - 1 :])) > first
+    # Nothing gains so much: the model that there was is kept as it is.
+    kept = model.n_iter_
+    model.set_params(n_estimators=60, tol=100.0).fit(data, "bank.default", "customer")
+    assert model.n_iter_ == kept and len(model.validation_loss_) == kept + 3
