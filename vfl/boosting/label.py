@@ -84,7 +84,7 @@ async def label_party(
                     await at.broadcast(Enough(rounds=_best(scores, plan)), to=peers)
                     break
                 g, h = await at.compute(loss.derivatives, y, raw, cost=20.0 * raw.size)
-                mask, factor = drawn_rows(at.rng("rows"), plan, learning, g)
+                mask, factor = drawn_rows(at.rng("rows"), plan, learning, g * w[:, None])
                 columns = drawn_columns(at.rng("columns"), plan, len(setting.columns.counts))
                 if plan.complete_secure and round_ == 0:
                     columns = setting.own

@@ -18,8 +18,11 @@ from sklearn.metrics import roc_auc_score
 from protocols.errors import ConfigError, DataError, NotFittedError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.party import Party
+from tests.vfl.boosting.boosted import plan, shared, train
 from tests.vfl.parties import joined, overlapping, small
 from vfl import VerticalGradientBoostingClassifier, VerticalGradientBoostingRegressor
+from vfl.boosting.messages import Drawn
 
 PLAIN = Plain()
 TESTING = Paillier(bits=512, small_key=True)
@@ -342,3 +345,19 @@ def test_going_on_with_early_stopping_keeps_what_is_there(stopped: bool) -> None
     kept = model.n_iter_
     model.set_params(n_estimators=60, tol=100.0).fit(data, "bank.default", "customer")
     assert model.n_iter_ == kept and len(model.validation_loss_) == kept + 3
+
+
+def test_goss_draws_rows_of_more_weight_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables_, y = shared(200, (2, 3))
+    weights = np.where(np.arange(200) % 10 == 0, 3.0, 1.0)
+    drawn, send = [], Party.send
+
+    async def listening(self: Party, to: str, message: Any) -> None:
+        if isinstance(message, Drawn):
+            drawn.append(np.unpackbits(message.rows, count=200).astype(bool))
+        await send(self, to, message)
+
+    monkeypatch.setattr(Party, "send", listening)
+    train(tables_, y, plan(n_estimators=1, top_rate=0.1, other_rate=0.1), weights=weights)
+    (first,) = drawn  # all gradients are nearly alike, but for the weights
+    assert first.sum() == 40 and first[::10].all()
