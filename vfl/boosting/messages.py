@@ -42,7 +42,8 @@ class BinCounts(
 class Drawn(
     Message,
     reveals="which common rows a round of trees learns from, and which of the receiver's columns; rows that "
-    "are never drawn are for validation, and those that are always drawn by GOSS have large gradients",
+    "are never drawn are for validation or have weight 0, and those that are always drawn by GOSS have large "
+    "gradients",
 ):
     """From the label party, at the beginning of a round. Without columns the receiver sits the round out."""
 
@@ -67,7 +68,8 @@ class SealedGradients(
 
 class ClearGradients(
     Message,
-    reveals="the drawn rows' gradients and hessians in the clear, from which their labels can be read",
+    reveals="the drawn rows' gradients and hessians in the clear, from which their labels and weights can be "
+    "read",
     carries={"labels"},
 ):
     """The same with nothing encrypted."""
