@@ -197,6 +197,32 @@ def test_monotone_predictions_rise_with_their_column() -> None:
     assert (np.diff(free.predict_proba(rising)[1]) > 0).any()
 
 
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_deep_trees_hold_every_constraint_at_every_row(l2: float) -> None:
+    tables_, y = shared(400, (2, 2), seed=5)
+    data = {party: table.assign(id=np.arange(400)) for party, table in tables_.items()}
+    data["bank"] = data["bank"].assign(y=y)
+    ways: dict[str, dict[str, int]] = {"bank": {"x0": -1}, "shop": {"x2": 1, "x3": -1}}
+    model = classifier(
+        n_estimators=8,
+        max_depth=6,
+        learning_rate=0.5,
+        min_child_weight=0.0,
+        l2_regularization=l2,
+        monotone=ways,
+    ).fit(data, "bank.y", "id")
+    rows, steps = pd.concat(tables_.values(), axis=1)[:60], np.linspace(-4, 4, 41)
+    for party, held in ways.items():
+        for name, way in held.items():
+            asked = (
+                rows.loc[rows.index.repeat(41)].reset_index(drop=True).assign(**{name: np.tile(steps, 60)})
+            )
+            asked = asked.assign(id=asked.index)
+            said = model.predict_proba({"bank": asked[["id", "x0", "x1"]], "shop": asked[["id", "x2", "x3"]]})
+            rises = np.diff(said[1].to_numpy().reshape(60, 41), axis=1) * way
+            assert (rises >= 0).all() and (rises > 0).any(), (party, name)
+
+
 def test_it_says_whether_anything_was_encrypted() -> None:
     data = tables(2, 60)
     kinds = {}
