@@ -22,6 +22,7 @@ from protocols.party import Party
 from tests.vfl.boosting.boosted import plan, shared, train
 from tests.vfl.parties import joined, overlapping, small
 from vfl import VerticalGradientBoostingClassifier, VerticalGradientBoostingRegressor
+from vfl.boosting.draw import drawn_rows
 from vfl.boosting.messages import Drawn
 
 PLAIN = Plain()
@@ -371,6 +372,16 @@ def test_going_on_with_early_stopping_keeps_what_is_there(stopped: bool) -> None
     kept = model.n_iter_
     model.set_params(n_estimators=60, tol=100.0).fit(data, "bank.default", "customer")
     assert model.n_iter_ == kept and len(model.validation_loss_) == kept + 3
+
+
+def test_goss_counts_the_rows_that_it_draws_for_those_that_it_does_not() -> None:
+    g, learning = np.random.default_rng(0).normal(size=(500, 2)), np.arange(500) % 5 > 0
+    settings = plan(top_rate=0.1, other_rate=0.2)
+    drawn, factor = drawn_rows(np.random.default_rng(1), settings, learning, g)
+    size = np.abs(g).sum(axis=1)
+    large = learning & (size >= np.sort(size[learning])[-40])
+    assert drawn.sum() == 120 and drawn[large].all() and not drawn[~learning].any()
+    assert (factor[large] == 1).all() and factor[drawn].sum() == pytest.approx(learning.sum())
 
 
 def test_goss_draws_rows_of_more_weight_first(monkeypatch: pytest.MonkeyPatch) -> None:
