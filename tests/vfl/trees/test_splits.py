@@ -151,6 +151,16 @@ def test_a_monotone_column_splits_one_way_and_bounds_what_is_below(way: int) -> 
     )
 
 
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_no_constraint_is_about_what_is_missing(way: int, sign: float) -> None:
+    codes = np.array([[1, 2, 0, 0]], np.uint8)  # and no row has bin 3
+    g, h = sign * np.array([1.0, 1, -1, -1]), np.ones(4)
+    one = found(codes, g, h, columns([3], monotone=[way]), Rules(l2=0.0))
+    assert one.gain[0] == pytest.approx(4.0) and one.left[0].tolist() == [False, True, True, True]
+    assert one.low[0].tolist() == [-np.inf] * 2 and one.high[0].tolist() == [np.inf] * 2
+
+
 def test_columns_without_bins_are_never_split() -> None:
     codes = np.zeros((2, 4), np.uint8)
     assert found(codes, np.array([1.0, 1, -1, -1]), np.ones(4), columns([0, 0]), Rules()).gain[0] == 0
