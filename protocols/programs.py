@@ -75,13 +75,13 @@ class Seat:
 
     @property
     def fingerprint(self) -> str:
-        """Of its table and weights, or of its ids; "" if it has neither."""
-        if self.table is not None:
-            table = fingerprint(self.table)
-            if self.sample_weight is None:
-                return table
-            return hashlib.sha256(table.encode() + self.sample_weight.tobytes()).hexdigest()
-        return "" if self.ids is None else self.ids.fingerprint
+        """Of its table or ids, as `protocols.sources.fingerprint`, and of what it brings; "" if none."""
+        if self.table is None:
+            return "" if self.ids is None else self.ids.fingerprint
+        said = hashlib.sha256(fingerprint(self.table).encode())
+        said.update(b"" if self.sample_weight is None else self.sample_weight.tobytes())
+        said.update(repr(sorted(self.monotone.items())).encode())
+        return said.hexdigest()
 
 
 Prepare = Callable[[P, Seat], Role]

@@ -9,7 +9,6 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from horizontal import FedClassifier, FedRegressor
@@ -111,11 +110,17 @@ def test_what_a_person_is_shown_is_what_leaves() -> None:
     assert CutGradient.reveals in fit and CutGradient.reveals not in predict and Abort.reveals in predict
 
 
-def test_other_weights_are_other_data() -> None:
-    """Or a job that is asked for again with other weights would go on where the first was cut off."""
-    table = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})
+def test_what_a_job_is_resumed_with_is_all_that_a_seat_brings() -> None:
+    table = rows()["north"]
+    weights = np.linspace(1.0, 2.0, len(table))
     seats = [
-        Seat("bank", ("bank",), table, "id", "x", weights) for weights in (None, np.ones(2), np.arange(2.0))
+        Seat("bank", ("bank", "telco"), table),
+        Seat("bank", ("bank", "telco"), table.iloc[::-1]),
+        Seat("bank", ("bank", "telco"), table, sample_weight=weights),
+        Seat("bank", ("bank", "telco"), table, sample_weight=weights[::-1]),
+        Seat("bank", ("bank", "telco"), table, monotone={"a": 1}),
+        Seat("bank", ("bank", "telco"), table, monotone={"a": -1}),
     ]
-    assert len({seat.fingerprint for seat in seats}) == 3
-    assert seats[1].fingerprint == Seat("bank", ("bank",), table.copy(), "id", "x", np.ones(2)).fingerprint
+    assert len({seat.fingerprint for seat in seats}) == len(seats)
+    again = Seat("bank", ("bank", "telco"), table.copy(), sample_weight=weights.copy())
+    assert again.fingerprint == seats[2].fingerprint

@@ -12,9 +12,9 @@ Who learns what:
   chosen, and by which bins of which column, both by number. It learns no name, no threshold and no category.
   Sums over a bin of few rows, and the sums of many rounds, can tell which rows are in it.
 - A feature party learns which of its rows are common, drawn in a round, and in which node; by which of its
-  columns and bins a node is split. It is told no gradient, no gain and no leaf, and not who splits the other
-  nodes. Rows that share a leaf tend to share a label, and rows that GOSS draws always are those whose labels
-  are predicted badly.
+  columns and bins a node is split, and how others' splits divide the rows. It is told no gradient, no gain
+  and no leaf, and not who splits the other nodes. Rows that share a leaf tend to share a label, and rows that
+  GOSS draws always are those whose labels are predicted badly.
 - With `encryption=Plain()` a feature party learns gradients in the clear, and with them labels.
 
 Semi-honest parties. That nothing is learnt from what is sealed rests on Paillier's assumption

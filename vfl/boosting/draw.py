@@ -15,7 +15,7 @@ from vfl.boosting.plan import Boosting
 def drawn_rows(rng: np.random.Generator, plan: Boosting, learning: Array, g: Array) -> tuple[Array, Array]:
     """(which rows, bool; what each one's gradient is multiplied by, float64), both of the common rows.
 
-    learning: which rows may be drawn. g: (rows, outputs) gradients.
+    learning: which rows may be drawn. g: (rows, outputs) gradients, times the rows' own weights.
     """
     rows, factor = np.flatnonzero(learning), np.ones(len(learning))
     if plan.goss:

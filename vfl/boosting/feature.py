@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import DataError, ProtocolError
+from protocols.errors import ConfigError, DataError, ProtocolError
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
 from vfl.align import Aligned, align_feature
@@ -66,6 +67,7 @@ async def feature_party(
     counts = np.array([one.count for one in bins], np.int64)
     async with me.within("setup") as at:
         word = await at.recv(label_party, TreeKey)
+        check_outputs(table.monotone, word.outputs)
         key = None if plan.scheme is None else plan.scheme.key_from_bytes(word.key)
         await at.send(label_party, described(bins, table.monotone))
     held = _Held(label_party, plan, codes, counts, key, len(peers) == 1, word.outputs)
@@ -108,7 +110,7 @@ async def divided(
     return bins, await rows_in_bins(me, table, aligned, bins)
 
 
-def described(bins: Sequence[Bins], monotone: Mapping[str, int]) -> BinCounts:
+def described(bins: Sequence[Bins], monotone: Mapping[Any, int]) -> BinCounts:
     """What the label party is told of them."""
     return BinCounts(
         bins=np.array([one.count for one in bins], np.uint8),
@@ -127,6 +129,17 @@ def check_monotone(monotone: Mapping[str, int], table: pd.DataFrame) -> None:
                 f"monotone[{name!r}] is {way!r} for a column of {table[name].dtype}; expected 1, -1 or 0, "
                 "for a column of numbers"
             )
+
+
+def check_outputs(monotone: Mapping[str, int], outputs: int) -> None:
+    """ConfigError for a constraint on several outputs: where all rise, chances can fall."""
+    if outputs > 1 and any(monotone.values()):
+        error = ConfigError(
+            f"monotone holds a number or the chance of the second of two classes, and here are {outputs} "
+            "classes; leave monotone out"
+        )
+        error.told = str(error)  # no name of a column
+        raise error
 
 
 async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:
@@ -155,7 +168,7 @@ async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:
             )
             await at.send(label_party, await at.compute(sum_up, statistics, codes, counts, nodes, cost=cost))
             word = await at.recv(label_party, Divided)
-            mine, left = _mine(word, level, told.columns, label_party)
+            mine, left = _mine(word, level, told.columns, plan.min_samples_split, label_party)
             numbers = np.arange(len(mine)) + len(splits)
             splits = splits.plus(word.columns, left, [len(level.drawn[node]) for node in mine])
             sides = {
@@ -183,11 +196,12 @@ async def _statistics(me: Party, held: _Held, rows: int, width: int) -> Statisti
     for start in range(0, rows, CHUNK):
         message = await me.recv(held.label_party, kind)
         size = min(CHUNK, rows - start)
-        parts.append(await me.compute(take, message, held.key, (size, width), cost=float(size)))
+        agreed = held.plan.gradient_bits, rows
+        parts.append(await me.compute(take, message, held.key, (size, width), *agreed, cost=float(size)))
     return joined(parts)
 
 
-def _mine(word: Divided, level: Level, drawn: Array, sender: str) -> tuple[list[int], Array]:
+def _mine(word: Divided, level: Level, drawn: Array, least: int, sender: str) -> tuple[list[int], Array]:
     """The nodes that this party splits, and which bins go left in each. ProtocolError for no such split."""
     mine = np.flatnonzero(word.fate == YOURS)
     known = np.isin(word.fate, (LEAF, YOURS, OTHERS)).all() and len(word.fate) == len(level.rows)
@@ -197,6 +211,8 @@ def _mine(word: Divided, level: Level, drawn: Array, sender: str) -> tuple[list[
         )
     if (word.columns >= len(drawn)).any() or not drawn[word.columns].all():
         raise ProtocolError(f"{Divided.kind} from {sender}: a column that takes no part in this round")
+    if any(len(level.drawn[node]) < least for node in np.flatnonzero(word.fate != LEAF).tolist()):
+        raise ProtocolError(f"{Divided.kind} from {sender}: a split of fewer than {least} rows")
     return mine.tolist(), np.unpackbits(word.left, axis=1).astype(bool)
 
 

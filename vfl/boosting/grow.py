@@ -141,6 +141,7 @@ class Grower:
         """(summed nodes, drawn columns, bins, statistics): all parties' histograms, padded alike."""
         setting, columns, counts = self.setting, grown.columns, self.setting.columns.counts
         width, nodes = setting.width, [level.drawn[node] for node in level.summed]
+        most = 2**setting.plan.gradient_bits * len(grown.statistics.values)
         parts = []
         for side in setting.sides:
             chosen = counts[side.at][columns[side.at]]
@@ -152,7 +153,8 @@ class Grower:
             elif side in grown.active:
                 message = await me.recv(side.party, ClearSums if setting.key is None else SealedSums)
                 cost = opening_cost(shape[0] * shape[1], width, setting.key is not None)
-                flat = await me.compute(open_sums, message, setting.key, shape, side.party, cost=cost)
+                about = setting.key, shape, most, side.party
+                flat = await me.compute(open_sums, message, *about, cost=cost)
             else:
                 continue
             parts.append(padded(flat, chosen, int(counts[columns].max(initial=0))))
@@ -299,7 +301,7 @@ def _own_sums(codes: Array, values: Array, counts: Array, nodes: Sequence[Array]
 
 
 def _with_siblings(sums: Array, level: Level, above: Array | None) -> Array:
-    """(nodes, ...) from sums of the smaller children, and of their parents."""
+    """(nodes, ...) from sums of one child of each pair, and of their parents."""
     if above is None:
         return sums
     full = np.empty((len(level.rows), *sums.shape[1:]), np.int64)

@@ -18,10 +18,10 @@ from protocols.party import Coordinator
 from protocols.tables import encode_labels, features, labels
 from vfl.align import Aligned, align_label
 from vfl.boosting.draw import drawn_columns, drawn_rows, held_out
-from vfl.boosting.feature import described, divided
+from vfl.boosting.feature import check_outputs, described, divided
 from vfl.boosting.grow import Grower, Setting, Side
 from vfl.boosting.losses import Loss
-from vfl.boosting.messages import BinCounts, Drawn, Enough, TreeKey, to_bits
+from vfl.boosting.messages import MOST_OUTPUTS, BinCounts, Drawn, Enough, TreeKey, to_bits
 from vfl.boosting.nodes import Drawing
 from vfl.boosting.parts import Classes, Learnt, Owned, Table
 from vfl.boosting.plan import Boosting
@@ -29,6 +29,8 @@ from vfl.boosting.predict import ask
 from vfl.trees.forest import Forest, Growing, Splits
 from vfl.trees.splits import Columns
 from vfl.trees.sums import quantised
+
+MOST_GRADIENT = 1e100
 
 
 async def label_party(
@@ -47,6 +49,7 @@ async def label_party(
             aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
     with marked(me.name, "setup"):
         y, loss, classes = _target(target.iloc[aligned.rows], plan, before)
+        check_outputs(table.monotone, loss.outputs)
         w = np.ones(len(y)) if weights is None else weights[aligned.rows]
         learning = ~held_out(me.rng("validation"), plan, len(y)) & (w > 0)
         judging = ~learning & (w > 0)
@@ -62,10 +65,17 @@ async def label_party(
         baseline = loss.baseline(y[learning], w[learning])
         raw = np.repeat(baseline[None], len(y), axis=0)
     else:
-        splits, forest, baseline = before[0].splits, before[1].forest, before[1].baseline
-        raw, scores = np.repeat(baseline[None], len(y), axis=0), before[1].scores[: plan.begin].tolist()
+        splits, baseline = before[0].splits, before[1].baseline
+        forest = before[1].forest.among(me.desk.parties)
+        raw = np.repeat(baseline[None], len(y), axis=0)
         async with me.within("before") as at:
             await ask(at, codes, splits, forest, raw, plan.predict_protocol)
+        if plan.early_stopping:
+            # What comes next is held against the model as it is on the rows that are held out now.
+            scores = [
+                *_earlier(before[1].scores, plan.begin),
+                loss.mean(y[judging], raw[judging], w[judging]),
+            ]
     grower = Grower(setting, Growing(forest), splits, raw)
     async with me.within("fit") as fit:
         for round_ in range(max(done, plan.begin), plan.n_estimators):
@@ -74,16 +84,16 @@ async def label_party(
                     await at.broadcast(Enough(rounds=_best(scores, plan)), to=peers)
                     break
                 g, h = await at.compute(loss.derivatives, y, raw, cost=20.0 * raw.size)
-                mask, factor = drawn_rows(at.rng("rows"), plan, learning, g)
+                mask, factor = drawn_rows(at.rng("rows"), plan, learning, g * w[:, None])
                 columns = drawn_columns(at.rng("columns"), plan, len(setting.columns.counts))
                 if plan.complete_secure and round_ == 0:
                     columns = setting.own
                 for side in setting.peers:
                     await at.send(side.party, Drawn(rows=to_bits(mask), columns=columns[side.at]))
                 scale = (w * factor)[mask][:, None]
-                statistics = quantised(
-                    g[mask] * scale, h[mask] * scale, plan.gradient_bits, count=plan.counts_rows
-                )
+                g, h = g[mask] * scale, h[mask] * scale
+                _check_sizes(g, h)
+                statistics = quantised(g, h, plan.gradient_bits, count=plan.counts_rows)
                 last = round_ + 1 == plan.n_estimators
                 await grower.round(at, statistics, Drawing(mask), columns, last=last)
             if plan.early_stopping:
@@ -152,6 +162,11 @@ def _target(
         raise DataError(
             f"the {len(values)} common rows are all of one class; rows of another have to be shared too"
         )
+    if len(classes) > MOST_OUTPUTS:
+        raise DataError(
+            f"the target has {len(classes)} classes, each with trees of its own, expected at most "
+            f"{MOST_OUTPUTS}; is it a number for a regressor?"
+        )
     loss = Loss("logistic") if len(classes) == 2 else Loss("softmax", len(classes))
     return encode_labels(values, classes), loss, classes
 
@@ -173,11 +188,28 @@ def _check_rows(
         )
 
 
+def _check_sizes(g: Array, h: Array) -> None:
+    """DataError where squares of sums of these would leave the range of a float."""
+    large = ~((np.abs(g) < MOST_GRADIENT) & (h < MOST_GRADIENT)).all(axis=1)  # NaN counts too
+    if large.any():
+        raise DataError(
+            f"the gradients of {int(large.sum())} of {len(g)} rows are beyond 1e100: training runs off; use "
+            "smaller targets or weights, a lower learning_rate or more l2_regularization"
+        )
+
+
+def _earlier(scores: Array, begin: int) -> list[float]:
+    """The losses after all rounds but the last of a model that is continued; NaN where none was computed."""
+    known: list[float] = scores[: begin - 1].tolist()
+    return known + [float("nan")] * (begin - 1 - len(known))
+
+
 def _best(scores: Sequence[float], plan: Boosting) -> int:
-    """After how many rounds the loss of the rows held out was lowest, by more than `tol`."""
-    best = 0
-    for at, score in enumerate(scores):
-        if score < scores[best] - plan.tol:
+    """After how many rounds the loss of the rows held out was lowest, by more than `tol`; rounds of a model
+    that is continued are all kept."""
+    best = max(plan.begin - 1, 0)
+    for at in range(best, len(scores)):
+        if scores[at] < scores[best] - plan.tol:
             best = at
     return best + 1
 

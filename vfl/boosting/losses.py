@@ -57,7 +57,7 @@ class Loss:
             p = expit(f)
             g, h = p - y, p * (1 - p)
         elif self.name == "poisson":
-            h = np.exp(f)
+            h = _exp(f)
             g = h - y
         else:
             g, h = f - y, np.ones_like(f)
@@ -72,7 +72,7 @@ class Loss:
             if self.name == "logistic":
                 each = np.logaddexp(0, f) - y * f
             elif self.name == "poisson":
-                each = np.exp(f) - y * f - y + xlogy(y, y)  # half the deviance
+                each = _exp(f) - y * f - y + xlogy(y, y)  # half the deviance
             else:
                 each = 0.5 * (f - y) ** 2
         return float(np.average(each, weights=weights))
@@ -84,5 +84,12 @@ class Loss:
         elif self.name == "logistic":
             found = np.concatenate([expit(-raw), expit(raw)], axis=1)
         else:
-            found = np.exp(raw) if self.name == "poisson" else raw
+            found = _exp(raw) if self.name == "poisson" else raw
         return found
+
+
+def _exp(raw: Array) -> Array:
+    """Infinite, without a warning, where it is too large: training refuses such gradients."""
+    with np.errstate(over="ignore"):
+        found: Array = np.exp(raw)
+    return found

@@ -15,6 +15,8 @@ from protocols.arrays import Array
 from protocols.errors import ProtocolError
 from protocols.wire.message import Message, Spec
 
+MOST_OUTPUTS = 1000
+
 
 class TreeKey(
     Message, reveals="how many classes there are, and the public key that gradients are sealed with"
@@ -22,7 +24,7 @@ class TreeKey(
     """From the label party, before the first tree."""
 
     key: bytes  # empty where nothing is encrypted
-    outputs: Annotated[int, Field(ge=1, le=1000)]  # trees of a round: one for each class if more than two
+    outputs: Annotated[int, Field(ge=1, le=MOST_OUTPUTS)]  # trees of a round: one a class if over two
 
 
 class BinCounts(
@@ -40,7 +42,8 @@ class BinCounts(
 class Drawn(
     Message,
     reveals="which common rows a round of trees learns from, and which of the receiver's columns; rows that "
-    "are never drawn are for validation, and those that are always drawn by GOSS have large gradients",
+    "are never drawn are for validation or have weight 0, and those that are always drawn by GOSS have large "
+    "gradients",
 ):
     """From the label party, at the beginning of a round. Without columns the receiver sits the round out."""
 
@@ -65,7 +68,8 @@ class SealedGradients(
 
 class ClearGradients(
     Message,
-    reveals="the drawn rows' gradients and hessians in the clear, from which their labels can be read",
+    reveals="the drawn rows' gradients and hessians in the clear, from which their labels and weights can be "
+    "read",
     carries={"labels"},
 ):
     """The same with nothing encrypted."""
@@ -78,7 +82,7 @@ class SealedSums(
     reveals="to the key's owner alone: for each node of a level and each bin of the sender's columns, the "
     "sum of the receiver's own gradients and hessians; bins and columns are numbers",
 ):
-    """From a feature party, for each level: histograms of the smaller child of each pair."""
+    """From a feature party, for each level: histograms of one child of each pair."""
 
     words: Annotated[Array, Spec("uint64", ("n", "w"))]
     head: dict[str, Any]

@@ -1,7 +1,8 @@
 """The nodes of a level and the rows in them, as every party of a round keeps them alike.
 
 Takes part: the label party and each feature party that takes part in the round. All know which rows are in
-which node; so all find the same smaller children, and nobody has to say whose histogram comes next.
+which node; so all know alike which child of each pair is summed up, and nobody has to say whose histogram
+comes next.
 """
 
 from __future__ import annotations
@@ -41,13 +42,8 @@ class Level:
 
     @property
     def smallest(self) -> int:
-        """Drawn rows in the smallest node that may be split, by a party's own count."""
-        return min((max(len(a), len(b)) for a, b in self._pairs()), default=0)
-
-    def _pairs(self) -> list[tuple[Array, Array]]:
-        if len(self.summed) == len(self.rows):
-            return [(rows, rows) for rows in self.drawn]
-        return list(zip(self.drawn[0::2], self.drawn[1::2], strict=True))
+        """Drawn rows in the smallest node whose histogram is computed, by a party's own count."""
+        return min((len(self.drawn[node]) for node in self.summed), default=0)
 
 
 def roots(trees: int, drawing: Drawing, least: int) -> Level:
@@ -73,7 +69,9 @@ def below(level: Level, sides: Mapping[int, Array], drawing: Drawing, least: int
         sizes = [len(half) for half in of_draw]
         if max(sizes) < least:
             continue
-        summed.append(len(rows) + int(sizes[1] < sizes[0]))
+        # The smaller child; but a histogram of a few rows would be nearly the rows.
+        smaller = int(sizes[1] < sizes[0])
+        summed.append(len(rows) + (smaller if sizes[smaller] >= least else 1 - smaller))
         rows += halves
         drawn += of_draw
         parents.append(node)

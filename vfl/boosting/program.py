@@ -60,10 +60,8 @@ def fit(p: Boosting, seat: Seat) -> Role:
     before: Own | None = seat.kept if p.begin else None
     if p.begin and before is None:
         raise ConfigError("there is no model here to continue; train anew")
-    if p.begin >= p.n_estimators:
-        raise ConfigError(
-            f"n_estimators={p.n_estimators} should be above the {p.begin} rounds that the model has; raise it"
-        )
+    if before is not None:
+        _check_before(p, seat, before)
     column(table, name, "id")
     columns = table.drop(columns=name)
     if seat.party == p.label_party:
@@ -123,6 +121,63 @@ def recall(p: Boosting, part: Part) -> Own:
 def told(p: Boosting) -> dict[str, Any]:
     """An estimator's parameters, as far as all parties are told them."""
     return p.model_dump(mode="json", exclude={"label_party", "kind", "begin", "may_be_empty"})
+
+
+def _check_before(p: Boosting, seat: Seat, before: Own) -> None:
+    """ConfigError where the model that is continued is another than the one that is asked for."""
+    if p.begin >= p.n_estimators:
+        raise ConfigError(
+            f"n_estimators={p.n_estimators} should be above the {p.begin} rounds that the model has; raise it"
+        )
+    learnt = before.learnt
+    if (learnt is not None) != (seat.party == p.label_party):
+        raise ConfigError(
+            "the model that is continued has its target at another party than this training; train anew"
+        )
+    if learnt is None:
+        return
+    known = learnt.forest.parties
+    if set(known) != set(seat.parties):
+        raise ConfigError(
+            f"the model that is continued is of {', '.join(known)}, and this training of "
+            f"{', '.join(seat.parties)}; train anew"
+        )
+    if learnt.rounds != p.begin:
+        raise ConfigError(
+            f"the model that is continued has {learnt.rounds} rounds, not {p.begin}; train anew"
+        )
+    wanted = ("logistic", "softmax") if p.kind == "classification" else (p.loss,)
+    if learnt.loss.name not in wanted:
+        raise ConfigError(
+            f"the model that is continued was trained with loss={learnt.loss.name!r}, not {p.loss!r}; train "
+            "anew"
+        )
+
+
+def _table(seat: Seat) -> pd.DataFrame:
+    if seat.table is None:
+        raise ConfigError("has no table; every party of a boosted model brings columns or the target")
+    return seat.table
+
+
+def _id(seat: Seat) -> str:
+    if seat.one_id is None:
+        raise ConfigError("no id column is named; rows of a vertical model are matched by their ids")
+    return seat.one_id
+
+
+def _target(p: Boosting, seat: Seat, table: pd.DataFrame) -> pd.Series:
+    if seat.target is None:
+        raise ConfigError("no target column is named at the label party")
+    if seat.target == seat.one_id:
+        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
+    y = column(table, seat.target, "target")
+    check_rows(table)
+    if p.kind == "classification":
+        check_classes(labels(y))
+    else:
+        features(y.to_frame())
+    return y
 
 
 METHODS = {

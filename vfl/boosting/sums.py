@@ -9,6 +9,7 @@ as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from protocols.costs import Cost
 from protocols.errors import ProtocolError
 from protocols.hazmat.paillier import EncryptedArray, Fixed, concatenated
 from protocols.hazmat.paillier.array import Key
+from protocols.hazmat.paillier.layout import plan
 from vfl.boosting.messages import ClearGradients, ClearSums, SealedGradients, SealedSums
 from vfl.trees.sums import histogram, starts
 
@@ -32,15 +34,24 @@ def seal(values: Array, bits: int, terms: int, key: Key | None) -> SealedGradien
     return SealedGradients(words=words, head=head)
 
 
-def take(message: SealedGradients | ClearGradients, key: Key | None, shape: tuple[int, int]) -> Statistics:
-    """What `seal` gave. ProtocolError if it is not of this shape (rows, statistics), or of another key."""
+def take(
+    message: SealedGradients | ClearGradients, key: Key | None, shape: tuple[int, int], bits: int, terms: int
+) -> Statistics:
+    """What `seal` gave. ProtocolError if it is not of this shape (rows, statistics), or of another key, or
+    was not sealed with these bits and terms."""
     if isinstance(message, ClearGradients):
-        found: Statistics = message.values.astype(np.int64)
+        values = message.values.astype(np.int64)
+        found: Statistics = values
+        alike = bool((np.abs(values) <= 2**bits).all())
     else:
         assert key is not None
-        found = key.load(message.words, message.head)
+        found = sealed = key.load(message.words, message.head)
+        # Of any other layout sums could be refused for want of room, which would look like a fault of ours.
+        alike = sealed.layout == plan(shape, Fixed(2**bits), key.bits - 2, terms, None)
     if found.shape != shape:
         raise ProtocolError(f"{message.kind}: expected numbers of {list(shape)}, got {list(found.shape)}")
+    if not alike:
+        raise ProtocolError(f"{message.kind}: numbers that are not as large, or packed, as agreed")
     return found
 
 
@@ -69,20 +80,27 @@ def sum_up(
 
 
 def open_sums(
-    message: SealedSums | ClearSums, key: Key | None, shape: tuple[int, int, int], sender: str
+    message: SealedSums | ClearSums, key: Key | None, shape: tuple[int, int, int], most: int, sender: str
 ) -> Array:
-    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape."""
+    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape, or of sums that
+    may be beyond `most`."""
     if isinstance(message, ClearSums):
-        values = message.values
+        size, large = message.values.size, bool(((message.values < -most) | (message.values > most)).any())
     else:
         assert key is not None
-        values = key.decrypt(key.load(message.words, message.head))
-    if values.size != np.prod(shape):
+        sealed = key.load(message.words, message.head)
+        size, large = prod(sealed.shape), sealed.layout.bits != 0 or sealed.layout.bound > most
+    if size != prod(shape):
         raise ProtocolError(
             f"{message.kind} from {sender}: expected sums of {shape[0]} nodes, {shape[1]} bins and "
-            f"{shape[2]} statistics, got {values.size} numbers"
+            f"{shape[2]} statistics, got {size} numbers"
         )
-    return values.reshape(shape).astype(np.int64)
+    if large:
+        raise ProtocolError(f"{message.kind} from {sender}: sums that are larger than those of all rows")
+    if isinstance(message, ClearSums):
+        return message.values.reshape(shape)
+    assert key is not None
+    return key.decrypt(sealed).reshape(shape).astype(np.int64)
 
 
 def sealing_cost(rows: int, statistics: int, sealed: bool) -> Cost:

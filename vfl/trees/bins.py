@@ -8,8 +8,9 @@ have 1 and up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ Category = bool | int | float | str
 class Bins:
     """How one column is divided: at `thresholds`, or by `categories`."""
 
-    name: str
+    name: str | int
     thresholds: Array | None = field(
         default=None, repr=False
     )  # (bins - 1,) float64; value <= [i] is bin i + 1
@@ -45,17 +46,30 @@ class Bins:
         return 0 if self.codes is None else int(self.codes.max(initial=0))
 
     def check(self, column: pd.Series) -> None:
-        """DataError for text where numbers are expected."""
-        if not self.is_categorical and _is_categorical(column):
+        """DataError for text where numbers are expected, and for categories that are all of another kind than
+        those in training (numbers, where those were text): every one would count as missing."""
+        if self.is_categorical:
+            self._check_kinds(_plain(column))
+        elif _is_categorical(column):
             raise DataError(
                 f"column {self.name!r} is {column.dtype}, and was numbers in training; give it as numbers"
+            )
+
+    def _check_kinds(self, values: pd.Series) -> None:
+        known, given = _kinds(self.categories), _kinds(values.dropna())
+        if known and given and not known & given:
+            raise DataError(
+                f"column {self.name!r} holds {' and '.join(sorted(given))}, and held "
+                f"{' and '.join(sorted(known))} in training; convert it"
             )
 
     def __call__(self, column: pd.Series) -> Array:
         """The bin of each value, uint8 (n,). Errors as of `check`, and for infinite numbers."""
         if self.thresholds is None:
             assert self.codes is not None
-            at = pd.Index(self.categories, dtype=object).get_indexer_for(pd.Index(_plain(column)))
+            plain = _plain(column)
+            self._check_kinds(plain)
+            at = pd.Index(self.categories, dtype=object).get_indexer_for(pd.Index(plain))
             of_categories: Array = np.append(self.codes, np.uint8(0))
             found_at: Array = of_categories[at]  # -1, of what is unknown, finds the last
             return found_at
@@ -72,17 +86,11 @@ def fit_bins(column: pd.Series, most: int) -> Bins:
     Categories beyond `most` share the last bin, the most frequent have one of their own. Raises DataError for
     values that are neither numbers nor categories.
     """
-    name = str(column.name)
+    name: Any = column.name  # text or a whole number: as the table has it
     if not _is_categorical(column):
         values = _numbers(column)
         return Bins(name, _thresholds(values[~np.isnan(values)], most))
-    found = _plain(column).dropna().value_counts(sort=False)
-    odd = [value for value in found.index if not isinstance(value, Category)]
-    if odd:
-        raise DataError(
-            f"column {name!r} holds values of type {type(odd[0]).__name__}, expected numbers, text or truth "
-            "values; convert it"
-        )
+    found = _categories(column).value_counts(sort=False)
     # In an order that follows from the values alone: parties may read their rows in any.
     counted = sorted(zip(found.index, found.to_numpy(), strict=True), key=lambda pair: _sorting(pair[0]))
     rank = np.argsort([-count for _, count in counted], kind="stable")
@@ -110,11 +118,11 @@ def check_columns(table: pd.DataFrame) -> None:
     empty, constant = [], []
     for name in table.columns:
         column = table[name]
-        values = _plain(column) if _is_categorical(column) else pd.Series(_numbers(column))
-        distinct = values.nunique(dropna=True)
+        values = _categories(column) if _is_categorical(column) else pd.Series(_numbers(column)).dropna()
+        distinct = values.nunique()
         if distinct == 0:
             empty.append(name)
-        elif distinct == 1 and not values.isna().any():
+        elif distinct == 1 and len(values) == len(column):
             constant.append(name)
     for names, what in ((empty, "no value in any row"), (constant, "one and the same value in every row")):
         if names:
@@ -151,6 +159,27 @@ def _is_categorical(column: pd.Series) -> bool:
         f"column {column.name!r} is {column.dtype}, expected numbers, categories, text or truth values; "
         "convert it"
     )
+
+
+def _kinds(values: Iterable[object]) -> set[str]:
+    """What kinds of values there are: text, numbers (truth values are 0 and 1), or a type by its name."""
+    kinds = {type(value) for value in values}
+    return {
+        "text" if issubclass(kind, str) else "numbers" if issubclass(kind, float | int) else kind.__name__
+        for kind in kinds
+    }
+
+
+def _categories(column: pd.Series) -> pd.Series:
+    """Those that are there. DataError for values that are none, whether or not they could be counted."""
+    values = _plain(column).dropna()
+    for value in values:
+        if not isinstance(value, Category):
+            raise DataError(
+                f"column {column.name!r} holds values of type {type(value).__name__}, expected numbers, text "
+                "or truth values; convert it"
+            )
+    return values
 
 
 def _plain(column: pd.Series) -> pd.Series:

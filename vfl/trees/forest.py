@@ -8,7 +8,7 @@ its own, which column and which bins go left. Neither says what the other knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,12 @@ class Forest:
         owner, split, left = self.owner[:end], self.split[:end], self.left[:end]
         value, gain = self.value[:end], self.gain[:end]
         return Forest(self.parties, self.roots[:trees], self.output[:trees], owner, split, left, value, gain)
+
+    def among(self, parties: Sequence[str]) -> Forest:
+        """The same trees, where the same parties are listed in this order."""
+        place = np.array([parties.index(party) for party in self.parties], np.int32)
+        owner = np.where(self.owner == LEAF, np.int32(LEAF), place[self.owner])
+        return replace(self, parties=tuple(parties), owner=owner)
 
     def splits(self, party: str) -> int:
         """How many splits are `party`'s."""

@@ -4,7 +4,7 @@ No party: pure functions, which the label party alone runs. All nodes of a level
 column, then the first bin, then missing values to the right; so whoever has the same integers finds the same
 splits. Gains are those of Chen and Guestrin 2016 (XGBoost), equation 7, without its factor 1/2; monotone
 columns as in XGBoost and LightGBM's basic method; categories in the order of their gradient over hessian
-(Fisher 1958), as LightGBM has it.
+(Fisher 1958), as XGBoost has it: with l2 or a least hessian, the best of all sets may be another one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ def best_splits(
     )
     ok &= (hl >= rules.min_child_weight) & (hr >= rules.min_child_weight)
     g, h = (np.ldexp(totals[:, at].astype(np.float64), -bits[:, at]) for at in (0, 1))
-    gain = _gains(gl, hl, gr, hr, g, h, ok, columns, rules, low, high)
+    # All that is there goes left, and what is missing right: no constraint is about these two.
+    alone = np.zeros(ok.shape, bool)
+    alone[..., 0] = prefix[..., 1] == prefix[:, :, -1:, 1]
+    gain = _gains(gl, hl, gr, hr, g, h, ok, alone, columns, rules, low, high)
     flat = gain.reshape(nodes, -1)
     if not flat.shape[1]:
         nothing = np.zeros(nodes)
@@ -103,7 +106,9 @@ def best_splits(
     mask[:, 0] = np.where(nobody, bigger, side == 1)
     empty = columns.categorical[column][:, None] & (sums[at, column, :, 1] == 0)
     mask[:, 1:] = np.where(empty, mask[:, :1], mask[:, 1:])
-    bounds = _bounds(gl[here], hl[here], gr[here], hr[here], columns.monotone[column], rules, low, high)
+    held = np.where(alone[here], 0, columns.monotone[column])
+    mask[held != columns.monotone[column], 1:] = True  # values above those that are there too
+    bounds = _bounds(gl[here], hl[here], gr[here], hr[here], held, rules, low, high)
     return Found(found, column, mask, *bounds)
 
 
@@ -129,6 +134,7 @@ def _gains(
     g: Array,
     h: Array,
     ok: Array,
+    alone: Array,
     columns: Columns,
     rules: Rules,
     low: Array,
@@ -143,7 +149,7 @@ def _gains(
             w = np.clip(weight(g, h, l2), low, high)
             sides = _score(gl, hl, wl, l2) + _score(gr, hr, wr, l2)
             one = _score(g, h, w, l2)
-            ok = ok & ((wr - wl) * columns.monotone[:, None, None] >= 0)
+            ok = ok & (alone | ((wr - wl) * columns.monotone[:, None, None] >= 0))
         else:
             sides, one = gl * gl / (hl + l2) + gr * gr / (hr + l2), g * g / (h + l2)
         gain = sides - one[:, None, None, None]

@@ -12,12 +12,12 @@ import pytest
 
 from protocols.errors import AlignmentError, ConfigError, DataError, ProtocolError, VflError
 from protocols.federation import simulate
-from protocols.hazmat.paillier import Paillier
+from protocols.hazmat.paillier import Fixed, Paillier
 from protocols.party import Party
 from tests.protocols.hazmat.keys import other, small
 from tests.vfl.boosting.boosted import plan, roles, shared
 from tests.vfl.boosting.test_estimator import classifier, regressor, tables, without
-from vfl.boosting.messages import Divided, Drawn, Reached, Sides
+from vfl.boosting.messages import ClearSums, Divided, Drawn, Reached, SealedSums, Sides
 from vfl.boosting.sums import open_sums, seal, sum_up, take
 
 Change = Callable[[dict[str, pd.DataFrame]], object]
@@ -239,11 +239,102 @@ def test_sums_under_another_key_or_of_another_size_are_refused() -> None:
     key, rows = small(), np.arange(12).reshape(6, 2)
     sealed = seal(rows, 8, 6, key)
     with pytest.raises(ProtocolError, match="under another key than the one agreed on"):
-        take(sealed, other().public(), (6, 2))
+        take(sealed, other().public(), (6, 2), 8, 6)
     with pytest.raises(ProtocolError, match="expected numbers of"):
-        take(sealed, key.public(), (6, 3))
+        take(sealed, key.public(), (6, 3), 8, 6)
     codes = np.array([[1, 2, 1, 2, 0, 1]], np.uint8)
-    sums = sum_up(take(sealed, key.public(), (6, 2)), codes, np.array([2]), [np.arange(6)])
-    assert open_sums(sums, key, (1, 2, 2), "shop").tolist() == [[[14, 17], [8, 10]]]
+    sums = sum_up(take(sealed, key.public(), (6, 2), 8, 6), codes, np.array([2]), [np.arange(6)])
+    assert open_sums(sums, key, (1, 2, 2), 6 * 2**8, "shop").tolist() == [[[14, 17], [8, 10]]]
     with pytest.raises(ProtocolError, match="expected sums of 1 nodes, 3 bins"):
-        open_sums(sums, key, (1, 3, 2), "shop")
+        open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop")
+
+
+def test_a_model_is_continued_only_as_what_it_is() -> None:
+    data = {party: table.drop(columns="default", errors="ignore") for party, table in tables(3).items()}
+    data["bank"] = data["bank"].assign(y=lambda t: np.exp(t["x0"]).round())
+    data["shop"] = data["shop"].assign(y=lambda t: np.exp(t["x2"]).round())
+    model = regressor(n_estimators=2, warm_start=True).fit(data, "bank.y", "customer")
+    parts = model.parts_
+    model.set_params(n_estimators=4)
+    with pytest.raises(ConfigError, match="bank/.*has its target at another party"):
+        model.fit(data, "shop.y", "customer")
+    with pytest.raises(ConfigError, match="is of bank, shop, telco, and this training of bank, shop; train"):
+        model.fit({party: data[party] for party in ("bank", "shop")}, "bank.y", "customer")
+    model.set_params(loss="poisson")
+    with pytest.raises(ConfigError, match="bank/.*trained with loss='squared', not 'poisson'; train anew"):
+        model.fit(data, "bank.y", "customer")
+    assert model.parts_ is parts
+
+
+def test_a_target_of_too_many_classes_is_none() -> None:
+    data = tables(2, 1400)
+    data["bank"] = data["bank"].assign(default=np.arange(len(data["bank"])))
+    with pytest.raises(DataError, match=r"bank/setup: the target has \d+ classes.* at most 1000"):
+        classifier().fit(data, "bank.default", "customer")
+
+
+@pytest.mark.parametrize("party", ["bank", "shop"])
+def test_a_constraint_on_the_chances_of_many_classes_is_refused(party: str) -> None:
+    data = tables(2, 300)
+    data["bank"] = data["bank"].assign(default=pd.qcut(data["bank"]["x0"], 3, labels=False))
+    name = {"bank": "x1", "shop": "x2"}[party]
+    with pytest.raises(ConfigError, match=f"{party}/setup: monotone .* 3 classes; leave monotone") as caught:
+        classifier(monotone={party: {name: 1}}).fit(data, "bank.default", "customer")
+    assert name not in str(caught.value)
+    classifier(n_estimators=1, monotone={party: {name: 0}}).fit(data, "bank.default", "customer")
+
+
+def test_a_training_that_runs_off_is_refused() -> None:
+    data = {party: table.drop(columns="default", errors="ignore") for party, table in tables(2, 400).items()}
+    counts = np.zeros(len(data["bank"]))
+    counts[(data["bank"]["x0"] > 1.5).to_numpy()] = 1e9
+    data["bank"] = data["bank"].assign(y=counts)
+    wild = regressor(
+        loss="poisson", n_estimators=60, learning_rate=50.0, l2_regularization=0.0, min_child_weight=0.0
+    )
+    with pytest.raises(DataError, match="bank/.*the gradients of .* rows are beyond 1e100: training runs"):
+        wild.fit(data, "bank.y", "customer")
+    weights = np.full(len(counts), 1e200)
+    with pytest.raises(DataError, match="bank/.*smaller targets or weights"):
+        regressor().fit(data, "bank.y", "customer", sample_weight=weights)
+
+
+def test_gradients_that_are_packed_otherwise_are_refused() -> None:
+    key, rows = small(), np.arange(12).reshape(6, 2)
+    for message, at in ((seal(rows, 8, 6, key), key.public()), (seal(rows, 8, 6, None), None)):
+        assert take(message, at, (6, 2), 8, 6).shape == (6, 2)
+    for bits, terms in ((9, 6), (8, 60)):
+        with pytest.raises(ProtocolError, match="not as large, or packed, as agreed"):
+            take(seal(rows, bits, terms, key), key.public(), (6, 2), 8, 6)
+    with pytest.raises(ProtocolError, match="not as large"):
+        take(seal(rows, 8, 6, None), None, (6, 2), 3, 6)
+
+
+@pytest.mark.parametrize("largest", [2**61, 2**80])
+def test_sums_beyond_those_of_all_rows_are_refused(largest: int) -> None:
+    key = small()
+    words, head = key.public().encrypt(np.array([largest, 1], object), Fixed(largest)).dump()
+    for changes in ({}, {"bits": -8000}, {"bits": 3}):
+        message = SealedSums(words=words, head=head | changes)
+        with pytest.raises(ProtocolError, match="SealedSums/1 from shop: sums that are larger"):
+            open_sums(message, key, (1, 1, 2), 100, "shop")
+    for value in (101, -101, -(2**63)):
+        with pytest.raises(ProtocolError, match="ClearSums/1 from shop: sums that are larger"):
+            open_sums(ClearSums(values=np.array([[value, 1]])), None, (1, 1, 2), 100, "shop")
+
+
+def test_a_node_of_too_few_rows_is_not_split_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Party.send
+
+    async def greedy(self: Party, to: str, message: Any) -> None:
+        if isinstance(message, Divided) and len(message.fate) > 1:
+            every = np.full(len(message.fate), 1, np.uint8)
+            left = np.zeros((len(every), 32), np.uint8)
+            message = Divided(fate=every, columns=np.zeros(len(every), np.uint32), left=left)
+        await send(self, to, message)
+
+    monkeypatch.setattr(Party, "send", greedy)
+    tables_, y = shared(60, (2, 3))
+    wants = plan(n_estimators=1, max_depth=3, min_samples_split=30, min_child_weight=0.0)
+    with pytest.raises(ProtocolError, match="shop/.*a split of fewer than 30 rows"):
+        simulate(roles(tables_, y, wants))

@@ -18,8 +18,12 @@ from sklearn.metrics import roc_auc_score
 from protocols.errors import ConfigError, DataError, NotFittedError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.party import Party
+from tests.vfl.boosting.boosted import plan, shared, train
 from tests.vfl.parties import joined, overlapping, small
 from vfl import VerticalGradientBoostingClassifier, VerticalGradientBoostingRegressor
+from vfl.boosting.draw import drawn_rows
+from vfl.boosting.messages import Drawn
 
 PLAIN = Plain()
 TESTING = Paillier(bits=512, small_key=True)
@@ -96,6 +100,17 @@ def test_parts_are_saved_apart_and_predict_the_same_in_a_new_process(tmp_path: P
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path), run], check=True)
     pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "said.pickle"), expected)  # noqa: S301
+
+
+def test_columns_may_be_numbered(tmp_path: Path) -> None:
+    data = tables()
+    expected = classifier().fit(data, "bank.default", "customer").predict_proba(data)
+    numbered = {p: t.rename(columns={f"x{at}": at for at in range(4)}) for p, t in data.items()}
+    model = classifier().fit(numbered, "bank.default", "customer")
+    pd.testing.assert_frame_equal(model.predict_proba(numbered), expected)
+    loaded = VerticalGradientBoostingClassifier.load(tmp_path, model.save(tmp_path))
+    pd.testing.assert_frame_equal(loaded.predict_proba(numbered), expected)
+    assert loaded.feature_importances_["shop"].index.tolist() == [2, 3]
 
 
 def test_regression_with_either_loss() -> None:
@@ -181,6 +196,32 @@ def test_monotone_predictions_rise_with_their_column() -> None:
     assert (np.diff(model.predict_proba(rising)[1]) <= 0).all()
     free = classifier(n_estimators=20).fit(data, "bank.default", "customer")
     assert (np.diff(free.predict_proba(rising)[1]) > 0).any()
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0])
+def test_deep_trees_hold_every_constraint_at_every_row(l2: float) -> None:
+    tables_, y = shared(400, (2, 2), seed=5)
+    data = {party: table.assign(id=np.arange(400)) for party, table in tables_.items()}
+    data["bank"] = data["bank"].assign(y=y)
+    ways: dict[str, dict[str, int]] = {"bank": {"x0": -1}, "shop": {"x2": 1, "x3": -1}}
+    model = classifier(
+        n_estimators=8,
+        max_depth=6,
+        learning_rate=0.5,
+        min_child_weight=0.0,
+        l2_regularization=l2,
+        monotone=ways,
+    ).fit(data, "bank.y", "id")
+    rows, steps = pd.concat(tables_.values(), axis=1)[:60], np.linspace(-4, 4, 41)
+    for party, held in ways.items():
+        for name, way in held.items():
+            asked = (
+                rows.loc[rows.index.repeat(41)].reset_index(drop=True).assign(**{name: np.tile(steps, 60)})
+            )
+            asked = asked.assign(id=asked.index)
+            said = model.predict_proba({"bank": asked[["id", "x0", "x1"]], "shop": asked[["id", "x2", "x3"]]})
+            rises = np.diff(said[1].to_numpy().reshape(60, 41), axis=1) * way
+            assert (rises >= 0).all() and (rises > 0).any(), (party, name)
 
 
 def test_it_says_whether_anything_was_encrypted() -> None:
@@ -306,3 +347,54 @@ def test_who_is_left_out_and_why(tmp_path: Path) -> None:
     (tmp_path / "shop" / "one").rename(tmp_path / "shop" / "two")
     with pytest.raises(DataError, match="not of the same training"):
         VerticalGradientBoostingClassifier.load(tmp_path, runs[1])
+
+
+def test_going_on_in_another_order_of_parties_is_going_on() -> None:
+    data = tables(3)
+    model = classifier(n_estimators=2, warm_start=True).fit(data, "bank.default", "customer")
+    turned = {party: data[party] for party in ("telco", "bank", "shop")}
+    said = model.set_params(n_estimators=4).fit(turned, "bank.default", "customer").predict_proba(data)
+    whole = classifier(n_estimators=4).fit(data, "bank.default", "customer")
+    pd.testing.assert_frame_equal(said, whole.predict_proba(data))
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_going_on_with_early_stopping_keeps_what_is_there(stopped: bool) -> None:
+    data = tables(2, 300)
+    how: dict[str, Any] = {"early_stopping": True, "n_iter_no_change": 3}
+    model = classifier(n_estimators=4, warm_start=True, early_stopping=stopped, n_iter_no_change=9)
+    first = model.fit(data, "bank.default", "customer").n_iter_
+    model.set_params(n_estimators=30, **how).fit(data, "bank.default", "customer")
+    losses = model.validation_loss_
+    assert np.isnan(losses[: first - 1]).all() != stopped and np.isfinite(losses[first - 1 :]).all()
+    assert model.n_iter_ == first + int(np.argmin(losses[first - 1 :])) > first
+    # Nothing gains so much: the model that there was is kept as it is.
+    kept = model.n_iter_
+    model.set_params(n_estimators=60, tol=100.0).fit(data, "bank.default", "customer")
+    assert model.n_iter_ == kept and len(model.validation_loss_) == kept + 3
+
+
+def test_goss_counts_the_rows_that_it_draws_for_those_that_it_does_not() -> None:
+    g, learning = np.random.default_rng(0).normal(size=(500, 2)), np.arange(500) % 5 > 0
+    settings = plan(top_rate=0.1, other_rate=0.2)
+    drawn, factor = drawn_rows(np.random.default_rng(1), settings, learning, g)
+    size = np.abs(g).sum(axis=1)
+    large = learning & (size >= np.sort(size[learning])[-40])
+    assert drawn.sum() == 120 and drawn[large].all() and not drawn[~learning].any()
+    assert (factor[large] == 1).all() and factor[drawn].sum() == pytest.approx(learning.sum())
+
+
+def test_goss_draws_rows_of_more_weight_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables_, y = shared(200, (2, 3))
+    weights = np.where(np.arange(200) % 10 == 0, 3.0, 1.0)
+    drawn, send = [], Party.send
+
+    async def listening(self: Party, to: str, message: Any) -> None:
+        if isinstance(message, Drawn):
+            drawn.append(np.unpackbits(message.rows, count=200).astype(bool))
+        await send(self, to, message)
+
+    monkeypatch.setattr(Party, "send", listening)
+    train(tables_, y, plan(n_estimators=1, top_rate=0.1, other_rate=0.1), weights=weights)
+    (first,) = drawn  # all gradients are nearly alike, but for the weights
+    assert first.sum() == 40 and first[::10].all()

@@ -67,7 +67,7 @@ def test_categories_have_a_bin_each_and_what_is_unknown_is_missing(column: pd.Se
     bins = fit_bins(column, 32)
     assert bins.is_categorical and bins.count == 2
     assert bins(column).tolist() == [2, 1, 0, 2]
-    assert bins(pd.Series(["z", None, "unseen"], dtype=object)).tolist() == [0, 0, 0]
+    assert bins(pd.Series([column[0], "z", None, "unseen"], dtype=object)).tolist() == [2, 0, 0, 0]
 
 
 def test_truth_values_are_categories_without_gaps() -> None:
@@ -130,3 +130,36 @@ def test_one_value_and_gaps_tell_rows_apart() -> None:
 def test_no_value_is_in_a_repr() -> None:
     bins = fit_bins(pd.Series(["secret", "other"]), 3)
     assert "secret" not in repr(bins) and isinstance(bins, Bins)
+
+
+TEXT, WHOLE = pd.Series(["7", "9", None], name="x"), pd.Series(pd.Categorical([7, 9, None]), name="x")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (TEXT, pd.Series([7, 9]), "holds numbers, and held text"),
+        (TEXT, pd.Series(pd.to_datetime(["2020-01-01"])), "holds Timestamp, and held text"),
+        (WHOLE, pd.Series(["7", "9"]), "holds text, and held numbers"),
+    ],
+)
+def test_categories_that_became_another_kind_are_refused(
+    before: pd.Series, now: pd.Series, said: str
+) -> None:
+    bins = fit_bins(before, 32)
+    for check in (bins, bins.check):
+        with pytest.raises(DataError, match=f"'x' {said} in training; convert it"):
+            check(now)
+
+
+def test_categories_of_the_same_kind_are_found_however_they_are_stored() -> None:
+    whole, text = fit_bins(WHOLE, 32), fit_bins(TEXT, 32)
+    for column in ([7, 9], [7.0, 9.0], pd.array([7, 9], "Int64"), pd.Categorical([7, 9])):
+        assert whole(pd.Series(column)).tolist() == [1, 2]
+    assert text(pd.Series(["8", None])).tolist() == text(pd.Series([None, np.nan])).tolist() == [0, 0]
+
+
+def test_cells_that_cannot_be_counted_are_refused() -> None:
+    table = pd.DataFrame({"x": pd.Series([["a"], ["b"]], dtype=object)})
+    with pytest.raises(DataError, match="'x' holds values of type list"):
+        check_columns(table)

@@ -65,3 +65,11 @@ def test_arrays_hold_everything() -> None:
         back = Splits.of(one.arrays())
         assert np.array_equal(back.left, one.left) and np.array_equal(back.column, one.column)
         assert back.rows.tolist() == one.rows.tolist()
+
+
+def test_parties_may_be_listed_in_another_order() -> None:
+    forest, splits = grown()
+    turned = forest.among(("shop", "bank"))
+    codes = {"bank": np.array([[1, 1, 2, 0]], np.uint8), "shop": np.array([[1, 2, 1, 1]], np.uint8)}
+    assert turned.parties == ("shop", "bank") and turned.owner.dtype == forest.owner.dtype
+    assert np.array_equal(outputs(turned, splits, codes), outputs(forest, splits, codes))

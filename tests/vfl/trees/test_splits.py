@@ -47,6 +47,15 @@ def gain_of(left: Any, g: Any, h: Any, rules: Rules) -> float:
     return float(score - g.sum() ** 2 / (h.sum() + rules.l2))
 
 
+def ranked(codes: Any, bins: int, g: Any, h: Any, l2: float) -> Any:
+    """The place of each bin but 0 among all, by gradient over hessian; those without rows last."""
+    q = quantised(g[:, None], h[:, None], 16, count=False)
+    g, h = (np.ldexp(q.values[:, at].astype(float), -q.bits[at]) for at in (0, 1))
+    rows = [codes == bin_ for bin_ in range(1, bins + 1)]
+    ratio = [g[here].sum() / (h[here].sum() + l2) if here.any() else np.inf for here in rows]
+    return np.argsort(np.argsort(ratio, kind="stable"))
+
+
 @given(data=st.data(), rows=st.integers(2, 40), seed=st.integers(0, 2**32))
 @settings(max_examples=80)
 def test_no_split_gains_more(data: st.DataObject, rows: int, seed: int) -> None:
@@ -55,17 +64,20 @@ def test_no_split_gains_more(data: st.DataObject, rows: int, seed: int) -> None:
     categorical = data.draw(st.lists(st.booleans(), min_size=len(counts), max_size=len(counts)))
     codes = np.stack([rng.integers(0, count + 1, rows) for count in counts]).astype(np.uint8)
     g, h = rng.normal(size=rows), rng.uniform(0.1, 1, rows)
-    rules = Rules(l2=data.draw(st.sampled_from([0.0, 1.0])), min_child_weight=0.3)
+    exact = data.draw(st.booleans())  # whether the best of all sets of categories is one of those tried
+    least, l2 = (0.0, 0.0) if exact else (0.3, data.draw(st.sampled_from([0.0, 1.0])))
+    rules = Rules(l2=l2, min_child_weight=least)
     one = found(codes, g, h, columns(counts, categorical), rules)
-    best = 0.0
+    best = most = 0.0
     for column, bins in enumerate(counts):
-        sets = (
-            product([False, True], repeat=bins)
-            if categorical[column]
-            else [[b <= at for b in range(bins)] for at in range(bins)]
-        )
-        for mask, missing in product(sets, [False, True]):
-            best = max(best, gain_of(np.array([missing, *mask])[codes[column]], g, h, rules))
+        rank = ranked(codes[column], bins, g, h, l2) if categorical[column] else np.arange(bins)
+        for mask in [rank <= at for at in range(bins)]:
+            for missing in (False, True):
+                best = max(best, gain_of(np.array([missing, *mask])[codes[column]], g, h, rules))
+        for subset in product([False, True], repeat=bins + 1) if categorical[column] else ():
+            most = max(most, gain_of(np.array(subset)[codes[column]], g, h, rules))
+    if exact:
+        best = max(best, most)
     assert one.gain[0] == pytest.approx(best, rel=1e-9, abs=1e-9)
     if one.gain[0]:
         chosen = one.left[0][codes[one.column[0]]]
@@ -137,6 +149,16 @@ def test_a_monotone_column_splits_one_way_and_bounds_what_is_below(way: int) -> 
         held.high[0].tolist() == [0.0, 0.5]
         and held.gain[0] < found(codes, g, h, columns([2]), Rules(l2=0)).gain[0]
     )
+
+
+@pytest.mark.parametrize("way", [1, -1])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_no_constraint_is_about_what_is_missing(way: int, sign: float) -> None:
+    codes = np.array([[1, 2, 0, 0]], np.uint8)  # and no row has bin 3
+    g, h = sign * np.array([1.0, 1, -1, -1]), np.ones(4)
+    one = found(codes, g, h, columns([3], monotone=[way]), Rules(l2=0.0))
+    assert one.gain[0] == pytest.approx(4.0) and one.left[0].tolist() == [False, True, True, True]
+    assert one.low[0].tolist() == [-np.inf] * 2 and one.high[0].tolist() == [np.inf] * 2
 
 
 def test_columns_without_bins_are_never_split() -> None:
