@@ -24,6 +24,7 @@ from protocols.programs import Program, Seat
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
 from protocols.tables import Kind, column
+from protocols.training import check_network
 from vfl.boosting import saving
 from vfl.boosting.parts import Learnt
 from vfl.boosting.plan import Boosting, PredictProtocol, encryption_fields, encryption_of
@@ -167,11 +168,9 @@ class _VerticalGradientBoosting(Vertical):
         Settings go with the label party's part, all but `monotone`, which names columns. What happened
         (`ledger_`, `alignment_`) is not saved.
         """
-        plain = {"unmatched": self.unmatched, "random_state": self.random_state}
+        parts, plain = self._fitted(), {"unmatched": self.unmatched, "random_state": self.random_state}
         parameters = self._parameters(self.label_party_, self.parties_)
-        return saving.save(
-            Path(store), run, type(self).__name__, self._fitted(), {**told(parameters), **plain}
-        )
+        return saving.save(Path(store), run, type(self).__name__, parts, {**told(parameters), **plain})
 
     @classmethod
     def load(cls, store: str | Path, run: str) -> Self:
@@ -206,7 +205,10 @@ class _VerticalGradientBoosting(Vertical):
         return bool(self.warm_start) and hasattr(self, "parts_")
 
     def _check_monotone(self, federation: Data) -> None:
-        for party in self.monotone or {}:
+        told = self.monotone or {}
+        if not isinstance(told, Mapping) or not all(isinstance(ways, Mapping) for ways in told.values()):
+            raise ConfigError(f"monotone={told!r} should be {{party: {{column: 1 or -1}}}}")
+        for party in told:
             if party not in federation:
                 here = ", ".join(federation)
                 raise ConfigError(
@@ -247,6 +249,7 @@ class _VerticalGradientBoosting(Vertical):
         return target.iloc[order], weights
 
     def _parameters(self, owner: str, parties: Sequence[str], *, may_be_empty: bool = False) -> Boosting:
+        check_network((), True, self.random_state)
         check_protocol(self.protocol, False, len(parties))
         encryption = encryption_fields(self.encryption)
         settings = {name: value for name, value in self.get_params().items() if name not in _NOT_TOLD}

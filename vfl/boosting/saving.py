@@ -34,7 +34,7 @@ class Own:
     learnt: Learnt | None = None
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[str | int]:
         """The columns that it was trained with."""
         return [one.name for one in self.owned.bins]
 

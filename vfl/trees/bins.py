@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ Category = bool | int | float | str
 class Bins:
     """How one column is divided: at `thresholds`, or by `categories`."""
 
-    name: str
+    name: str | int  # as the table has it
     thresholds: Array | None = field(
         default=None, repr=False
     )  # (bins - 1,) float64; value <= [i] is bin i + 1
@@ -72,7 +73,7 @@ def fit_bins(column: pd.Series, most: int) -> Bins:
     Categories beyond `most` share the last bin, the most frequent have one of their own. Raises DataError for
     values that are neither numbers nor categories.
     """
-    name = str(column.name)
+    name = cast(str | int, column.name)
     if not _is_categorical(column):
         values = _numbers(column)
         return Bins(name, _thresholds(values[~np.isnan(values)], most))

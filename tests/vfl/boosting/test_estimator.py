@@ -98,6 +98,19 @@ def test_parts_are_saved_apart_and_predict_the_same_in_a_new_process(tmp_path: P
     pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "said.pickle"), expected)  # noqa: S301
 
 
+def test_columns_may_be_named_by_whole_numbers(tmp_path: Path) -> None:
+    data = tables()
+    texts = classifier().fit(data, "bank.default", "customer")
+    numbered = data | {"shop": data["shop"].rename(columns={"x2": 2, "x3": 3})}
+    model = classifier().fit(numbered, "bank.default", "customer")
+    expected = texts.predict_proba(data)
+    pd.testing.assert_frame_equal(model.predict_proba(numbered), expected)
+    assert {2, 3} <= set(model.feature_importances_["shop"].index)
+    run = model.save(tmp_path)
+    loaded = VerticalGradientBoostingClassifier.load(tmp_path, run)
+    pd.testing.assert_frame_equal(loaded.predict_proba(numbered), expected)
+
+
 def test_regression_with_either_loss() -> None:
     data = {party: table.drop(columns="default", errors="ignore") for party, table in small(400).items()}
     model = regressor(n_estimators=40).fit(data, "bank.amount", "customer")
@@ -201,6 +214,8 @@ def test_it_is_scikit_learns() -> None:
     assert clone(model).get_params() == model.get_params()
     with pytest.raises(NotFittedError, match="not fitted"):
         model.predict(tables())
+    with pytest.raises(NotFittedError, match="not fitted"):
+        model.save("nowhere")
 
 
 def aucs(
