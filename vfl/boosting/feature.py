@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,7 @@ async def divided(
     return bins, await rows_in_bins(me, table, aligned, bins)
 
 
-def described(bins: Sequence[Bins], monotone: Mapping[str, int]) -> BinCounts:
+def described(bins: Sequence[Bins], monotone: Mapping[Any, int]) -> BinCounts:
     """What the label party is told of them."""
     return BinCounts(
         bins=np.array([one.count for one in bins], np.uint8),

@@ -17,7 +17,7 @@ from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
-from protocols.tables import check_classes, check_rows, column, features, labels
+from protocols.tables import check_classes, check_numbers, check_rows, column, labels
 from vfl.align import SPOKEN, ids_of
 from vfl.boosting import saving
 from vfl.boosting.feature import check_monotone, feature_party
@@ -147,7 +147,7 @@ def _target(p: Boosting, seat: Seat, table: pd.DataFrame) -> pd.Series:
     if p.kind == "classification":
         check_classes(labels(y))
     else:
-        features(y.to_frame())
+        check_numbers(y)
     return y
 
 

@@ -21,7 +21,7 @@ from protocols.programs import Parameters, Program, Seat
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
-from protocols.tables import check_classes, check_rows, column, features, labels
+from protocols.tables import check_classes, check_numbers, check_rows, column, features, labels
 from vfl.align import SPOKEN, ids_of
 from vfl.linear import saving
 from vfl.linear.exact import feature_party, label_party, predict_feature, predict_label
@@ -205,7 +205,7 @@ def _target(p: VerticalLinear, seat: Seat, table: pd.DataFrame) -> pd.Series:
     if p.family == "logistic":
         check_classes(labels(y))
     else:
-        features(y.to_frame())
+        check_numbers(y)
     return y
 
 
