@@ -17,7 +17,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, nearest
+from protocols.errors import ConfigError, marked, nearest
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.programs import Program, Seat
@@ -165,12 +165,15 @@ class _VerticalGradientBoosting(Vertical):
     def save(self, store: str | Path, run: str | None = None) -> str:
         """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
 
+        Of a model that was trained over a network it is this party's part alone, and `run` the training's.
         Settings go with the label party's part, all but `monotone`, which names columns. What happened
         (`ledger_`, `alignment_`) is not saved.
         """
         parts, plain = self._fitted(), {"unmatched": self.unmatched, "random_state": self.random_state}
         parameters = self._parameters(self.label_party_, self.parties_)
-        return saving.save(Path(store), run, type(self).__name__, parts, {**told(parameters), **plain})
+        return saving.save(
+            Path(store), self._saved_as(run), type(self).__name__, parts, {**told(parameters), **plain}
+        )
 
     @classmethod
     def load(cls, store: str | Path, run: str) -> Self:
@@ -244,7 +247,8 @@ class _VerticalGradientBoosting(Vertical):
         if self.label_party_ not in federation:
             raise ConfigError(f"the label is at {self.label_party_}, whose table is not here")
         table, order = federation[self.label_party_], np.sort(rows)
-        target = column(table, self.parts_[self.label_party_].target, "target")
+        with marked(self.label_party_, "score"):
+            target = column(table, self.parts_[self.label_party_].target, "target")
         weights = None if sample_weight is None else weights_of(sample_weight, len(table))[order]
         return target.iloc[order], weights
 
