@@ -118,8 +118,12 @@ class Program(Generic[P]):
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)[:3]
             known = list(self.parameters.model_fields)
+            # A rule about several parameters names them in its words, and has no place of its own.
             said = [
-                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in found
+                ": ".join(
+                    filter(None, (".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")))
+                )
+                for e in found
             ]
             said += [nearest(str(e["loc"][0]), known)[2:] for e in found if e["type"] == "extra_forbidden"]
             raise ConfigError(f"{self.name}: {'; '.join(said)}") from None

@@ -80,5 +80,5 @@ def scaler_in(name: str, arrays: Arrays) -> Scaler | None:
 def _parties(store: Path, run: str) -> tuple[str, ...]:
     found = sorted(path.parent.parent.name for path in store.glob(f"*/{run}/part.json"))
     if not found:
-        raise ConfigError(f"run {run!r} is at no party in this store")
+        raise ConfigError(f"run {run!r} is at no party in {store}")
     return tuple(found)

@@ -64,6 +64,8 @@ def column(table: pd.DataFrame, name: str, role: str) -> pd.Series:
     """A column by name; DataError if the table lacks it. `role` is what it was wanted as."""
     if name not in table.columns:
         close = nearest(name, map(str, table.columns))
+        if name in table.index.names:
+            close = "; it is the index, which reset_index() makes a column"
         raise DataError(f"no {role} column {name!r} in a table of {table.shape[1]} columns{close}")
     return table[name]
 
@@ -105,7 +107,7 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array
         worst = int(bad.sum(axis=0).argmax())
         raise DataError(
             f"column {names[worst]!r} has {int(bad[:, worst].sum())} missing or infinite values "
-            f"in {len(table)} rows; fill or drop them before fitting"
+            f"in {len(table)} rows; fill or drop them"
         )
     return values
 
@@ -146,8 +148,22 @@ def encode_labels(values: pd.Series, classes: Sequence[bool | int | str]) -> Arr
     return codes.astype(np.int64)
 
 
+def check_numbers(values: pd.Series) -> None:
+    """DataError for a regression target of anything else, or with missing or infinite values."""
+    types = pd.api.types
+    if not types.is_any_real_numeric_dtype(values) and not types.is_bool_dtype(values):
+        raise DataError(f"target {values.name!r} is {values.dtype}, not numbers; use a classifier?")
+    found = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    if wrong := int(np.count_nonzero(~np.isfinite(found))):
+        raise DataError(
+            f"target {values.name!r}: {wrong} of {len(values)} values are missing or infinite; "
+            "drop those rows"
+        )
+
+
 def numbers(values: pd.Series) -> Array:
-    """A regression target, float32 (n, 1)."""
+    """A regression target, float32 (n, 1). Raises DataError as `check_numbers`, and for no rows."""
+    check_numbers(values)
     return features(values.to_frame()).astype(np.float32)
 
 

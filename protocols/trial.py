@@ -185,7 +185,7 @@ store = "{party}-store"  # a folder of this party's own: jobs, parts of models, 
 # names is refused. This one grants everything that this version's networks need, which is for trials only.
 [[policy]]
 peers = [{peers}]
-{tables}methods = ["*"]  # or names, as `vfl methods` lists them
+{tables}methods = ["*"]  # or names, as in ["vertical-linear"]; docs/guides/network.md has all
 actions = ["fit", "predict", "align"]
 columns = ["*"]  # or the names of those that jobs may use
 show_columns = true  # FedAvg and split learning name the column of the label

@@ -110,6 +110,7 @@ class _VerticalNet(Vertical):
     def save(self, store: str | Path, run: str | None = None) -> str:
         """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
 
+        Of a model that was trained over a network it is this party's part alone, and `run` the training's.
         Settings and the top model go with the label party's part; modules that were brought are saved as
         weights alone. What happened (`ledger_`, `alignment_`) is not saved.
         """
@@ -117,7 +118,8 @@ class _VerticalNet(Vertical):
             name: value for name, value in self.get_params().items() if name not in ("bottoms", "top")
         }
         brought = {*(self.bottoms or {}), *(["top"] if self.top is not None else [])}
-        return saving.save(Path(store), run, type(self).__name__, self._fitted(), settings, brought)
+        parts = self._fitted()
+        return saving.save(Path(store), self._saved_as(run), type(self).__name__, parts, settings, brought)
 
     @classmethod
     def load(
@@ -135,8 +137,9 @@ class _VerticalNet(Vertical):
         """
         settings, parts = saving.load(Path(store), run, cls.__name__, bottoms or {}, top)
         loaded = cls(bottoms=bottoms, top=top, **settings)
-        loaded.parts_, loaded.parties_, loaded.run_ = parts, tuple(parts), run
+        loaded.parts_, loaded.run_ = parts, run
         loaded.label_party_, learnt = next((party, own.top) for party, own in parts.items() if own.top)
+        loaded.parties_ = (loaded.label_party_, *learnt.widths)
         loaded._set_learnt(learnt)
         return loaded
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from protocols.errors import ConfigError
 from protocols.programs import Seat
-from protocols.tables import check_classes, check_rows, column, features, labels
+from protocols.tables import check_classes, check_numbers, check_rows, column, labels
 
 
 def table_of(seat: Seat) -> pd.DataFrame:
@@ -41,5 +41,5 @@ def target_of(seat: Seat, *, classes: bool) -> pd.Series:
     if classes:
         check_classes(labels(y))
     else:
-        features(y.to_frame())
+        check_numbers(y)
     return y

@@ -18,7 +18,7 @@ from protocols.errors import ConfigError, DataError, NotFittedError, marked, nea
 from protocols.federation import Federation
 from protocols.programs import Parameters, Program, Seat
 from protocols.progress import bar
-from protocols.tables import split_target
+from protocols.tables import column, split_target
 from vfl.align import Aligned, AlignmentReport, feature_parties, id_columns, report
 
 Data = Mapping[str, pd.DataFrame] | Federation
@@ -69,6 +69,7 @@ class Vertical(BaseEstimator):
         parameters = self._parameters(owner, parties)
         names = id_columns(id, parties)
         with marked(owner, "fit"):
+            column(federation[owner], target_column, "target")
             weights = None if sample_weight is None else weights_of(sample_weight, len(federation[owner]))
 
         def seat(party: str) -> Seat:
@@ -102,6 +103,12 @@ class Vertical(BaseEstimator):
             raise ConfigError(f'unmatched={self.unmatched!r} should be "drop" or "nan"')
         federation = Federation.of(data)
         _check_parties(federation.parties, self.parties_)
+        lacking = [party for party in federation.here if party not in parts]
+        if lacking:
+            raise ConfigError(
+                f"the parts of {', '.join(lacking)} are not here: they were trained over a network; predict "
+                f"over it, connected as {', '.join(parts)}"
+            )
         parameters = self._parameters(owner, federation.parties, may_be_empty=self.unmatched == "nan")
 
         def seat(party: str) -> Seat:
@@ -128,6 +135,19 @@ class Vertical(BaseEstimator):
             predicted = predicted.reindex(np.arange(len(ids)))
         return predicted.set_axis(pd.Index(ids.iloc[predicted.index.to_numpy()], name=name))
 
+    def _saved_as(self, run: str | None) -> str | None:
+        """The run to save as. Over a network it is the training's, by which the others know their parts.
+
+        ConfigError for another name there.
+        """
+        if set(self._fitted()) == set(self.parties_):
+            return run
+        if run not in (None, self.run_):
+            raise ConfigError(
+                f"run={run!r}: the other parties know this training as {self.run_!r}; leave run out"
+            )
+        return self.run_
+
     def _fitted(self) -> dict[str, Any]:
         if not hasattr(self, "parts_"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
@@ -140,7 +160,7 @@ def weights_of(given: object, rows: int) -> Array:
         weights = np.asarray(given, np.float64)
     except (TypeError, ValueError):
         raise DataError(
-            f"sample_weight should be one number for each row, got {type(given).__name__} of something else"
+            f"sample_weight should be one number for each row, got a {type(given).__name__} that holds none"
         ) from None
     if weights.shape != (rows,):
         raise DataError(

@@ -136,7 +136,7 @@ def test_a_kind_that_is_asked_for_is_taken_without_a_note() -> None:
     frame = pd.concat([classes()] * 3, ignore_index=True).assign(id=range(240))
     many = task(frame.assign(default=np.arange(240) % 30), kind="classification")
     assert (many.settings.kind, many.metric, many.notes) == ("classification", "accuracy", ())
-    with pytest.raises(DataError, match="expected numbers"):
+    with pytest.raises(DataError, match="not numbers; use a classifier"):
         task(classes().assign(default=["no", "yes"] * 40), kind="regression")
 
 

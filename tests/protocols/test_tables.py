@@ -208,10 +208,29 @@ def test_a_target_is_split_at_the_first_dot() -> None:
         split_target("bnk.x", iter(["shop", "bank"]))
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["low", "high"], "target 'y' is .*, not numbers; use a classifier"),
+        ([1.0, np.nan], "target 'y': 1 of 2 values are missing or infinite; drop those rows"),
+        ([np.inf, np.nan], "target 'y': 2 of 2 values"),
+    ],
+)
+def test_what_is_no_regression_target_is_refused(values: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        numbers(pd.Series(values, name="y"))
+
+
+def test_an_id_that_is_the_index_is_found_there() -> None:
+    table = pd.DataFrame({"id": [1, 2], "x": [3, 4]}).set_index("id")
+    with pytest.raises(DataError, match=r"no id column 'id'.*it is the index, which reset_index\(\) makes"):
+        column(table, "id", "id")
+
+
 def test_a_regression_target_is_one_column_of_float32() -> None:
     y = numbers(pd.Series([1, 2], name="y"))
     assert y.dtype == np.float32 and y.shape == (2, 1)
-    with pytest.raises(DataError, match="column 'y' has 1 missing"):
+    with pytest.raises(DataError, match="target 'y': 1 of 2 values are missing"):
         numbers(pd.Series([1.0, np.nan], name="y"))
 
 

@@ -194,7 +194,7 @@ def test_other_things_that_cannot_be_used() -> None:
         SplitClassifier().fit({name: table.assign(y="no") for name, table in DATA.items()}, target="y")
     with pytest.raises(ConfigError, match="no client can be named 'server'"):
         SplitClassifier().fit({"server": DATA["client0"]}, target="y")
-    with pytest.raises(DataError, match="^client0/fit: column 'y' is str"):
+    with pytest.raises(DataError, match="^client0/fit: target 'y' is str, not numbers"):
         SplitRegressor().fit(DATA, target="y")
     with pytest.raises(VflError, match="^client0/fit: target 'z' is float64, not labels"):
         SplitClassifier().fit(NUMBERS, target="z")

@@ -17,13 +17,14 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, nearest
+from protocols.errors import ConfigError, marked, nearest
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.programs import Program, Seat
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
 from protocols.tables import Kind, column
+from protocols.training import check_network
 from vfl.boosting import saving
 from vfl.boosting.parts import Learnt
 from vfl.boosting.plan import Boosting, PredictProtocol, encryption_fields, encryption_of
@@ -164,13 +165,14 @@ class _VerticalGradientBoosting(Vertical):
     def save(self, store: str | Path, run: str | None = None) -> str:
         """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
 
+        Of a model that was trained over a network it is this party's part alone, and `run` the training's.
         Settings go with the label party's part, all but `monotone`, which names columns. What happened
         (`ledger_`, `alignment_`) is not saved.
         """
-        plain = {"unmatched": self.unmatched, "random_state": self.random_state}
+        parts, plain = self._fitted(), {"unmatched": self.unmatched, "random_state": self.random_state}
         parameters = self._parameters(self.label_party_, self.parties_)
         return saving.save(
-            Path(store), run, type(self).__name__, self._fitted(), {**told(parameters), **plain}
+            Path(store), self._saved_as(run), type(self).__name__, parts, {**told(parameters), **plain}
         )
 
     @classmethod
@@ -206,7 +208,10 @@ class _VerticalGradientBoosting(Vertical):
         return bool(self.warm_start) and hasattr(self, "parts_")
 
     def _check_monotone(self, federation: Data) -> None:
-        for party in self.monotone or {}:
+        told = self.monotone or {}
+        if not isinstance(told, Mapping) or not all(isinstance(ways, Mapping) for ways in told.values()):
+            raise ConfigError(f"monotone={told!r} should be {{party: {{column: 1 or -1}}}}")
+        for party in told:
             if party not in federation:
                 here = ", ".join(federation)
                 raise ConfigError(
@@ -242,11 +247,13 @@ class _VerticalGradientBoosting(Vertical):
         if self.label_party_ not in federation:
             raise ConfigError(f"the label is at {self.label_party_}, whose table is not here")
         table, order = federation[self.label_party_], np.sort(rows)
-        target = column(table, self.parts_[self.label_party_].target, "target")
+        with marked(self.label_party_, "score"):
+            target = column(table, self.parts_[self.label_party_].target, "target")
         weights = None if sample_weight is None else weights_of(sample_weight, len(table))[order]
         return target.iloc[order], weights
 
     def _parameters(self, owner: str, parties: Sequence[str], *, may_be_empty: bool = False) -> Boosting:
+        check_network((), True, self.random_state)
         check_protocol(self.protocol, False, len(parties))
         encryption = encryption_fields(self.encryption)
         settings = {name: value for name, value in self.get_params().items() if name not in _NOT_TOLD}

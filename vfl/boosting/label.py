@@ -54,10 +54,12 @@ async def label_party(
         learning = ~held_out(me.rng("validation"), plan, len(y)) & (w > 0)
         judging = ~learning & (w > 0)
         _check_rows(y, loss, classes, learning, judging, plan)
+    done, state = me.resumed()
+    # Before the first round, which may take minutes: whoever watches would still see the alignment.
+    me.progress("trees", max(done, plan.begin), plan.n_estimators)
     bins, codes = await divided(me, table, aligned, plan, None if before is None else before[0])
     setting = await _set_up(me, peers, described(bins, table.monotone), codes, plan, loss)
     splits, forest, baseline, scores = Splits.empty(), Forest.empty(me.desk.parties), np.zeros(0), [0.0][:0]
-    done, state = me.resumed()
     if state is not None:
         splits, forest, baseline = Splits.of(state), Forest.of(me.desk.parties, state), state["baseline"]
         raw, scores = state["raw"].copy(), state["scores"].tolist()

@@ -154,32 +154,6 @@ def _check_before(p: Boosting, seat: Seat, before: Own) -> None:
         )
 
 
-def _table(seat: Seat) -> pd.DataFrame:
-    if seat.table is None:
-        raise ConfigError("has no table; every party of a boosted model brings columns or the target")
-    return seat.table
-
-
-def _id(seat: Seat) -> str:
-    if seat.one_id is None:
-        raise ConfigError("no id column is named; rows of a vertical model are matched by their ids")
-    return seat.one_id
-
-
-def _target(p: Boosting, seat: Seat, table: pd.DataFrame) -> pd.Series:
-    if seat.target is None:
-        raise ConfigError("no target column is named at the label party")
-    if seat.target == seat.one_id:
-        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
-    y = column(table, seat.target, "target")
-    check_rows(table)
-    if p.kind == "classification":
-        check_classes(labels(y))
-    else:
-        features(y.to_frame())
-    return y
-
-
 METHODS = {
     "classification": "VerticalGradientBoostingClassifier",
     "regression": "VerticalGradientBoostingRegressor",

@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError
+from protocols.errors import ConfigError, marked
 from protocols.hazmat.paillier import Paillier
 from protocols.programs import Program, Seat
 from protocols.psi.choose import check_protocol
@@ -153,10 +153,12 @@ class _VerticalLinear(Vertical):
     def save(self, store: str | Path, run: str | None = None) -> str:
         """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
 
+        Of a model that was trained over a network it is this party's part alone, and `run` the training's.
         Settings go with the label party's part. What happened (`ledger_`, `alignment_`) is not saved.
         """
         settings = {**self.get_params(), "encryption": asdict(self.encryption)}
-        return saving.save(Path(store), run, type(self).__name__, self._fitted(), settings)
+        parts = self._fitted()
+        return saving.save(Path(store), self._saved_as(run), type(self).__name__, parts, settings)
 
     @classmethod
     def load(cls, store: str | Path, run: str) -> Self:
@@ -168,8 +170,9 @@ class _VerticalLinear(Vertical):
         settings, parts = saving.load(Path(store), run, cls.__name__)
         settings["encryption"] = Paillier(**settings["encryption"])
         loaded = cls(**settings | {"normalise": tuple(settings["normalise"])})
-        loaded.parts_, loaded.parties_, loaded.run_ = parts, tuple(parts), run
+        loaded.parts_, loaded.run_ = parts, run
         loaded.label_party_, learnt = next((party, own.head) for party, own in parts.items() if own.head)
+        loaded.parties_ = (loaded.label_party_, *parts[loaded.label_party_].peers)
         loaded._set_learnt(learnt)
         return loaded
 
@@ -208,7 +211,8 @@ class _VerticalLinear(Vertical):
         """The labels of the rows that were predicted, in the label party's order."""
         if self.label_party_ not in federation:
             raise ConfigError(f"the label is at {self.label_party_}, whose table is not here")
-        target = column(federation[self.label_party_], self.parts_[self.label_party_].target, "target")
+        with marked(self.label_party_, "score"):
+            target = column(federation[self.label_party_], self.parts_[self.label_party_].target, "target")
         return target.iloc[np.sort(rows)]
 
     def _weights(self, federation: Data, rows: Array, given: object) -> Array | None:

@@ -94,6 +94,8 @@ async def label_party(
         scaler, own = prepared(x, table.names, held_out, plan, learns=learns)
         columns = Columns.of(np.column_stack([own.values, np.ones(len(own.values))]), own.training)
         begun = _label_start(start, scaler, known)
+    # Before the first step, which may take minutes: whoever watches would still see the alignment.
+    me.progress("epochs" if plan.solver == "sgd" else "iterations", me.resumed()[0], plan.max_iter)
     key = await me.compute(new_key, plan, cost=1e9)
     async with me.within("setup") as at:
         said = LinearStart(key=key.to_bytes(), outputs=known.y.shape[1], held_out=held_out.astype(np.uint32))

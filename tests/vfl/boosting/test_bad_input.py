@@ -123,7 +123,7 @@ def test_a_class_without_weight() -> None:
         ({"max_bins": 256}, "max_bins"),
         ({"max_depth": 2.5}, "max_depth"),
         ({"subsample": 1.5}, "subsample"),
-        ({"top_rate": 0.5}, "top_rate and other_rate go together"),
+        ({"top_rate": 0.5}, r"vertical-boosting-plain: top_rate and other_rate go together"),
         ({"top_rate": 0.7, "other_rate": 0.7}, "add up to at most 1"),
         ({"top_rate": 0.2, "other_rate": 0.1, "subsample": 0.5}, "exclude each other"),
         ({"encryption": "paillier"}, r"encryption='paillier' should be Paillier\(...\)"),
@@ -132,6 +132,9 @@ def test_a_class_without_weight() -> None:
         ({"monotone": {"shop": {"x9": 1}}}, "shop/.*monotone names 'x9'"),
         ({"monotone": {"shop": {"x2": 2}}}, "shop/.*expected 1, -1 or 0"),
         ({"monotone": {"shpo": {"x2": 1}}}, "monotone names 'shpo'.*shop"),
+        ({"monotone": {"x2": 1}}, r"monotone=\{'x2': 1\} should be \{party: \{column: 1 or -1\}\}"),
+        ({"monotone": ["x2"]}, r"monotone=\['x2'\] should be \{party"),
+        ({"random_state": None}, "random_state=None should be a whole number"),
         ({"unmatched": "all", "n_estimators": 1}, None),
     ],
 )

@@ -242,6 +242,8 @@ def test_it_is_scikit_learns() -> None:
     assert clone(model).get_params() == model.get_params()
     with pytest.raises(NotFittedError, match="not fitted"):
         model.predict(tables())
+    with pytest.raises(NotFittedError, match="not fitted"):
+        model.save("nowhere")
 
 
 def aucs(
