@@ -36,7 +36,12 @@ def run(tasks: Sequence[Callable[[], T]]) -> list[T]:
     threads = count()
     if len(tasks) < 2 or threads == 1:
         return [task() for task in tasks]
-    return list(_pool(os.getpid(), threads).map(_call, tasks))
+    try:
+        results = _pool(os.getpid(), threads).map(_call, tasks)
+    except RuntimeError:
+        # The interpreter is ending and its pools take nothing more, while a daemon thread still computes.
+        return [task() for task in tasks]
+    return list(results)
 
 
 def _call(task: Callable[[], T]) -> T:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -53,3 +56,28 @@ def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert threads.run(tasks) == [3, 4]
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(threads.run, (tasks,)).get(30.0) == [3, 4]
+
+
+def test_a_daemon_thread_that_still_computes_when_the_interpreter_ends_says_nothing() -> None:
+    code = """if True:
+        import threading, time
+        from protocols.hazmat import threads
+
+        def compute():
+            while True:
+                threads.run([time.monotonic] * 4)
+
+        threading.Thread(target=compute, daemon=True).start()
+        time.sleep(0.1)
+        # Runs after the pools are closed to new tasks, as the end of a long exit does.
+        import atexit
+        atexit.register(time.sleep, 0.2)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "VFL_THREADS": "2"},
+    )
+    assert ended.stderr == ""
