@@ -104,7 +104,7 @@ def test_trees_are_those_of_xgboost(loss: Any, columns: tuple[int, ...], depth: 
     tables, y = shared(rows, columns)
     x, rng = pd.concat(tables.values(), axis=1), np.random.default_rng(0)
     if loss == "squared":
-        y = x.fillna(0) @ rng.normal(size=x.shape[1]) + rng.normal(size=rows)
+        y = pd.Series(x.fillna(0).to_numpy() @ rng.normal(size=x.shape[1]) + rng.normal(size=rows))
     elif loss == "poisson":
         y = pd.Series(rng.poisson(np.exp(x["x0"].fillna(0))))
     weights = rng.integers(1, 4, rows).astype(float)
