@@ -43,9 +43,10 @@ def change(folder: Path, before: str, after: str) -> None:
 
 def test_going_on_over_the_network_is_going_on(folder: Path) -> None:
     data = two()
-    here = classifier(n_estimators=4, subsample=0.8).fit(data, **FIT)
+    how: dict[str, Any] = {"subsample": 0.8, "min_samples_split": 20}  # no sums of fewer than min_group rows
+    here = classifier(n_estimators=4, **how).fit(data, **FIT)
     with serving(folder, "telco"), Connected(folder / "parties.toml", "bank", data["bank"]) as all_:
-        model = classifier(n_estimators=2, subsample=0.8, warm_start=True).fit(all_, **FIT)
+        model = classifier(n_estimators=2, warm_start=True, **how).fit(all_, **FIT)
         model.set_params(n_estimators=4).fit(all_, **FIT)
         assert model.parts_.keys() == {"bank"} and model.n_iter_ == 4
         pd.testing.assert_frame_equal(model.predict_proba(all_), here.predict_proba(data))
@@ -57,12 +58,12 @@ def test_going_on_over_the_network_is_going_on(folder: Path) -> None:
 def test_each_party_says_what_is_monotone_in_its_own_configuration(folder: Path) -> None:
     change(folder, 'id = "id"', 'id = "id"\nmonotone = { c = -1 }')
     data = two()
-    here = classifier(monotone={"telco": {"c": -1}}).fit(data, **FIT)
-    free = classifier().fit(data, **FIT)
+    here = classifier(monotone={"telco": {"c": -1}}, min_samples_split=20).fit(data, **FIT)
+    free = classifier(min_samples_split=20).fit(data, **FIT)
     with serving(folder, "telco"), Connected(folder / "parties.toml", "bank", data["bank"]) as all_:
         with pytest.raises(ConfigError, match="monotone names 'telco'.*each party configures its own"):
-            classifier(monotone={"telco": {"c": -1}}).fit(all_, **FIT)
-        said = classifier().fit(all_, **FIT).predict_proba(all_)
+            classifier(monotone={"telco": {"c": -1}}, min_samples_split=20).fit(all_, **FIT)
+        said = classifier(min_samples_split=20).fit(all_, **FIT).predict_proba(all_)
     pd.testing.assert_frame_equal(said, here.predict_proba(data))
     assert not said.equals(free.predict_proba(data))
 
