@@ -75,9 +75,12 @@ class Seat:
 
     @property
     def fingerprint(self) -> str:
-        """Of its table or ids, as `protocols.sources.fingerprint`; "" if it has none."""
+        """Of its table and weights, or of its ids; "" if it has neither."""
         if self.table is not None:
-            return fingerprint(self.table)
+            table = fingerprint(self.table)
+            if self.sample_weight is None:
+                return table
+            return hashlib.sha256(table.encode() + self.sample_weight.tobytes()).hexdigest()
         return "" if self.ids is None else self.ids.fingerprint
 
 

@@ -35,6 +35,7 @@ from vfl.align import (
     Reveal,
     align_feature,
     align_label,
+    feature_parties,
     learns_rows,
     report,
 )
@@ -52,14 +53,9 @@ class Align(Parameters):
     reveal: Reveal = "all"
     protocol: Protocol = "auto"
 
-    def features(self, parties: Sequence[str]) -> list[str]:
+    def features(self, parties: Sequence[str]) -> tuple[str, ...]:
         """The feature parties. ConfigError where the label party takes no part, or alone."""
-        others = [party for party in parties if party != self.label_party]
-        if not others or len(others) == len(parties):
-            raise ConfigError(
-                f"{self.label_party} should be one of several parties, got {', '.join(parties)}"
-            )
-        return others
+        return feature_parties(parties, self.label_party)
 
 
 def align(p: Align, seat: Seat) -> Role:

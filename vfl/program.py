@@ -10,19 +10,17 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import pandas as pd
-
 from protocols.cut import CutGradient, Smashed
-from protocols.errors import ConfigError, DataError
+from protocols.errors import DataError
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
-from protocols.tables import Kind, check_classes, check_rows, column, features, labels
+from protocols.tables import Kind, features
 from protocols.training import Settings
 from vfl import saving
-from vfl.align import SPOKEN, ids_of
+from vfl.align import SPOKEN, feature_parties, ids_of
 from vfl.layout import Columns, Width, embedding_width
 from vfl.neural import (
     Bottom,
@@ -36,6 +34,7 @@ from vfl.neural import (
     predict_label,
 )
 from vfl.saving import Own
+from vfl.seats import id_of, table_of, target_of
 
 
 class VerticalNet(Parameters):
@@ -64,21 +63,16 @@ class VerticalNet(Parameters):
 
     def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
         """The feature parties. ConfigError where the label party takes no part, or alone."""
-        others = tuple(party for party in parties if party != self.label_party)
-        if not others or len(others) == len(parties):
-            raise ConfigError(
-                f"{self.label_party} should be one of several parties, got {', '.join(parties)}"
-            )
-        return others
+        return feature_parties(parties, self.label_party)
 
 
 def fit(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in training."""
-    table, name = _table(seat), _id(seat)
+    table, name = table_of(seat), id_of(seat)
     plan, peers = p.plan, p.peers(seat.parties)
     bottom, top = (copy.deepcopy(seat.modules.get(part)) for part in ("bottom", "top"))
     if seat.party == p.label_party:
-        y = _target(p, seat, table)
+        y = target_of(seat, classes=p.kind == "classification")
     columns = feature_columns(p, seat)
     if not columns and seat.party != p.label_party:
         raise DataError("no column is left beside the id; a feature party needs at least one")
@@ -94,7 +88,7 @@ def fit(p: VerticalNet, seat: Seat) -> Role:
 def predict(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
-    table = _table(seat)
+    table = table_of(seat)
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     rows = Table(ids, features(table, own.columns))
     if own.top is not None:
@@ -111,13 +105,13 @@ def owned(p: VerticalNet, seat: Seat, result: Any) -> Own:
     if seat.party == p.label_party:
         learnt = (result[0], result[1])
     target = (seat.target or "") if learnt[1] is not None else ""
-    return Own(_id(seat), feature_columns(p, seat), learnt[0], target, learnt[1])
+    return Own(id_of(seat), feature_columns(p, seat), learnt[0], target, learnt[1])
 
 
 def feature_columns(p: VerticalNet, seat: Seat) -> list[str]:
     """The columns that a party learns from: all but the id, and the target."""
-    left_out = {_id(seat), *([seat.target] if seat.party == p.label_party else [])}
-    return [name for name in _table(seat).columns if name not in left_out]
+    left_out = {id_of(seat), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in table_of(seat).columns if name not in left_out]
 
 
 def keep(p: VerticalNet, seat: Seat, result: Any) -> Part:
@@ -130,32 +124,6 @@ def keep(p: VerticalNet, seat: Seat, result: Any) -> Part:
 def recall(p: VerticalNet, part: Part) -> Own:
     """What a party kept."""
     return saving.own_of(part.party, part, None, None, p.hidden)
-
-
-def _table(seat: Seat) -> pd.DataFrame:
-    if seat.table is None:
-        raise ConfigError("has no table; every party of a vertical network brings columns or the target")
-    return seat.table
-
-
-def _id(seat: Seat) -> str:
-    if seat.one_id is None:
-        raise ConfigError("no id column is named; rows of a vertical network are matched by their ids")
-    return seat.one_id
-
-
-def _target(p: VerticalNet, seat: Seat, table: pd.DataFrame) -> pd.Series:
-    if seat.target is None:
-        raise ConfigError("no target column is named at the label party")
-    if seat.target == seat.one_id:
-        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
-    y = column(table, seat.target, "target")
-    check_rows(table)
-    if p.kind == "classification":
-        check_classes(labels(y))
-    else:
-        features(y.to_frame())
-    return y
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}

@@ -54,9 +54,9 @@ def _discover() -> dict[str, list[str]]:
     topics: dict[str, list[str]] = {}
     for found in pkgutil.iter_modules(tests.bench.__path__):
         if found.name.startswith("bench_"):
-            before = set(registered)
-            importlib.import_module(f"tests.bench.{found.name}")
-            topics[found.name.removeprefix("bench_")] = [name for name in registered if name not in before]
+            module = importlib.import_module(f"tests.bench.{found.name}").__name__
+            own = [name for name, run in registered.items() if run.__module__ == module]
+            topics[found.name.removeprefix("bench_")] = own
     return topics
 
 

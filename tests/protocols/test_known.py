@@ -23,7 +23,10 @@ from tests.protocols.granted import rule
 from tests.protocols.served import lay_out
 
 TABLE = pd.DataFrame({"id": [1, 2], "calls": [0.0, 1.0], "roaming": [2.0, 3.0]})
-METHODS = "there are align, fedavg, split-net, vertical-net"
+METHODS = (
+    "there are align, fedavg, split-net, vertical-boosting, vertical-boosting-plain, vertical-linear, "
+    "vertical-linear-plain, vertical-net"
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from horizontal import FedClassifier, FedRegressor
@@ -15,7 +17,7 @@ from protocols import programs
 from protocols.consent import reveals
 from protocols.cut import CutGradient
 from protocols.errors import ConfigError
-from protocols.programs import GROUP, program, told
+from protocols.programs import GROUP, Seat, program, told
 from protocols.psi import choose
 from protocols.psi.ecdh import BlindedIds
 from protocols.serving import Abort
@@ -107,3 +109,13 @@ def test_what_a_person_is_shown_is_what_leaves() -> None:
     fit, predict = (reveals(program("vertical-net"), action) for action in ("fit", "predict"))
     assert BlindedIds.reveals in fit and BlindedIds.reveals in predict
     assert CutGradient.reveals in fit and CutGradient.reveals not in predict and Abort.reveals in predict
+
+
+def test_other_weights_are_other_data() -> None:
+    """Or a job that is asked for again with other weights would go on where the first was cut off."""
+    table = pd.DataFrame({"id": [1, 2], "x": [0.5, 1.5]})
+    seats = [
+        Seat("bank", ("bank",), table, "id", "x", weights) for weights in (None, np.ones(2), np.arange(2.0))
+    ]
+    assert len({seat.fingerprint for seat in seats}) == 3
+    assert seats[1].fingerprint == Seat("bank", ("bank",), table.copy(), "id", "x", np.ones(2)).fingerprint

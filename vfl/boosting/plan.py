@@ -13,6 +13,7 @@ from protocols.programs import Parameters
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import Rule
 from protocols.tables import Kind
+from vfl.align import feature_parties
 from vfl.trees.bins import MOST_BINS
 from vfl.trees.splits import Rules
 
@@ -94,12 +95,7 @@ class Boosting(Parameters):
 
     def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
         """The feature parties. ConfigError where the label party takes no part, or alone."""
-        others = tuple(party for party in parties if party != self.label_party)
-        if not others or len(others) == len(parties):
-            raise ConfigError(
-                f"{self.label_party} should be one of several parties, got {', '.join(parties)}"
-            )
-        return others
+        return feature_parties(parties, self.label_party)
 
 
 def encryption_fields(encryption: object) -> dict[str, Any]:

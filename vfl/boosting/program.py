@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import pandas as pd
 from pydantic import model_validator
 
 from protocols.errors import ConfigError, DataError
@@ -17,7 +16,7 @@ from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
-from protocols.tables import check_classes, check_numbers, check_rows, column, labels
+from protocols.tables import check_rows, column
 from vfl.align import SPOKEN, ids_of
 from vfl.boosting import saving
 from vfl.boosting.feature import check_monotone, feature_party
@@ -41,6 +40,7 @@ from vfl.boosting.parts import Table
 from vfl.boosting.plan import Boosting
 from vfl.boosting.predict import predict_feature, predict_label
 from vfl.boosting.saving import Own
+from vfl.seats import id_of, table_of, target_of
 from vfl.trees.bins import check_columns, check_kinds
 
 
@@ -56,7 +56,7 @@ class SealedBoosting(Boosting):
 
 def fit(p: Boosting, seat: Seat) -> Role:
     """A party's role in training."""
-    table, name, peers = _table(seat), _id(seat), p.peers(seat.parties)
+    table, name, peers = table_of(seat), id_of(seat), p.peers(seat.parties)
     before: Own | None = seat.kept if p.begin else None
     if p.begin and before is None:
         raise ConfigError("there is no model here to continue; train anew")
@@ -67,7 +67,7 @@ def fit(p: Boosting, seat: Seat) -> Role:
     column(table, name, "id")
     columns = table.drop(columns=name)
     if seat.party == p.label_party:
-        y = _target(p, seat, table)
+        y = target_of(seat, classes=p.kind == "classification")
         columns = columns.drop(columns=seat.target)
         if p.complete_secure and not columns.shape[1]:
             raise DataError(
@@ -92,7 +92,7 @@ def fit(p: Boosting, seat: Seat) -> Role:
 def predict(p: Boosting, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
-    table = _table(seat)
+    table = table_of(seat)
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     check_kinds(table, own.owned.bins)
     rows, owned = Table(ids, table), own.owned
@@ -105,8 +105,8 @@ def predict(p: Boosting, seat: Seat) -> Role:
 def owned(p: Boosting, seat: Seat, result: Any) -> Own:
     """What a party holds after `fit`."""
     if seat.party == p.label_party:
-        return Own(_id(seat), result[0], seat.target or "", result[1])
-    return Own(_id(seat), result[0])
+        return Own(id_of(seat), result[0], seat.target or "", result[1])
+    return Own(id_of(seat), result[0])
 
 
 def keep(p: Boosting, seat: Seat, result: Any) -> Part:
@@ -123,32 +123,6 @@ def recall(p: Boosting, part: Part) -> Own:
 def told(p: Boosting) -> dict[str, Any]:
     """An estimator's parameters, as far as all parties are told them."""
     return p.model_dump(mode="json", exclude={"label_party", "kind", "begin", "may_be_empty"})
-
-
-def _table(seat: Seat) -> pd.DataFrame:
-    if seat.table is None:
-        raise ConfigError("has no table; every party of a boosted model brings columns or the target")
-    return seat.table
-
-
-def _id(seat: Seat) -> str:
-    if seat.one_id is None:
-        raise ConfigError("no id column is named; rows of a vertical model are matched by their ids")
-    return seat.one_id
-
-
-def _target(p: Boosting, seat: Seat, table: pd.DataFrame) -> pd.Series:
-    if seat.target is None:
-        raise ConfigError("no target column is named at the label party")
-    if seat.target == seat.one_id:
-        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
-    y = column(table, seat.target, "target")
-    check_rows(table)
-    if p.kind == "classification":
-        check_classes(labels(y))
-    else:
-        check_numbers(y)
-    return y
 
 
 METHODS = {

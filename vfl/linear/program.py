@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-import pandas as pd
 from pydantic import Field, model_validator
 
 from protocols.errors import ConfigError, DataError
@@ -21,8 +20,8 @@ from protocols.programs import Parameters, Program, Seat
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
-from protocols.tables import check_classes, check_numbers, check_rows, column, features, labels
-from vfl.align import SPOKEN, ids_of
+from protocols.tables import features
+from vfl.align import SPOKEN, feature_parties, ids_of
 from vfl.linear import saving
 from vfl.linear.exact import feature_party, label_party, predict_feature, predict_label
 from vfl.linear.masks import MaskPoint
@@ -41,6 +40,7 @@ from vfl.linear.words import (
     ProximalSums,
 )
 from vfl.neural import Order
+from vfl.seats import id_of, table_of, target_of
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -86,12 +86,7 @@ class VerticalLinear(Parameters):
 
     def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
         """The feature parties. ConfigError where the label party takes no part, or alone."""
-        others = tuple(party for party in parties if party != self.label_party)
-        if not others or len(others) == len(parties):
-            raise ConfigError(
-                f"{self.label_party} should be one of several parties, got {', '.join(parties)}"
-            )
-        return others
+        return feature_parties(parties, self.label_party)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -121,10 +116,10 @@ class Sealed(VerticalLinear):
 
 def fit(p: VerticalLinear, seat: Seat) -> Role:
     """A party's role in training."""
-    table, name = _table(seat), _id(seat)
+    table, name = table_of(seat), id_of(seat)
     plan, peers, start = p.plan, p.peers(seat.parties), seat.kept if p.warm_start else None
     if seat.party == p.label_party:
-        target = Target(_target(p, seat, table), seat.sample_weight)
+        target = Target(target_of(seat, classes=p.family == "logistic"), seat.sample_weight)
         if plan.security == "hidden" and seat.sample_weight is not None:
             raise ConfigError(
                 'sample_weight would have to be told to all parties with security="hidden", since each '
@@ -146,7 +141,7 @@ def fit(p: VerticalLinear, seat: Seat) -> Role:
 def predict(p: VerticalLinear, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
-    table = _table(seat)
+    table = table_of(seat)
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     rows = Table(ids, features(table, own.columns), own.columns)
     if own.head is not None:
@@ -160,13 +155,13 @@ def owned(p: VerticalLinear, seat: Seat, result: Any) -> Own:
     fitted: Linear = result[0]
     head: Head | None = result[1] if seat.party == p.label_party else None
     target = (seat.target or "") if head is not None else ""
-    return Own(_id(seat), feature_columns(p, seat), fitted, target, head)
+    return Own(id_of(seat), feature_columns(p, seat), fitted, target, head)
 
 
 def feature_columns(p: VerticalLinear, seat: Seat) -> list[str]:
     """The columns that a party learns from: all but the id, and the target."""
-    left_out = {_id(seat), *([seat.target] if seat.party == p.label_party else [])}
-    return [name for name in _table(seat).columns if name not in left_out]
+    left_out = {id_of(seat), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in table_of(seat).columns if name not in left_out]
 
 
 def keep(p: VerticalLinear, seat: Seat, result: Any) -> Part:
@@ -181,32 +176,6 @@ def keep(p: VerticalLinear, seat: Seat, result: Any) -> Part:
 def recall(p: VerticalLinear, part: Part) -> Own:
     """What a party kept."""
     return saving.own_of(part)
-
-
-def _table(seat: Seat) -> pd.DataFrame:
-    if seat.table is None:
-        raise ConfigError("has no table; every party of a linear model brings columns or the target")
-    return seat.table
-
-
-def _id(seat: Seat) -> str:
-    if seat.one_id is None:
-        raise ConfigError("no id column is named; rows of a vertical model are matched by their ids")
-    return seat.one_id
-
-
-def _target(p: VerticalLinear, seat: Seat, table: pd.DataFrame) -> pd.Series:
-    if seat.target is None:
-        raise ConfigError("no target column is named at the label party")
-    if seat.target == seat.one_id:
-        raise ConfigError(f"column {seat.target!r} is both id and target; choose another id column")
-    y = column(table, seat.target, "target")
-    check_rows(table)
-    if p.family == "logistic":
-        check_classes(labels(y))
-    else:
-        check_numbers(y)
-    return y
 
 
 METHODS: dict[str, str] = {
