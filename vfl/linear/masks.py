@@ -54,7 +54,8 @@ class Masks:
         limit = _MOST / self._parties * 2.0 ** (exponent - FRACTION)
         if not (np.abs(scores) < limit).all():  # NaN too
             raise DataError(
-                f"training diverged: scores should be below {limit:.0f}; lower the learning rate or raise l2"
+                "training diverged, or rows are far from those of training: scores should be below "
+                f"{limit:.0f}; lower the learning rate, raise l2, or scale columns or counts down"
             )
         total = np.rint(np.ldexp(scores, FRACTION - exponent)).astype(np.int64).view(np.uint64)
         for adds, stream in zip(self._sums, self._streams, strict=True):

@@ -35,6 +35,7 @@ from protocols.wire.message import Message, Spec
 from vfl.linear.block import BITS, Columns, check_rows
 
 RESIDUAL = 40  # bits
+LARGEST = 400  # bits of residuals, of whose gradients a float holds the squares
 HIDING = 64  # bits of a mask beyond those of what it hides
 CHUNK = 2048  # rows that are encrypted together, while the receiver adds up those before
 _FACTOR, _VALUE = Fixed(2.0**BITS), Fixed(2.0**RESIDUAL)
@@ -50,7 +51,7 @@ class SealedResiduals(
 
     words: Words
     header: dict[str, JsonValue]
-    exponent: Annotated[int, Field(ge=-1000, le=1000, strict=True)]
+    exponent: Annotated[int, Field(ge=0, le=LARGEST, strict=True)]
 
 
 class MaskedGradient(
@@ -76,11 +77,12 @@ class Scale:
         self.exponent = exponent
 
     def round(self, residuals: Array) -> Array:
-        """`residuals` as the whole numbers that leave, float64. DataError if they are not finite."""
+        """`residuals` as the whole numbers that leave, float64. DataError for infinite or too large ones."""
         largest = float(np.abs(residuals).max(initial=0.0))
-        if not np.isfinite(largest):
+        if not largest < 2.0**LARGEST:  # NaN too
             raise DataError(
-                "training diverged: residuals are not finite; lower the learning rate or raise l2"
+                "training diverged: residuals are not finite, or too large; lower the learning rate, raise "
+                "l2, or scale counts down"
             )
         self.exponent = max(self.exponent, int(np.frexp(largest)[1]))
         return np.rint(np.ldexp(residuals, RESIDUAL - self.exponent))

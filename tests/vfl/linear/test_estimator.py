@@ -101,6 +101,14 @@ def test_columns_may_come_in_another_order_and_are_not_missed(
         classifier().predict(data)
 
 
+def test_rows_far_from_those_of_training_are_said_to_be_so(
+    data: Data, fitted: VerticalLogisticRegression
+) -> None:
+    far = {**data, "shop": data["shop"].assign(c=data["shop"]["c"] * 1e9)}
+    with pytest.raises(DataError, match="shop/predict: .* rows are far from those of training"):
+        fitted.predict(far)
+
+
 def test_unmatched_rows_can_be_listed(data: Data) -> None:
     model = classifier(unmatched="nan").fit(data, **FIT)
     chances = model.predict_proba(data)

@@ -18,10 +18,20 @@ from protocols.hazmat.paillier import Fixed, Plain
 from protocols.hazmat.paillier.array import Key
 from protocols.hazmat.paillier.words import to_ints
 from protocols.party import Coordinator
+from protocols.wire.codec import decode, encode
 from tests.vfl.linear.tables import SMALL
 from vfl.linear.block import Columns
 from vfl.linear.masks import FRACTION, Masks, agree, total
-from vfl.linear.sealed import RESIDUAL, MaskedGradient, OpenedGradient, Scale, Sealer, Sums, chunks
+from vfl.linear.sealed import (
+    RESIDUAL,
+    MaskedGradient,
+    OpenedGradient,
+    Scale,
+    SealedResiduals,
+    Sealer,
+    Sums,
+    chunks,
+)
 
 ENOUGH = 1000  # rows, for any number of columns here
 
@@ -129,6 +139,11 @@ def test_what_cannot_be_a_gradient_is_refused() -> None:
         sealer.open(MaskedGradient(words=words, header=header))
     with pytest.raises(DataError, match="residuals are not finite"):
         Scale().round(np.array([[np.inf]]))
+    with pytest.raises(DataError, match="residuals are not finite, or too large"):
+        Scale().round(np.array([[1e300]]))
+    beyond = sealer.seal(slice(0, 20)).model_copy(update={"exponent": 900})
+    with pytest.raises(ProtocolError, match="field exponent: .* less than or equal to 400"):
+        decode(SealedResiduals, encode(beyond))
 
 
 @pytest.mark.parametrize("changed", [{"bound": "0x1"}, {"bits": 7}, {"bound": hex(1 << 60)}])
@@ -172,7 +187,7 @@ def test_masks_cancel_in_the_sum_and_hide_its_parts(count: int) -> None:
 def test_scores_that_no_training_gives_are_refused() -> None:
     own = masks(["shop"])["shop"]
     for wrong in (np.nan, np.inf, 1e6):
-        with pytest.raises(DataError, match="training diverged: scores should be below 262144"):
+        with pytest.raises(DataError, match="training diverged, or .*: scores should be below 262144"):
             own(np.array([[wrong]]))
     with pytest.raises(ProtocolError, match=r"scores from shop should have shape \[2, 1\], got \[1, 1\]"):
         total({"shop": np.zeros((1, 1), np.int64)}, (2, 1))
