@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError, DataError, marked
@@ -53,6 +54,14 @@ def load_parts(store: Path, run: str, method: str, parties: Iterable[str] | None
                 if peer != party and part.others.get(peer) != found:
                     raise DataError(f"run {run!r}: the part of {peer} is not of the same training")
     return parts
+
+
+def settings_in(run: str, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """What the estimator was made with. DataError unless one part, the label party's, says it."""
+    told: list[Any] = [part.settings["settings"] for part in parts.values() if "settings" in part.settings]
+    if len(told) != 1:
+        raise DataError(f"{len(told)} parts of run {run!r} are a label party's, expected one")
+    return dict(told[0])
 
 
 def prefixed(name: str, arrays: Arrays) -> dict[str, Array]:

@@ -16,10 +16,10 @@ from typing import Any
 from torch import nn
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import ConfigError, DataError, marked
+from protocols.errors import ConfigError, marked
 from protocols.models import mlp
 from protocols.parts import Part
-from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, under
+from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, settings_in, under
 from vfl.layout import default_bottom
 from vfl.neural import Bottom, Top
 
@@ -59,10 +59,8 @@ def load(
     Raises ConfigError for what is not there, DataError for what is damaged or does not belong together.
     """
     parts = load_parts(store, run, method)
-    told: list[Any] = [part.settings["settings"] for part in parts.values() if "settings" in part.settings]
-    if len(told) != 1:
-        raise DataError(f"{len(told)} parts of run {run!r} are a label party's, expected one")
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in told[0].items()}
+    told = settings_in(run, parts)
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     owns = {}
     for party, part in parts.items():
         with marked(party, "load"):

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import DataError
 from protocols.parts import Part
-from protocols.saving import load_parts, save_parts
+from protocols.saving import load_parts, save_parts, settings_in
 from vfl.boosting.losses import Loss
 from vfl.boosting.parts import Learnt, Owned
 from vfl.trees.bins import Bins
@@ -53,10 +52,7 @@ def load(store: Path, run: str, method: str) -> tuple[dict[str, Any], dict[str, 
     Raises ConfigError for what is not there, DataError for what is damaged or does not belong together.
     """
     parts = load_parts(store, run, method)
-    told: list[Any] = [part.settings["settings"] for part in parts.values() if "settings" in part.settings]
-    if len(told) != 1:
-        raise DataError(f"{len(told)} parts of run {run!r} are a label party's, expected one")
-    return dict(told[0]), {party: own_of(part) for party, part in parts.items()}
+    return settings_in(run, parts), {party: own_of(part) for party, part in parts.items()}
 
 
 def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any]) -> Part:
