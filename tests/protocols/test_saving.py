@@ -11,7 +11,7 @@ import pytest
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
 from protocols.parts import Part, digest, load_part
-from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, under
+from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, settings_in, under
 from protocols.tables import Scaler
 
 
@@ -80,3 +80,15 @@ def test_weights_of_several_models_lie_in_one_part() -> None:
     back = scaler_in("target", together)
     assert back is not None and back.mean.tolist() == [0, 1] and back.scale.tolist() == [1, 1]
     assert scaler_in("x", together) is None
+
+
+@pytest.mark.parametrize("label_parties", [(), ("bank", "shop")])
+def test_settings_are_those_of_one_label_party(label_parties: tuple[str, ...]) -> None:
+    found = parts() | {
+        party: Part("split", party, {"settings": {"l2": 1.0}}, Arrays({})) for party in label_parties
+    }
+    with pytest.raises(DataError, match=f"{len(label_parties)} parts of run 'r' are a label party's"):
+        settings_in("r", found)
+    assert settings_in(
+        "r", parts() | {"bank": Part("split", "bank", {"settings": {"l2": 1}}, Arrays({}))}
+    ) == {"l2": 1}
