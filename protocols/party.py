@@ -39,7 +39,14 @@ _SMALL = 1 << 18  # bytes
 
 
 class Guard(Protocol):
-    """What a party's own policy says while its role runs; each raises PolicyError to refuse."""
+    """What a party's own policy says while its role runs; each raises PolicyError to refuse.
+
+    `announced` and `rows` write to a disk: call them by `Party.compute`.
+    """
+
+    def announced(self, peer: str, ids: int, most: int) -> None:
+        """Call with how many ids `peer` announces, before it can learn which are here; at `most` so many
+        match."""
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that a run uses, as soon as they are known."""
@@ -53,6 +60,8 @@ class Guard(Protocol):
 
 class Unguarded:
     """The guard of a party without a policy: nothing is refused, and nothing looked at."""
+
+    def announced(self, peer: str, ids: int, most: int) -> None: ...
 
     def rows(self, ids: Iterable[bytes]) -> None: ...
 

@@ -147,7 +147,7 @@ async def align_label(
     if rows is None:
         me.guard.intersection(size or 0)
         return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, sizes, many=ids.many)
-    me.guard.rows(ids.at(rows))
+    await me.compute(me.guard.rows, ids.at(rows), cost=0.0)
     if ids.many and reveal == "all":
         rows = await _repeat_for_all(me, features, ids, rows)
     elif ids.many:
@@ -183,7 +183,7 @@ async def align_feature(
         return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, many=ids.many)
     if size == 0:  # the label party says whether that is an error
         await me.recv(label_party, ring.InAllSize)
-    me.guard.rows(ids.at(rows))
+    await me.compute(me.guard.rows, ids.at(rows), cost=0.0)
     if ids.many:
         rows = await _repeat_as_told(me, label_party, ids, rows)
     return Aligned(rows, ids.total, _left_out(ids), size, many=ids.many)

@@ -154,7 +154,9 @@ async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
             f"the ids of {me.name} are {_said(ids.tag)}, those of {peer} are {_said(other.tag)}; {fix}"
         )
     # No more can match than the smaller side brings; it is still time not to show which do.
-    me.guard.intersection(min(len(ids), other.count))
+    most = min(len(ids), other.count)
+    me.guard.intersection(most)
+    await me.compute(me.guard.announced, peer, other.count, most, cost=0.0)
     try:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:

@@ -153,6 +153,10 @@ async def pass_on(
 ) -> Rung:
     """A feature party's role; the arguments as for `compare`."""
     key, counts = await _start(me, label_party, ring, ids)
+    for peer in ring:
+        if peer != me.name:
+            most = min(len(ids), counts[peer])
+            await me.compute(me.guard.announced, peer, counts[peer], most, cost=0.0)
     place, n, scalar = ring.index(me.name), len(ids), new_scalar()
     before, after = ring[place - 1], ring[(place + 1) % len(ring)]
     shuffle: Rows = np.zeros(0, np.int64)
