@@ -7,8 +7,10 @@ is kept: each stands as BLAKE2b-128 under a key of this store (`_history/key`), 
 tells nobody who is in it, and with the key it can only be tested against guesses. Among 2**40 ids two collide
 with probability below 2**-48.
 
-Row sets of one table overlap, so ids are kept once, sorted, and a set is one bit for each of them. Alignments
-are kept one by one for `KEPT`, and older ones as one sum.
+Row sets of one table overlap, so ids are kept once, sorted, and a set is one bit for each of them, in memory
+too. What there is of one peer and table is thus bounded by the ids of the table and by the number of row sets
+that a policy grants (`max_fits`): none is forgotten, which would let a later one differ from it by one row.
+Alignments are kept one by one for `KEPT`, and older ones as one sum.
 
 Sources: BLAKE2, RFC 7693.
 """
@@ -59,7 +61,8 @@ class History:
     jobs: Prints = field(default_factory=_none, repr=False)  # of the predict jobs that began
     ids: Prints = field(default_factory=_none, repr=False)  # (n,), all that any job used
     predicted: Bits = field(default_factory=lambda: np.empty(0, bool), repr=False)  # (n,)
-    fits: Bits = field(default_factory=lambda: np.empty((0, 0), bool), repr=False)  # (sets, n), no two alike
+    # (sets, bytes) uint8: of each set, one bit for each of `ids`; no two alike.
+    fits: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), np.uint8), repr=False)
     aligned: Rows = field(default_factory=lambda: np.empty(0, ALIGNMENT), repr=False)  # the oldest first
 
     @property
@@ -140,9 +143,9 @@ class History:
     def with_fit(self, rows: Prints) -> History:
         """With this set of rows among those that models were fitted on."""
         grown, used = self._grown(rows)
-        if (grown.fits == used).all(axis=1).any():
+        if 0 in _differences(grown.fits, used):
             return self
-        return replace(grown, fits=np.vstack([grown.fits, used]))
+        return replace(grown, fits=np.vstack([grown.fits, np.packbits(used)[None]]))
 
     def nearest_fit(self, rows: Prints) -> int | None:
         """By how many rows this set differs from the most similar earlier one that is not equal to it.
@@ -150,21 +153,39 @@ class History:
         None where there is no such set. Rows in either and not in both count.
         """
         grown, used = self._grown(rows)
-        differing = (grown.fits ^ used).sum(axis=1)
-        differing = differing[differing > 0]
-        return int(differing.min()) if len(differing) else None
+        return min((n for n in _differences(grown.fits, used) if n), default=None)
+
+    def fitted(self, rows: Prints) -> bool:
+        """Whether a model was fitted on exactly this set of rows."""
+        grown, used = self._grown(rows)
+        return 0 in _differences(grown.fits, used)
 
     def _grown(self, rows: Prints) -> tuple[History, Bits]:
         """This history with room for `rows`, and which of its ids they are."""
+        if np.isin(rows, self.ids).all():
+            return self, np.isin(self.ids, rows)
         united = np.union1d(self.ids, rows)
         place = np.searchsorted(united, self.ids)
-        predicted = np.zeros(len(united), bool)
-        predicted[place] = self.predicted
-        fits = np.zeros((len(self.fits), len(united)), bool)
-        fits[:, place] = self.fits
-        used = np.zeros(len(united), bool)
-        used[np.searchsorted(united, rows)] = True
-        return replace(self, ids=united, predicted=predicted, fits=fits), used
+
+        def moved(known: Bits) -> Bits:
+            there = np.zeros(len(united), bool)
+            there[place] = known
+            return there
+
+        every = [moved(np.unpackbits(one, count=len(self.ids)).astype(bool)) for one in self.fits]
+        fits = np.stack([np.packbits(one) for one in every]) if every else _no_fits(len(united))
+        used = np.isin(united, rows)
+        return replace(self, ids=united, predicted=moved(self.predicted), fits=fits), used
+
+
+def _no_fits(ids: int) -> NDArray[np.uint8]:
+    return np.empty((0, (ids + 7) // 8), np.uint8)
+
+
+def _differences(fits: NDArray[np.uint8], used: Bits) -> list[int]:
+    """By how many rows each of these sets differs from that one."""
+    packed = np.packbits(used)
+    return [int(np.bitwise_count(one ^ packed).sum()) for one in fits]  # one by one: all may be large
 
 
 def _summed(aligned: Rows, before: datetime) -> Rows:
@@ -177,6 +198,42 @@ def _summed(aligned: Rows, before: datetime) -> Rows:
     for name in ("announced", "matched"):
         first[name] = aligned[name][:old].sum()
     return np.concatenate([first, aligned[old:]])
+
+
+class Histories:
+    """All of one store, each of which is read from the disk once, and again where its file has changed.
+
+    Any thread may call; who saves holds the store, and runs one job at a time.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._known: dict[Path, tuple[Any, History]] = {}
+
+    def load(self, peer: str, table: str) -> History:
+        """As `load_history`."""
+        place, key = _place(self._store, peer, table), _key(self._store)
+        stamp, known = _stamp(place), self._known.get(place)
+        if known is not None and known[0] == stamp and known[1].key == key:
+            return known[1]
+        history = load_history(self._store, peer, table)
+        self._known[place] = stamp, history  # if it was written meanwhile, it is read again
+        return history
+
+    def save(self, peer: str, table: str, history: History) -> None:
+        """As `save_history`."""
+        save_history(self._store, peer, table, history)
+        place = _place(self._store, peer, table)
+        self._known[place] = _stamp(place), history
+
+
+def _stamp(place: Path) -> tuple[int, int, int] | None:
+    """Tells one state of a file from another; None where there is none."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def load_history(store: Path, peer: str, table: str) -> History:
@@ -219,7 +276,7 @@ def _arrays(history: History) -> dict[str, NDArray[Any]]:
         "jobs": history.jobs,
         "ids": history.ids,
         "predicted": np.packbits(history.predicted),
-        "fits": np.packbits(history.fits, axis=1),
+        "fits": history.fits,
         "aligned": history.aligned,
     }
 
@@ -243,8 +300,7 @@ def _checked(key: bytes, arrays: dict[str, NDArray[Any]]) -> History:
     if not whole:
         raise ValueError("not a history of this store")
     bits = np.unpackbits(predicted, count=len(ids)).astype(bool)
-    rows = np.unpackbits(fits, axis=1, count=len(ids)).astype(bool)
-    return History(key, jobs, ids, bits, rows, aligned)
+    return History(key, jobs, ids, bits, fits, aligned)
 
 
 def _check(key: bytes) -> bytes:

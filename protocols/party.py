@@ -79,6 +79,12 @@ class Checkpoints(Protocol):
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps, whole or not at all."""
 
+    def alignment(self) -> Arrays | None:
+        """Which rows are common, where all agreed to go on with those of an earlier attempt."""
+
+    def save_alignment(self, state: Arrays) -> None:
+        """Keep which rows are common, whole or not at all."""
+
 
 @dataclass(slots=True)
 class Desk:
@@ -232,6 +238,15 @@ class Party:
         """Keep `state()`, with which this party could go on after `done` steps; only where runs are kept."""
         if self.desk.checkpoints is not None:
             self.desk.checkpoints.save(done, state())
+
+    def alignment(self) -> Arrays | None:
+        """What `keep_alignment` kept, where all parties go on with it; then no ids are compared again."""
+        return None if self.desk.checkpoints is None else self.desk.checkpoints.alignment()
+
+    def keep_alignment(self, state: Callable[[], Arrays]) -> None:
+        """Keep `state()`, which rows are common, for going on after a crash; only where runs are kept."""
+        if self.desk.checkpoints is not None:
+            self.desk.checkpoints.save_alignment(state())
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Tell whoever watches how far this party is."""

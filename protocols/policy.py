@@ -85,7 +85,8 @@ def strictest(decisions: Mapping[str, Decision]) -> Decision:
     columns = tuple(name for name in lists[0] if all(name in names for names in lists)) if lists else (ANY,)
     if rules[0].columns and not columns:
         return Decision("refused", "columns", "no column is granted to all who would learn of it", rules[0])
-    return replace(first, rule=rules[0].model_copy(update={"columns": columns}))
+    lasts = {key: min(getattr(rule, key) for rule in rules) for key in ("consent_hours", "consent_attempts")}
+    return replace(first, rule=rules[0].model_copy(update={"columns": columns, **lasts}))
 
 
 def _expires(rule: Rule, request: Request, history: History) -> str:
@@ -134,7 +135,9 @@ def _allow_plain(rule: Rule, request: Request, history: History) -> str:
 
 
 def _max_predictions(rule: Rule, request: Request, history: History) -> str:
-    if request.action != "predict" or not rule.max_predictions or history.began(request.job):
+    if request.action == "predict" and history.began(request.job):  # its record may be gone by now
+        return "this job was run before, and a prediction is not run twice"
+    if request.action != "predict" or not rule.max_predictions:
         return ""
     if history.predictions < rule.max_predictions:
         return ""
@@ -215,6 +218,10 @@ class Guard:
                 least = self.rule.min_difference
                 said = f"the rows differ from an earlier job's, by fewer than {least}"
                 raise refusal("min_difference", f"{said}; use the same rows, or more")
+            most = self.rule.max_fits
+            if most and len(self.history.fits) >= most and not self.history.fitted(rows):
+                said = f"models were fitted on all {most} sets of rows that are granted"
+                raise refusal("max_fits", f"{said}; use one of them again, or ask the owner for more")
             # Not recorded if refused: nothing was fitted on them, and they would stand in later jobs' way.
             self._keep(self.history.with_fit(rows))
 

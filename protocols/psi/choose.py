@@ -40,7 +40,7 @@ async def meet(
     goes bucket by bucket, unless the size alone is to be learnt; `resume` is for `protocols.psi.buckets`.
     `store`, this party's own folder, is for `protocols.psi.unbalanced`, which has no buckets.
     """
-    key, m = await agree(me, peer, ids)
+    key, m = await agree(me, peer, ids, buckets.left(me) if resume else 1.0)
     if protocol == "unbalanced":
         return await unbalanced.compare(me, peer, await held(me, ids), learns, key, m, store)
     compare = ecdh.compare

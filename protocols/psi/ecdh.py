@@ -30,7 +30,9 @@ Sources: Meadows 1986, "A more efficient cryptographic matchmaking protocol"; Hu
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -74,11 +76,14 @@ Learns = Literal["both", "me", "peer", "size"]
 
 @dataclass(frozen=True)
 class Met:
-    """What one party has learnt. rows: of its table, with ids that the peer has; None if it was not to learn
-    them. size: how many ids are shared; None if it was not to learn it."""
+    """What one party has learnt. rows: of its table, with ids that the others have; None if it was not to
+    learn them. size: how many ids are shared; None if it was not to learn it. sizes: at the label party of
+    three or more, for each group of parties, how many ids they share."""
 
     rows: Rows | None = field(repr=False)
     size: int | None
+    sizes: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    kept: bool = False  # whether checkpoints of the comparison itself hold it
 
 
 async def intersect(me: Party, peer: str, ids: CanonicalIds) -> Rows:
@@ -140,8 +145,11 @@ async def ready(me: Party, count: int) -> None:
         me.progress(switch.STEP, 1, 1)
 
 
-async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
-    """Exchange types, counts and ephemeral keys: (key of this run's hash, number of the peer's ids)."""
+async def agree(me: Party, peer: str, ids: Ids, left: float = 1.0) -> tuple[bytes, int]:
+    """Exchange types, counts and ephemeral keys: (key of this run's hash, number of the peer's ids).
+
+    left: how much of a comparison is still to be made that an earlier attempt began.
+    """
     mine = X25519PrivateKey.generate()
     public_key = np.frombuffer(mine.public_key().public_bytes_raw(), np.uint8)
     await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key))
@@ -156,7 +164,8 @@ async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
     # No more can match than the smaller side brings; it is still time not to show which do.
     most = min(len(ids), other.count)
     me.guard.intersection(most)
-    await me.compute(me.guard.announced, peer, other.count, most, cost=0.0)
+    announced, most = math.ceil(left * other.count), math.ceil(left * most)
+    await me.compute(me.guard.announced, peer, announced, most, cost=0.0)
     try:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:
