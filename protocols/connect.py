@@ -198,6 +198,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         try:
             with marked(self.me, asked.action):
                 self._notes.begin()
+                self._notes.tidy()
                 await self._clear()
                 while True:
                     await self._meet(asked, on_progress)

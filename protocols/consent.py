@@ -29,7 +29,7 @@ from protocols.history import Histories, History
 from protocols.inbox import GIVEN_UP, POLL, Inbox
 from protocols.jobs import Answer, Given, Propose, Record, Start, Word, release
 from protocols.logs import log
-from protocols.notes import KEPT, Notes
+from protocols.notes import Notes
 from protocols.policy import Decision, Guard, Guards, Request, judge, strictest
 from protocols.programs import Parameters, Program, program
 from protocols.rules import Rule
@@ -40,6 +40,7 @@ from protocols.wire.record_rows import By
 Say = Callable[[Word], Awaitable[None]]
 LARGEST = 1 << 14  # bytes of a proposal's parameters, as JSON
 DEEPEST = 8  # lists and objects in each other there
+PATIENCE = timedelta(days=7)  # for which a job waits for a person
 WAITING = 20  # jobs of one caller that wait for a person at once
 
 
@@ -204,7 +205,7 @@ class Consent:
 
     def _tidy(self, caller: str, proposal: Propose) -> None:
         """Delete checkpoints that nobody will go on after."""
-        self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
+        self.notes.tidy()
         if self.store.find(proposal.job) is not None:
             return
         for done in self.store.resumable():  # its caller was killed before it could say Over
@@ -258,11 +259,11 @@ class Consent:
 
     async def _approved(self, job: str) -> None:
         try:
-            async with asyncio.timeout(KEPT.total_seconds()):
+            async with asyncio.timeout(PATIENCE.total_seconds()):
                 while not self.store.said("approve", job):
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            raise CancelledJobError(f"nobody approved it within {KEPT.days} days") from None
+            raise CancelledJobError(f"nobody approved it within {PATIENCE.days} days") from None
 
     def _history(self, peer: str, table: str) -> History:
         return self._histories.load(peer, table or "none")

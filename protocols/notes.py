@@ -43,6 +43,10 @@ class Notes:
             self._put(*self._unsaid[0])
             del self._unsaid[0]
 
+    def tidy(self) -> None:
+        """Delete the checkpoints that nobody will go on after. It reads much, and any thread may call."""
+        self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
+
     def state(self, record: Record, state: State, reason: str = "") -> Record:
         """`record` in a new state."""
         log.info(f"job {state}", extra={"job": record.job, "peer": record.caller})
@@ -62,7 +66,7 @@ class Notes:
     def restarted(self) -> None:
         """What an earlier process of this party had not ended, has ended with it."""
         self.store.clear_scratch()
-        self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
+        self.tidy()
         for record in self.store.all():
             if record.state in OPEN:
                 self.end(record, "failed", "this party was restarted meanwhile; its caller can go on with it")
