@@ -137,7 +137,7 @@ class Consent:
         given, under = record.given, ""
         if given is not None:
             if not self._in_time(given, case.decision.check()) or (given.begun and start.anew):
-                self.notes.state(record.model_copy(update={"granted": "", "given": None}), "proposed")
+                self.store.save(record.model_copy(update={"granted": "", "given": None}))
                 raise LineError(
                     "a person's consent is for one beginning of a job, and for going on with it, while it "
                     f"lasts; attempt {record.attempt} needs another, and a person is asked at the next"
