@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from protocols import consent
+from protocols import consent, history
 from protocols.connect import Connected
 from protocols.jobs import Answer, Cancel, Claim, Ended, Start, Store, Word
 from protocols.notes import PROPOSALS
@@ -184,6 +185,44 @@ def test_a_party_that_is_killed_goes_on_without_a_person(tmp_path: Path) -> None
     assert [record.state for record in records if record] == ["done", "done"]
     assert all(record.attempt > 1 and record.given.attempt == 1 for record in records if record)  # type: ignore[union-attr]
     assert [record.attempt for record in (*asked, *also)] == [1, 1]
+
+
+def test_others_are_heard_while_a_large_history_is_read_and_written(
+    trial: Trial, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is megabytes, where there were many models of many rows."""
+    slow, gaps, used = 0.4, [0.0], list[str]()  # seconds
+
+    def slowed(name: str) -> Callable[..., Any]:
+        whole = getattr(history, name)
+
+        def call(*of: Any) -> Any:
+            time.sleep(slow)
+            used.append(name)
+            return whole(*of)
+
+        return call
+
+    for name in ("load_history", "save_history"):
+        monkeypatch.setattr(history, name, slowed(name))
+
+    async def watch() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        await caller.go_on()
+        watching = asyncio.create_task(watch())
+        assert is_answer(await caller.propose(job="b" * 16, action="predict", run=JOB), "ready")
+        await caller.go_on(job="b" * 16)
+        watching.cancel()
+
+    play(trial, tmp_path, talk, rule())
+    assert used == ["load_history", "save_history"] and sum(gaps) > slow
+    assert sorted(gaps)[-2] < slow / 2  # one may be the machine's
 
 
 # Proposals that never run.
