@@ -5,9 +5,9 @@ when it is proposed, when a person approves it, and when its turn comes.
 
 What a person consents to is one beginning of a job, and going on with it. The caller's table is no part of
 the request, so an attempt that begins anew may be about other people, and is asked about again. One that goes
-on after a checkpoint is of the rows that this party kept there itself, whatever the caller says; but it lets
-the caller make its last step once more, so it is covered only `consent_attempts` times, and `consent_hours`
-long.
+on after a checkpoint is of the rows that this party kept there itself, whatever the caller says. It lets the
+caller make a step or two once more, with other labels if it likes: so it is covered a few times only
+(`consent_attempts`), for `consent_hours`, and where it does not go back further than a crash explains.
 """
 
 from __future__ import annotations
@@ -130,13 +130,14 @@ class Consent:
         """What the record says from here on, where the attempt is covered by what was granted. That is in the
         ledger before anything leaves.
 
-        LineError for one that begins anew, or begins too late, under a consent that is not for it: its caller
-        makes another attempt, and a person is asked again.
+        LineError for one that begins anew, goes back, or begins too late, under a consent that is not for it:
+        its caller makes another attempt, and a person is asked again.
         """
         by: By = "policy"
         given, under = record.given, ""
         if given is not None:
-            if not self._in_time(given, case.decision.check()) or (given.begun and start.anew):
+            covered = not given.attempts or self._goes_on(record, start)
+            if not (covered and self._in_time(given, case.decision.check())):
                 self.store.save(record.model_copy(update={"granted": "", "given": None}))
                 raise LineError(
                     "a person's consent is for one beginning of a job, and for going on with it, while it "
@@ -144,7 +145,8 @@ class Consent:
                 )
             by = "person" if given.attempt == record.attempt else "resumed"
             under = f"the consent of {given.when.isoformat(timespec='seconds')} to attempt {given.attempt}"
-            record = record.model_copy(update={"given": given.model_copy(update={"begun": True})})
+            used = given.model_copy(update={"attempts": given.attempts + 1})
+            record = record.model_copy(update={"given": used})
         if by != "person":  # that is there since it was given
             told, under = reveals(case.program, record.action), under if by == "resumed" else ""
             self.notes.ledger.grant(record.job, case.program.name, by, told, under=under)
@@ -229,8 +231,7 @@ class Consent:
         again: dict[str, Any] = {"attempt": new.attempt, "reason": "", "granted": "", "given": None}
         given = old.given
         if given is not None and self._lasts(old, given, rule):
-            one_more = given.model_copy(update={"attempts": given.attempts + 1})
-            again |= {"granted": "person", "given": one_more}
+            again |= {"granted": "person", "given": given}
         return self.notes.state(
             old.model_copy(update=again), "proposed"
         )  # what a policy granted, it is asked again
@@ -239,9 +240,14 @@ class Consent:
         """Whether a person's consent may cover one more attempt: not at a job that is over, nor against a
         person's no. What it begins at shows later."""
         kept = self.store.checkpoints(record.job).some
-        open_still = kept if given.begun else record.state != "done"
+        open_still = kept if given.attempts else record.state != "done"
         fewer = given.attempts < rule.consent_attempts
         return open_still and fewer and record.reason != GIVEN_UP and self._in_time(given, rule)
+
+    def _goes_on(self, record: Record, start: Start) -> bool:
+        """Parties that were cut off are at most one step apart."""
+        _, last = self.store.checkpoints(record.job).reached
+        return not start.anew and start.done >= last - 1
 
     def _in_time(self, given: Given, rule: Rule) -> bool:
         age = datetime.now(UTC) - given.when

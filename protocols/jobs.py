@@ -215,8 +215,7 @@ class Given(BaseModel):
 
     attempt: Attempt  # for which it was given
     when: AwareDatetime
-    attempts: int = 1  # under it so far, that one too
-    begun: bool = False  # whether one of them began the job: then it holds for going on alone
+    attempts: int = 0  # that have run under it; after the first it holds for going on alone
 
 
 class Record(BaseModel):
