@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import history as histories
+from protocols import past
 from protocols.errors import ConfigError, DataError
 from protocols.history import KEY, Histories, History, load_history, save_history
 
@@ -106,7 +107,7 @@ def test_a_clock_that_is_set_back_hides_no_alignment() -> None:
 
 
 def test_alignments_take_a_bounded_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(histories, "MOST", 5)
+    monkeypatch.setattr(past, "MOST", 5)
     history = History(SECRET)
     for at in range(20):
         history = history.with_alignment(f"job {at}", 10, 10, NOW).with_matched(f"job {at}", 3)
