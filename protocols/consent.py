@@ -63,14 +63,13 @@ class Consent:
     def __init__(self, config: PartyConfig, parties: Parties, notes: Notes) -> None:
         self.config, self.parties, self.notes, self.store = config, parties, notes, notes.store
         self._histories = Histories(notes.store.folder)
-        self._one: defaultdict[str, asyncio.Lock] = defaultdict(
-            asyncio.Lock
-        )  # proposal of a caller at a time
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by caller
         self._waiting: Counter[str] = Counter()  # jobs of a caller, for a person
 
     async def admit(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
-        """The job as this party records it, if it is one that it may take part in at all."""
-        async with self._one[caller]:
+        """The job as this party records it, if it is one that it may take part in at all. Those of one caller
+        are looked at one after another, so that many are not in the way of others'."""
+        async with self._locks[caller]:
             return await self._admitted(caller, proposal)
 
     async def _admitted(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
@@ -96,8 +95,8 @@ class Consent:
             )
         # The disk is read in a thread: meanwhile others are heard.
         await asyncio.to_thread(self._tidy, caller, proposal)
-        judged = await asyncio.to_thread(self._judged, caller, proposal, found, parameters)
-        table, request, decision = judged
+        of = caller, proposal, found, parameters
+        table, request, decision = await asyncio.to_thread(self._judged, *of)
         record = self._recorded(caller, proposal, decision.check())
         return record, Case(proposal, caller, found, parameters, decision, request, table)
 
@@ -110,9 +109,8 @@ class Consent:
     async def ask(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
         """Wait for a person where the policy says so."""
         if case.decision.verdict != "ask":
-            return self.notes.state(
-                record.model_copy(update={"granted": "policy", "given": None}), "proposed"
-            )
+            record = record.model_copy(update={"granted": "policy", "given": None})
+            return self.notes.state(record, "proposed")
         if record.granted:  # by a person, and this attempt goes on under it
             return record
         with self._one_more_waiting(case.caller):
@@ -216,7 +214,6 @@ class Consent:
 
     def _recorded(self, caller: str, proposal: Propose, rule: Rule) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
-        self.store.said("approve", new.job)  # of an earlier attempt, which was lost before it was heard
         if old is None:
             return self.notes.state(new, "proposed")
         if old.request != new.request:
@@ -228,13 +225,12 @@ class Consent:
             raise ProtocolError(
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )
-        again: dict[str, Any] = {"attempt": new.attempt, "reason": "", "granted": "", "given": None}
+        self.store.said("approve", new.job)  # of an earlier attempt, which was lost before it was heard
         given = old.given
-        if given is not None and self._lasts(old, given, rule):
-            again |= {"granted": "person", "given": given}
-        return self.notes.state(
-            old.model_copy(update=again), "proposed"
-        )  # what a policy granted, it is asked again
+        again: dict[str, Any] = {"attempt": new.attempt, "reason": ""}
+        if given is None or not self._lasts(old, given, rule):
+            again |= {"granted": "", "given": None}  # what a policy granted, it is asked about again
+        return self.notes.state(old.model_copy(update=again), "proposed")
 
     def _lasts(self, record: Record, given: Given, rule: Rule) -> bool:
         """Whether a person's consent may cover one more attempt: not at a job that is over, nor against a

@@ -307,7 +307,8 @@ class Store:
         """Delete what is kept about `job`."""
         self.checkpoints(job).drop()
         with suppress(OSError):
-            (self.folder / "jobs" / f"{job}.json").unlink(missing_ok=True)
+            for path in (f"jobs/{job}.json", f"approve/{job}", f"cancel/{job}"):
+                (self.folder / path).unlink(missing_ok=True)
 
     def find(self, job: str) -> Record | None:
         """The record of `job`, if there is one. DataError if it is damaged."""
