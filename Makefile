@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs
+.PHONY: demo test test-tables test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
@@ -9,9 +9,13 @@ demo: .venv/.test
 test: .venv/.test
 	$(BIN)/python -m pytest
 
+# Those that want a real table, in a folder shared/data here or above.
+test-tables: .venv/.test
+	$(BIN)/python -m pytest -m tables
+
 # All of them: more kills, more bad networks, a soak. It takes hours.
 test-long: .venv/.test
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -m "not tables"
 
 check: .venv/.test
 	$(BIN)/ruff format --check
