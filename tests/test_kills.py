@@ -6,67 +6,60 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import IO
 
 import numpy as np
 import pytest
 import torch
 
 from protocols.wire.reconcile import verify
+from tests.forked import CONTEXT, HANG, Forked
+from tests.protocols.mortal import call, serve
 from tests.protocols.networked import CASES, POLICY, Case, Outcome
 from tests.protocols.served import lay_out
-
-DEADLINE = 120.0  # seconds for a job with a kill in it; undisturbed it takes one or two
 
 
 @dataclass
 class Living:
     """One party as a process, which is started again whenever it was killed."""
 
-    command: Sequence[str]
+    target: Callable[..., None]
+    told: tuple[object, ...]
     log: Path
-    process: subprocess.Popen[str] = field(init=False)
+    process: Forked = field(init=False)
+    line: Connection = field(init=False)
     deaths: int = 0
-    said: SimpleQueue[str] = field(default_factory=SimpleQueue)
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.protocols.mortal", *self.command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-            )
-        threading.Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
-
-    def _listen(self, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                self.said.put(line.strip())
+        self.line, theirs = CONTEXT.Pipe()
+        self.process = Forked(self.log, self.target, *self.told, theirs)
+        theirs.close()
 
     def ask(self, words: object) -> None:
-        with suppress(BrokenPipeError):  # killed again
-            print(words, file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError, ConnectionResetError):  # killed again
+            self.line.send_bytes(str(words).encode())
+
+    def said(self) -> str:
+        """What it said last; nothing if it has not."""
+        with suppress(EOFError, ConnectionResetError):
+            if self.line.poll():
+                return self.line.recv_bytes().decode()
+        return ""
 
     def revive(self) -> bool:
         """Start it again if it was killed; whether it was. Anything else that ends it is an error."""
-        if self.process.poll() is None:
+        code = self.process.poll()
+        if code is None:
             return False
-        assert self.process.returncode == -signal.SIGKILL, self.log.read_text()[-3000:]
+        assert code == -signal.SIGKILL, self.log.read_text()[-3000:]
         self.left_nobody()
         self.deaths += 1
         self.start()
@@ -74,10 +67,8 @@ class Living:
 
     def left_nobody(self) -> None:
         """No process that it started outlives it."""
-        self.process.wait(10)
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
+        self.process.wait()
+        self.line.close()
         with pytest.raises(ProcessLookupError):
             os.killpg(self.process.pid, 0)
 
@@ -85,6 +76,15 @@ class Living:
         """As an operator does."""
         self.process.terminate()
         self.left_nobody()
+
+
+@dataclass
+class Job:
+    """When it was begun, parties of it were found dead, and it was done, by this process's clock."""
+
+    begun: float
+    deaths: list[float] = field(default_factory=list)
+    ended: float = 0.0
 
 
 @dataclass
@@ -98,30 +98,34 @@ class Crew:
     expected: Outcome
     jobs: int = 0
 
-    def play(self, deaths: dict[str, int], kill: tuple[str, float] | None = None) -> None:
+    def play(self, deaths: dict[str, int], kill: tuple[str, float] | None = None) -> Job:
         """One job that `deaths` (party -> moment) befall, and a `kill` (party, seconds) from outside."""
         for party, moment in deaths.items():
             (self.folder / f"{party}.die").write_text(str(moment))
         self.jobs += 1
         result = self.folder / f"{self.jobs}.npz"
-        caller = self.parties[self.case.caller]
-        begin = time.monotonic()
+        caller, job = self.parties[self.case.caller], Job(time.monotonic())
         caller.ask(result)
-        until = begin + DEADLINE
         said = ""
         while said != "done":
-            assert time.monotonic() < until, f"no result; {caller.log.read_text()[-3000:]}"
-            if kill is not None and time.monotonic() > begin + kill[1]:
+            if kill is not None and time.monotonic() >= job.begun + kill[1]:
                 self.parties[kill[0]].process.kill()
-                self.parties[kill[0]].process.wait(10)
                 kill = None
             for living in self.parties.values():
-                if living.revive() and living is caller:
-                    caller.ask(result)
-            with suppress(Empty):
-                said = caller.said.get(timeout=0.05)
-            assert said in ("", "ready", "done"), said
+                if living.revive():
+                    job.deaths.append(time.monotonic())
+                    if living is caller:
+                        caller.ask(result)
+            due = HANG if kill is None else max(0.0, job.begun + kill[1] - time.monotonic())
+            happened = wait(
+                [caller.line, *(living.process.sentinel for living in self.parties.values())], due
+            )
+            assert happened or kill is not None, f"no result; {caller.log.read_text()[-3000:]}"
+            said = caller.said()
+            assert said in ("", "done"), said
+        job.ended = time.monotonic()
         self._check(result)
+        return job
 
     def _check(self, result: Path) -> None:
         with np.load(result, allow_pickle=False) as found:
@@ -153,9 +157,9 @@ def crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     method, case = request.param, CASES[request.param]
     folder = tmp_path_factory.mktemp("kills")
     lay_out(folder, case.tables(), POLICY)
-    commands = {party: ["serve", f"{folder}/{party}.toml"] for party in case.served}
-    commands[case.caller] = ["call", str(folder), method]
-    parties = {p: Living(command, folder / f"{p}.log") for p, command in commands.items()}
+    logs = {party: folder / f"{party}.log" for party in case.tables()}
+    parties = {party: Living(serve, (folder / f"{party}.toml",), logs[party]) for party in case.served}
+    parties[case.caller] = Living(call, (folder, method), logs[case.caller])
     try:
         crew = Crew(folder, method, case, parties, case.here())
         crew.play({})
