@@ -25,7 +25,8 @@ from protocols.wire.frames import Limits
 from protocols.wire.ledger import Ledger
 from protocols.wire.remote import Grpc
 from protocols.wire.tls import Credentials
-from tests.forked import CONTEXT, HANG
+from tests.forked import CONTEXT
+from tests.waiting import HANG
 
 HERE = "127.0.0.1:0"
 LIMITS = Limits(patience=HANG, handshake=5.0)

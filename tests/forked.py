@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HANG = 600.0  # seconds: on no machine does what a test waits for take so long, unless it has found a fault
+from tests.waiting import HANG
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports _dynamo at the first optimizer.

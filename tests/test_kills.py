@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from protocols.wire.reconcile import verify
-from tests.forked import CONTEXT, HANG, Forked
+from tests.forked import CONTEXT, Forked
 from tests.protocols.mortal import call, serve
 from tests.protocols.networked import CASES, POLICY, Case, Outcome
 from tests.protocols.served import lay_out
+from tests.waiting import HANG
 
 
 @dataclass

@@ -26,9 +26,9 @@ from protocols.errors import VflError
 from protocols.federation import Federation
 from protocols.jobs import Control, Propose
 from protocols.wire.record import Record
-from tests.forked import HANG
 from tests.protocols import served
 from tests.protocols.networked import CASES
+from tests.waiting import HANG
 
 
 class Life:

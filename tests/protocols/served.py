@@ -18,7 +18,8 @@ from protocols.cli import main
 from protocols.config import read_config
 from protocols.trial import new_trial
 from protocols.wire.frames import Limits
-from tests.forked import HANG, Forked
+from tests.forked import Forked
+from tests.waiting import HANG
 
 _reserved: list[socket.socket] = []  # for as long as this process runs
 
