@@ -13,9 +13,11 @@ test: .venv/.test
 test-tables: .venv/.test
 	$(BIN)/python -m pytest -m tables
 
-# All of them: more kills, more bad networks, a soak. It takes hours.
+# More kills, more bad networks, a soak, of every program: an hour or two. What is found goes to FIGURES, line by
+# line; a run that was interrupted goes on where that file ends, if it is named again.
+FIGURES = .figures/$(shell date -u +%Y%m%dT%H%M%S).jsonl
 test-long: .venv/.test
-	$(BIN)/python -m pytest -m "not tables"
+	VFL_FIGURES=$(FIGURES) $(BIN)/python -m pytest -m long
 
 check: .venv/.test
 	$(BIN)/ruff format --check

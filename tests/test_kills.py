@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from protocols.wire.reconcile import verify
+from tests.figures import SAME, left, many, noted
 from tests.forked import CONTEXT, Forked
 from tests.protocols.mortal import call, serve
-from tests.protocols.networked import CASES, POLICY, Case, Outcome
+from tests.protocols.networked import ALL, POLICY, WHICH, Case, Outcome
 from tests.protocols.served import lay_out
 from tests.waiting import HANG
 
@@ -152,10 +153,10 @@ class Crew:
                 assert verdict.agree, verdict.asdict()
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=WHICH)
 def crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     torch.set_num_threads(1)
-    method, case = request.param, CASES[request.param]
+    method, case = request.param, ALL[request.param]
     folder = tmp_path_factory.mktemp("kills")
     lay_out(folder, case.tables(), POLICY)
     logs = {party: folder / f"{party}.log" for party in case.tables()}
@@ -188,17 +189,23 @@ def test_a_party_is_killed(crew: Crew) -> None:
 
 
 @pytest.mark.long
-def test_each_party_is_killed_at_fifty_moments(crew: Crew) -> None:
-    rng = random.Random(2)
-    for party in crew.parties:
-        count = moments(crew, party)
-        for kill in range(50):
-            deaths = {party: rng.randrange(count)}
-            if kill % 5 == 4:  # two of them
-                other = rng.choice([peer for peer in crew.parties if peer != party])
-                deaths[other] = rng.randrange(count)
-            print(party, deaths, flush=True)
+@pytest.mark.parametrize("number", range(3))
+def test_each_party_is_killed_at_fifty_moments(crew: Crew, number: int) -> None:
+    party = list(crew.parties)[number]
+    count, undisturbed = moments(crew, party), crew.play({})
+    for kill in range(many(50)):
+        about = {"test": "kill", "program": crew.method, "party": party, "kill": kill}
+        if not left(**about):
+            continue
+        rng = random.Random(f"{party} {kill}")
+        deaths = {party: rng.randrange(count)}
+        if kill % 5 == 4:  # two of them
+            other = rng.choice([peer for peer in crew.parties if peer != party])
+            deaths[other] = rng.randrange(count)
+        with noted(**about) as found:
             if kill % 2:
-                crew.play(deaths)
+                job = crew.play(deaths)
             else:
-                crew.play({}, kill=(party, rng.uniform(0.0, 2.0)))
+                job = crew.play({}, kill=(party, rng.random() * (undisturbed.ended - undisturbed.begun)))
+            found |= {"outcome": SAME, "deaths": len(job.deaths), "seconds": job.ended - job.begun}
+            found["recovery"] = job.ended - job.deaths[0] if job.deaths else None

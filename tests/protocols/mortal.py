@@ -27,7 +27,7 @@ from protocols.federation import Federation
 from protocols.jobs import Control, Propose
 from protocols.wire.record import Record
 from tests.protocols import served
-from tests.protocols.networked import CASES
+from tests.protocols.networked import ALL
 from tests.waiting import HANG
 
 
@@ -119,7 +119,7 @@ def _end_with_whoever_started_us(line: Connection) -> None:
 
 def call(folder: Path, method: str, line: Connection) -> None:
     """One job for each word on `line`, which is a path to write the outcome to."""
-    case = CASES[method]
+    case = ALL[method]
     life = Life(folder, case.caller)
     mortal(life)
     torch.set_num_threads(1)

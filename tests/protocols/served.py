@@ -21,8 +21,6 @@ from protocols.wire.frames import Limits
 from tests.forked import Forked
 from tests.waiting import HANG
 
-_reserved: list[socket.socket] = []  # for as long as this process runs
-
 
 def ports(many: int) -> int:
     """The first of so many ports in a row, at most nine, that nobody listens at and no other test will.
@@ -37,7 +35,7 @@ def ports(many: int) -> int:
                     place.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            _reserved.append(tried[-1].dup())
+            tried[-1].detach()
             return first
     raise AssertionError("no ten ports in a row are free below 32,000")
 
