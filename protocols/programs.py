@@ -60,6 +60,7 @@ class Seat:
     scratch: Path | None = None  # where there is place for what a run needs while it lasts
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
     store: Path | None = None  # its own folder, for what a method keeps from one run to the next
+    job: str = ""  # over a network, once there is a result to keep: the same in all attempts
 
     @property
     def one_id(self) -> str | None:
