@@ -14,10 +14,12 @@ test-tables: .venv/.test
 	$(BIN)/python -m pytest -m tables
 
 # More kills, more bad networks, a soak, of every program: an hour or two. What is found goes to FIGURES, line by
-# line; a run that was interrupted goes on where that file ends, if it is named again.
+# line; a run that was interrupted goes on where that file ends, if it is named again. Much of it waits, so that
+# WORKERS=4 suits two cores.
+WORKERS = auto
 FIGURES = .figures/$(shell date -u +%Y%m%dT%H%M%S).jsonl
 test-long: .venv/.test
-	VFL_FIGURES=$(FIGURES) $(BIN)/python -m pytest -m long
+	VFL_FIGURES=$(FIGURES) $(BIN)/python -m pytest -n $(WORKERS) -m long
 
 check: .venv/.test
 	$(BIN)/ruff format --check

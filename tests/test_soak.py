@@ -15,7 +15,7 @@ from tests.figures import Figure, left, many, noted
 from tests.forked import CONTEXT, Forked
 from tests.protocols.mortal import words
 from tests.protocols.networked import ALL, POLICY
-from tests.protocols.served import Process, lay_out
+from tests.protocols.served import lay_out, serve
 from tests.waiting import HANG
 
 FULL = 1000  # runs of a program; most are two jobs, to fit and to predict
@@ -56,7 +56,9 @@ def test_thousands_of_jobs_leave_memory_and_files_flat(method: str, tmp_path: Pa
         return
     tables = case.tables()
     lay_out(tmp_path, tables, POLICY)
-    served = {party: Process(tmp_path / f"{party}.toml") for party in case.served}
+    served = {
+        party: Forked(tmp_path / f"{party}.log", serve, tmp_path / f"{party}.toml") for party in case.served
+    }
     line, theirs = CONTEXT.Pipe()
     log = tmp_path / f"{case.caller}.log"
     caller = Forked(log, runs, tmp_path, method, theirs)
@@ -78,7 +80,8 @@ def test_thousands_of_jobs_leave_memory_and_files_flat(method: str, tmp_path: Pa
     finally:
         caller.kill()
         for process in served.values():
-            process.stop()
+            process.terminate()
+            assert process.wait() == 0
     first, last = seen[0], seen[-1]
     for party in pids:
         assert last[party]["files"] <= first[party]["files"] + 2, seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ from protocols.cli import main
 from protocols.config import read_config
 from protocols.trial import new_trial
 from protocols.wire.frames import Limits
-from tests.forked import Forked
 from tests.waiting import HANG
 
 
@@ -93,13 +93,13 @@ class _Thread:
 
 
 def serve(config: Path) -> None:
-    """`vfl serve`, as what a process runs."""
+    """`vfl serve`, as what a forked process runs."""
     sys.argv = ["vfl", "serve", str(config)]
     main()
 
 
 class Process:
-    """One party as a process of its own."""
+    """One party as a process of its own, as an operator starts it."""
 
     def __init__(self, config: Path) -> None:
         self._config = config
@@ -107,7 +107,9 @@ class Process:
 
     def start(self) -> None:
         """Start it, again too."""
-        self._process = Forked(self._config.with_suffix(".log"), serve, self._config)
+        command = [sys.executable, "-m", "protocols.cli", "serve", str(self._config)]
+        with self._config.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(command, stderr=log, stdout=log)
 
     @property
     def pid(self) -> int:
@@ -117,8 +119,9 @@ class Process:
     def kill(self) -> None:
         """As `kill -9` does."""
         self._process.kill()
+        self._process.wait(HANG)
 
     def stop(self) -> None:
         """As an operator does; it must end with 0."""
         self._process.terminate()
-        assert self._process.wait() == 0
+        assert self._process.wait(HANG) == 0
