@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs
+.PHONY: demo test test-tables test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
@@ -9,9 +9,17 @@ demo: .venv/.test
 test: .venv/.test
 	$(BIN)/python -m pytest
 
-# All of them: more kills, more bad networks, a soak. It takes hours.
+# Those that want a real table, in a folder shared/data here or above.
+test-tables: .venv/.test
+	$(BIN)/python -m pytest -m tables
+
+# More kills, more bad networks, a soak, of every program: an hour or two. What is found goes to FIGURES, line by
+# line; a run that was interrupted goes on where that file ends, if it is named again. Much of it waits, so that
+# WORKERS=4 suits two cores.
+WORKERS = auto
+FIGURES = .figures/$(shell date -u +%Y%m%dT%H%M%S).jsonl
 test-long: .venv/.test
-	$(BIN)/python -m pytest -m "long or not long"
+	VFL_FIGURES=$(FIGURES) $(BIN)/python -m pytest -n $(WORKERS) -m long
 
 check: .venv/.test
 	$(BIN)/ruff format --check

@@ -1,8 +1,8 @@
 """A bank and a telco learn who will not pay: boosted trees with encrypted gradients from two CSV files.
 
 Each file has its rows in an order of its own; eight tenths of the customers are in both. The customers are
-those of UCI's table of credit cards if it is in a folder `shared/data` here or above, else made up. Run:
-python examples/secureboost_credit.py
+those of UCI's table of credit cards if it is in a folder `shared/data` here or above, else made up alike.
+Run: python examples/secureboost_credit.py
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ def customers() -> pd.DataFrame:
     if found:
         return pd.read_csv(found[0], nrows=ROWS).rename(columns={"default.payment.next.month": "default"})
     rng = np.random.default_rng(0)
-    names = [*BANK, *(f"PAY_{month}" for month in range(1, 7))]
-    made = pd.DataFrame(rng.normal(size=(ROWS, len(names))), columns=names)
-    score = 0.8 * made["PAY_1"] * (made["PAY_2"] > 0) - 0.3 * made["LIMIT_BAL"] - 1.2
+    means = rng.normal(size=ROWS)  # what a customer can spare, which is nobody's column
+    late = {f"PAY_{month}": rng.normal(-means, 0.8) for month in (0, 2, 3, 4, 5, 6)}  # in months
+    made = pd.DataFrame(late).round().clip(-2, 8)
+    made["LIMIT_BAL"] = 10_000 * np.exp(rng.normal(2.5 + 0.2 * means, 0.8)).round()
+    made[BANK[1:]] = rng.integers([1, 1, 1, 21], [2, 4, 3, 75], (ROWS, 4), endpoint=True)
+    score = (made["PAY_0"] > 0) + 0.3 * made["PAY_2"] - 1.8 - made["LIMIT_BAL"] / 1e6
     made["default"] = (score + rng.logistic(size=ROWS) > 0).astype(int)
     made.insert(0, "ID", np.arange(1, ROWS + 1))
     return made

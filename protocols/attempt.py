@@ -117,7 +117,7 @@ class Attempts:
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         part: Part | None = None
         if case.proposal.action != "predict":
-            part = case.program.keep(case.parameters, seat, result)
+            part = case.program.keep(case.parameters, replace(seat, job=record.job), result)
         await say(Ended(**about, digest=digest(part) if part else ""))
         sealed = await inbox.next(Sealed)
         if part is not None:

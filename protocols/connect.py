@@ -325,7 +325,8 @@ class Connected(Mapping[str, pd.DataFrame]):
         """Keep our part, and let all others keep theirs."""
         digests = await talk.ends()
         if asked.action != "predict":
-            part = asked.program.keep(asked.parameters, asked.seat, run.results[self.me])
+            seat = replace(asked.seat, job=record.job, store=self.store.folder)
+            part = asked.program.keep(asked.parameters, seat, run.results[self.me])
             others = {party: digests.get(party, "") for party in talk.others}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
             digests |= {self.me: digest(part)}

@@ -141,6 +141,15 @@ def _place(store: Path, peer: str, table: str) -> Path:
     return store / "_history" / f"{peer}.{table}.npz"  # no run id begins with an underscore
 
 
+def secret_of(store: Path, job: str) -> str:
+    """What only the party of this store can know of `job`, the same each time: 32 hex digits.
+
+    DataError as for a history.
+    """
+    keyed = hashlib.blake2b(job.encode(), digest_size=SIZE, key=_key(store), person=b"secret of a job")
+    return keyed.hexdigest()
+
+
 def _key(store: Path) -> bytes:
     place = store / "_history" / "key"
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
@@ -60,6 +62,7 @@ class Seat:
     scratch: Path | None = None  # where there is place for what a run needs while it lasts
     modules: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)  # brought; in one process only
     store: Path | None = None  # its own folder, for what a method keeps from one run to the next
+    job: str = ""  # over a network, once there is a result to keep: the same in all attempts
 
     @property
     def one_id(self) -> str | None:
@@ -155,6 +158,17 @@ def registered() -> Mapping[str, EntryPoint]:
     """The names of all programs, and where each is."""
     # Not loaded: one package that does not import would be in the way of all others' programs.
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+def import_all() -> None:
+    """Import every program, and what the first optimizer brings, before anybody waits for it.
+
+    One that cannot be imported is in nobody's way until somebody asks for it.
+    """
+    for entry in registered().values():
+        with suppress(Exception):
+            entry.load()
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # imports torch._dynamo, which takes seconds
 
 
 @cache

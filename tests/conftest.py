@@ -1,4 +1,4 @@
-"""Test settings: one thread per worker, and hypothesis runs that repeat exactly in CI."""
+"""Test settings: a worker per core, one thread per worker, and hypothesis runs that repeat exactly in CI."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 # OpenMP reads this once, when torch or numpy first loads it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -20,3 +21,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 # A shell that starts the tests in the background leaves Ctrl-C ignored, for them and for what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite is divided among the cores. A part that was named runs in this process: it begins
+    sooner, and a debugger works there."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(os.cpu_count() or 1, 8) if whole else 0

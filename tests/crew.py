@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,9 +25,11 @@ from protocols.wire.frames import Limits
 from protocols.wire.ledger import Ledger
 from protocols.wire.remote import Grpc
 from protocols.wire.tls import Credentials
+from tests.forked import CONTEXT
+from tests.waiting import HANG
 
 HERE = "127.0.0.1:0"
-LIMITS = Limits(patience=15.0, handshake=5.0)
+LIMITS = Limits(patience=HANG, handshake=5.0)
 
 
 class CapturedError(Exception):
@@ -141,14 +142,11 @@ class Crew:
     """So many processes, used as a context."""
 
     def __init__(self, size: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        # torch imports _dynamo at the first optimizer: four times six seconds, if not once here.
-        context.set_forkserver_preload(["tests.crew", "tests.test_transcripts", "torch._dynamo"])
         self._lines: list[Connection] = []
         self._processes = []
         for _ in range(size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            ours, theirs = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             self._lines.append(ours)
@@ -168,7 +166,7 @@ class Crew:
         return {party: self._hear(lines[party]) for party in parties}
 
     def _hear(self, line: Connection) -> Any:
-        if not line.poll(40):
+        if not line.poll(HANG):
             raise TimeoutError("a process of the crew does not answer")
         return line.recv()
 
@@ -176,7 +174,5 @@ class Crew:
         for line in self._lines:
             line.send(None)
         for process in self._processes:
-            process.join(5)
-            process.kill()
-            process.join()
+            process.join(HANG)
             process.close()

@@ -19,24 +19,28 @@ from protocols.serving import serve_role
 from protocols.wire import faults
 from protocols.wire.frames import Limits
 from protocols.wire.transport import Transport
-from tests.protocols.networked import CASES, POLICY, Case, Outcome
+from tests.figures import SAME, left, many, noted
+from tests.protocols.networked import ALL, POLICY, WHICH, Case, Outcome
 from tests.protocols.served import lay_out
 from tests.protocols.served import serving as served
 from tests.protocols.weather import Proxies, proxied
 
 LIMITS = Limits(patience=3.0, handshake=1.0, keepalive=0.5, again=1.0)
-DEADLINE = 60.0  # seconds; it is TRIES attempts, each cut off by `LIMITS.patience`, and the pauses between
 CALL = 5.0  # seconds to wait for a party that is away
+# Seconds until an error: of each attempt, the waits for a party and for a line, and the pauses between them.
+WAITS = connect.TRIES * (CALL + LIMITS.patience) + sum(0.1 * 2**tries for tries in range(connect.TRIES))
 
 
 @dataclass
 class Bad:
     """A method's parties, with the weather between them."""
 
+    method: str
     case: Case
     all: Connected
     proxies: Proxies
     expected: Outcome
+    undisturbed: float  # seconds that a job takes here
 
     def play(self, seed: int | None) -> VflError | None:
         """One fit and predict; the error that it ends with, if it does."""
@@ -47,15 +51,16 @@ class Bad:
         except VflError as error:
             return error
         finally:
-            assert time.monotonic() - begin < DEADLINE
+            # An attempt may come to its last message each time, on a machine that became slower since.
+            assert time.monotonic() - begin < WAITS + 5 * connect.TRIES * self.undisturbed
         self.expected.check(outcome)
         return None
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=WHICH)
 def bad(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bad]:
     torch.set_num_threads(1)
-    case = CASES[request.param]
+    case = ALL[request.param]
     folder = tmp_path_factory.mktemp("bad")
     lay_out(folder, case.tables(), POLICY)
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +70,9 @@ def bad(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             own = case.tables()[case.caller]
             book = folder / f"{case.caller}-book.toml"
             with Connected(book, case.caller, own, limits=LIMITS, patience=CALL) as all_:
-                yield Bad(case, all_, proxies, case.here())
+                expected, begin = case.here(), time.monotonic()
+                expected.check(case.play(all_))
+                yield Bad(request.param, case, all_, proxies, expected, time.monotonic() - begin)
 
 
 def survives(bad: Bad, seed: int) -> str:
@@ -79,14 +86,24 @@ def survives(bad: Bad, seed: int) -> str:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_bad_network(bad: Bad, seed: int) -> None:
-    print(survives(bad, seed))
+    survives(bad, seed)
 
 
 @pytest.mark.long
-def test_two_hundred_bad_networks(bad: Bad) -> None:
-    ended = [survives(bad, seed) for seed in range(10, 200)]
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_two_hundred_bad_networks(bad: Bad, first: int) -> None:
+    plans, ended = many(50), 0
+    for seed in range(first, first + plans):
+        about = {"test": "plan", "program": bad.method, "seed": seed}
+        if left(**about):
+            with noted(**about) as found:
+                begin = time.monotonic()
+                said = survives(bad, seed)
+                found |= {"outcome": "error" if said else SAME, "said": said}
+                found["seconds"] = time.monotonic() - begin
+                ended += bool(said)
     # Most of them are repaired; what is not, is a line that was lost.
-    assert sum(not error for error in ended) > 100, ended
+    assert ended <= 0.45 * plans or plans < 50
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from protocols.programs import program
 from protocols.psi import curve, ecdh, ring
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
+from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier
 
 ROWS = 30
@@ -122,7 +122,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     with (
         structured("debug", log),
         serving(tmp_path, "telco", "shop"),
-        Connected(tmp_path / "parties.toml", "bank", tables()["bank"], patience=20.0) as bank,
+        Connected(tmp_path / "parties.toml", "bank", tables()["bank"], patience=HANG) as bank,
     ):
         yield Watched(tmp_path, log, bank, keys)
 
@@ -214,8 +214,5 @@ broken = replace(program("vertical-net"), keep=_keep)
 
 
 def cancel(store: Store) -> None:
-    deadline = time.monotonic() + 20
-    while not (found := [r for r in store.all() if r.state == "running"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    found = until(lambda: [r for r in store.all() if r.state == "running"])
     store.say("cancel", found[-1].job)

@@ -26,6 +26,7 @@ from protocols.parts import list_parts, load_part
 from protocols.wire.reconcile import verify
 from tests.protocols.networked import CASES, POLICY, Outcome
 from tests.protocols.served import lay_out, serving
+from tests.waiting import HANG
 
 CASE = CASES["vertical-net"]
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -112,7 +113,7 @@ def crew_in(folder: Path) -> Iterator[Crew]:
     torch.set_num_threads(1)
     with (
         serving(folder, *CASE.served),
-        Federation.connect(folder / "parties.toml", "bank", CASE.tables()["bank"], patience=20.0) as all_,
+        Federation.connect(folder / "parties.toml", "bank", CASE.tables()["bank"], patience=HANG) as all_,
     ):
         yield Crew(folder, all_, CASE.here())
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,34 +15,46 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from protocols.cli import main
 from protocols.jobs import Store
-from protocols.psi import kkrt
+from protocols.psi import buckets, choose, kkrt, stored
 from protocols.wire.reconcile import verify
+from tests.forked import Forked
 from tests.protocols.served import lay_out
+from tests.waiting import until
 
-DEADLINE = 300.0  # seconds
 ids = pd.Series(range(10**9, 10**9 + 2_000_000)).astype(str)
 
 
+def bucketed(start: int, size: int, *words: str) -> None:
+    """`vfl` with smaller buckets: what large sets do is seen with small ones."""
+    stored.FROM = buckets.FROM = choose.LARGE = start
+    stored.PART = buckets.BUCKET = size
+    sys.argv = ["vfl", *words]
+    main()
+
+
 @contextmanager
-def process(folder: Path, buckets: tuple[int, int], *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tests.protocols.bucketed", *map(str, buckets), *words]
-    with (folder / f"{words[0]}.log").open("ab") as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log)
+def process(folder: Path, sizes: tuple[int, int], *words: str) -> Iterator[Forked]:
+    """sizes: ids from which on there are buckets, and ids in one. words: after `vfl`."""
+    started = Forked(folder / f"{words[0]}.log", bucketed, *sizes, *words)
     try:
         yield started
     finally:
         started.kill()
-        started.wait(10)
 
 
-def until(true: Callable[[], bool], folder: Path, *alive: subprocess.Popen[bytes]) -> None:
-    begin = time.monotonic()
-    while not true():
-        logs = "".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
-        assert time.monotonic() < begin + DEADLINE, logs
-        assert all(process.poll() is None for process in alive), logs
-        time.sleep(0.01)
+def waits(true: Callable[[], bool], folder: Path, *alive: Forked) -> None:
+    """Until it is true, as long as these are alive."""
+
+    def logs() -> str:
+        return "".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
+
+    def look() -> bool:
+        assert all(process.poll() is None for process in alive), logs()
+        return true()
+
+    until(look, logs)
 
 
 def steps(store: Store) -> int:
@@ -89,16 +99,15 @@ def test_a_killed_party_goes_on_at_its_bucket(tmp_path: Path, many: int, start: 
     count, kills = -(-many // size), {"shop": 3, "bank": 8}
     with process(tmp_path, (start, size), *call) as caller:
         with process(tmp_path, (start, size), *serve):
-            until(lambda: steps(stores["shop"]) >= kills["shop"], tmp_path, caller)
+            waits(lambda: steps(stores["shop"]) >= kills["shop"], tmp_path, caller)
         assert list(stores["shop"].scratch.iterdir())  # ids of a process that is no more
         with process(tmp_path, (start, size), *serve) as served:
-            until(lambda: steps(stores["bank"]) >= kills["bank"], tmp_path, caller)
+            waits(lambda: steps(stores["bank"]) >= kills["bank"], tmp_path, caller)
             caller.kill()
             with process(tmp_path, (start, size), *call) as again:
-                until(lambda: again.poll() is not None, tmp_path)
-                assert again.returncode == 0, (tmp_path / "psi.log").read_text()[-3000:]
+                assert again.wait() == 0, (tmp_path / "psi.log").read_text()[-3000:]
             served.terminate()
-            served.wait(30)
+            served.wait()
     common = np.sort(np.intersect1d(tables["bank"]["id"], tables["shop"]["id"]))
     expected = {p: table.set_index("id").loc[common].reset_index() for p, table in tables.items()}
     pd.testing.assert_frame_equal(pd.read_parquet(out), expected["bank"])
@@ -113,5 +122,5 @@ def test_a_killed_party_goes_on_at_its_bucket(tmp_path: Path, many: int, start: 
     (job,) = os.listdir(stores["shop"].parts)
     words = ("export", job, "--config", str(config), "--out", str(tmp_path / "shop.aligned.parquet"))
     with process(tmp_path, (start, size), "psi", *words) as export:
-        assert export.wait(60) == 0
+        assert export.wait() == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "shop.aligned.parquet"), expected["shop"])

@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 from typer.main import get_command
 
 from protocols.cli import app
+from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ def test_the_readme_example_and_the_tutorial_run_in_a_notebook() -> None:
     assert len(lines) >= 7
     cells = [nbformat.v4.new_code_cell(code) for code in lines]  # type: ignore[no-untyped-call]
     notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=HANG, kernel_name="python3").execute()
     shown = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
     assert "patient" in shown[0] and "protocols.Smashed/1" in shown[0]
     assert any("protocols.TwiceBlinded/1" in text for text in shown[1:])

@@ -18,6 +18,7 @@ from protocols.arrays import Arrays
 from protocols.columns import IdColumn, InTable
 from protocols.errors import ConfigError, DataError
 from protocols.federation import Role, Run
+from protocols.history import secret_of
 from protocols.parts import Part
 from protocols.party import Party
 from protocols.programs import Parameters, Program, Seat
@@ -94,8 +95,9 @@ def keep(p: Align, seat: Seat, result: Aligned) -> Part:
         "id": list(seat.id) if isinstance(seat.id, tuple) else seat.id,
         "known": known,
         "table": id_column(seat).fingerprint,
-        # The other parties are told a digest of this part: without it they could try sets of rows.
-        "salt": secrets.token_hex(16),
+        # The other parties are told a digest of this part: without it they could try sets of rows. An attempt
+        # that follows a crash has the same, since others may have kept the digest by then.
+        "salt": secret_of(seat.store, seat.job) if seat.store and seat.job else secrets.token_hex(16),
     }
     return Part("align", seat.party, about, Arrays({"rows": result.rows}))
 

@@ -36,9 +36,11 @@ def serve(config: Annotated[Path, typer.Argument(help="The party's own file, as 
         from protocols.agent import serve_party
         from protocols.config import read_config
         from protocols.logs import structured
+        from protocols.programs import import_all
 
         found, book = read_config(config)
         torch.set_num_threads(1)  # the same bits at every party, and the machine is shared
+        import_all()
         with structured(found.log):
             asyncio.run(serve_party(found, book))
 

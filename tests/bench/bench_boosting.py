@@ -23,11 +23,11 @@ from sklearn.model_selection import train_test_split
 from xgboost import XGBClassifier
 
 from protocols.hazmat.paillier import Paillier, Plain
+from tests import real
 from tests.bench import Ratio, Row, bench
 from tests.bench.bench_jobs import connected
 from vfl import VerticalGradientBoostingClassifier
 
-TABLE = "shared/data/default_credit/UCI_Credit_Card.csv"
 BANK = ["LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE"]
 TARGET = "default"
 FIT: dict[str, Any] = {"target": f"bank.{TARGET}", "id": "id"}
@@ -37,8 +37,8 @@ CIPHERTEXT = 512  # bytes
 
 def whole(times: int = 1) -> pd.DataFrame:
     """The table, so many times over, with ids."""
-    (found, *_) = [here / TABLE for here in Path(__file__).resolve().parents if (here / TABLE).exists()]
-    table = pd.read_csv(found).drop(columns="ID").rename(columns={"default.payment.next.month": TARGET})
+    table = pd.read_csv(real.file(real.CREDIT)).drop(columns="ID")
+    table = table.rename(columns={"default.payment.next.month": TARGET})
     table = pd.concat([table] * times, ignore_index=True)
     return table.assign(id=np.arange(len(table)))
 

@@ -1,11 +1,8 @@
 """A party as a process that dies, as by `kill -9`, at a chosen moment of a job.
 
-    python -m tests.protocols.mortal serve <party>.toml
-    python -m tests.protocols.mortal call <folder> <method>
-
-The moments are what it says and hears about jobs, what it writes, and what it renames or deletes. A file
-`<party>.die` holds the number of the one that the next job will not survive; `<party>.moments` grows by one
-byte with each. A caller does one job for each line of its input, a path to write the outcome to.
+`serve` and `call` are what the processes run. The moments are what a party says and hears about jobs, what
+it writes, and what it renames or deletes. A file `<party>.die` holds the number of the one that the next job
+will not survive; `<party>.moments` grows by one byte with each.
 """
 
 from __future__ import annotations
@@ -13,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import wraps
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,9 @@ from protocols.errors import VflError
 from protocols.federation import Federation
 from protocols.jobs import Control, Propose
 from protocols.wire.record import Record
-from tests.protocols.networked import CASES
+from tests.protocols import served
+from tests.protocols.networked import ALL
+from tests.waiting import HANG
 
 
 class Life:
@@ -104,40 +104,41 @@ def mortal(life: Life) -> None:
     Control.say, Control.hear, Record._add = dying_say, dying_hear, dying_add  # type: ignore[method-assign]
 
 
-def serve(config: Path) -> None:
-    from protocols.cli import main
-
+def serve(config: Path, line: Connection) -> None:
+    """`vfl serve`, until the other end of `line` is closed."""
     mortal(Life(config.parent, config.stem))
-    threading.Thread(target=_end_with_whoever_started_us, daemon=True).start()
-    sys.argv = ["vfl", "serve", str(config)]
-    main()
+    threading.Thread(target=_end_with_whoever_started_us, args=(line,), daemon=True).start()
+    served.serve(config)
 
 
-def _end_with_whoever_started_us() -> None:
-    sys.stdin.read()
+def _end_with_whoever_started_us(line: Connection) -> None:
+    for _ in words(line):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def call(folder: Path, method: str) -> None:
-    case = CASES[method]
+def call(folder: Path, method: str, line: Connection) -> None:
+    """One job for each word on `line`, which is a path to write the outcome to."""
+    case = ALL[method]
     life = Life(folder, case.caller)
     mortal(life)
     torch.set_num_threads(1)
     with Federation.connect(
-        folder / "parties.toml", case.caller, case.tables()[case.caller], patience=60.0
+        folder / "parties.toml", case.caller, case.tables()[case.caller], patience=HANG
     ) as all_:
-        print("ready", flush=True)
-        for line in sys.stdin:
+        for path in words(line):
             life.begin()
             try:
                 outcome = case.play(all_)
             except VflError as error:
-                print(f"{type(error).__name__}: {error}", flush=True)
+                line.send_bytes(f"{type(error).__name__}: {error}".encode())
                 continue
-            np.savez(line.strip(), allow_pickle=False, run=np.array(outcome.run), **outcome.arrays)
-            print("done", flush=True)
+            np.savez(path, allow_pickle=False, run=np.array(outcome.run), **outcome.arrays)
+            line.send_bytes(b"done")
 
 
-if __name__ == "__main__":
-    what, place, *rest = sys.argv[1:]
-    serve(Path(place)) if what == "serve" else call(Path(place), *rest)
+def words(line: Connection) -> Iterator[str]:
+    """What is said on `line`, until its other end is closed."""
+    with suppress(EOFError, ConnectionResetError):
+        while True:
+            yield line.recv_bytes().decode()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from horizontal import FedClassifier
 from protocols.arrays import Array
-from protocols.hazmat.paillier import Paillier
+from protocols.hazmat.paillier import Paillier, Plain
 from split import SplitClassifier
-from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier, align
 
 Tables = Mapping[str, pd.DataFrame | None]
 
@@ -70,23 +72,32 @@ def vertical(data: Any) -> Outcome:
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
 
 
-def boosting(data: Any) -> Outcome:
-    small = Paillier(bits=1024, small_key=True, backend="gmpy2")
+# No kernel to load in each of many processes.
+SMALL = Paillier(bits=512, small_key=True, backend="gmpy2")
+
+
+def boosting(data: Any, encryption: Paillier | Plain = SMALL) -> Outcome:
     fitted = VerticalGradientBoostingClassifier(
-        n_estimators=3, max_depth=2, subsample=0.8, encryption=small, random_state=1
+        n_estimators=3, max_depth=2, subsample=0.8, encryption=encryption, random_state=1
     )
     fitted.fit(data, target="bank.y", id="id")
     predicted = fitted.predict_proba(data)
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
 
 
-def linear(data: Any) -> Outcome:
-    fitted = VerticalLogisticRegression(max_iter=4, tol=0.0, l2=0.01, random_state=1)
+def linear(data: Any, **settings: Any) -> Outcome:
+    settings = {"max_iter": 4, "tol": 0.0, "l2": 0.01, "encryption": SMALL, "random_state": 1, **settings}
+    fitted = VerticalLogisticRegression(**settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted.fit(data, target="bank.y", id="id")
     predicted = fitted.predict_proba(data)
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
+
+
+def aligned(data: Any) -> Outcome:
+    found = align(data, id="id", label_party="bank")
+    return Outcome(found.run, {"rows": found.tables["bank"].to_numpy()})
 
 
 POLICY = "min_intersection = 5\nmax_predictions = 0\n"  # 0: any number
@@ -124,3 +135,15 @@ CASES = {
     "fedavg": Case("north", served_rows, fedavg),
     "split-net": Case("north", served_rows, split_net),
 }
+
+# Besides, where there is time for them: what else is a program of its own, or speaks otherwise.
+MORE = {
+    "align": Case("bank", columns, aligned),
+    "vertical-boosting-plain": Case("bank", columns, partial(boosting, encryption=Plain())),
+    "vertical-linear-hidden": Case("bank", columns, partial(linear, security="hidden")),
+    "vertical-linear-plain": Case("bank", columns, partial(linear, security="plain")),
+    "vertical-linear-sgd": Case("bank", columns, partial(linear, solver="sgd")),
+}
+ALL = {**CASES, **MORE}
+# For the parameters of a test.
+WHICH = [*CASES, *(pytest.param(name, marks=pytest.mark.long) for name in MORE)]

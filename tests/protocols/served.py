@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from protocols.agent import serve_party
+from protocols.cli import main
 from protocols.config import read_config
 from protocols.trial import new_trial
 from protocols.wire.frames import Limits
+from tests.waiting import HANG
 
-# Ports of its own for each test and process: that a port is taken shows only once it is served.
-PORTS = itertools.count(10_000 + os.getpid() % 2_000 * 10, 10)
+
+def ports(many: int) -> int:
+    """The first of so many ports in a row, at most nine, that nobody listens at and no other test will.
+
+    The last of its ten is bound for as long as this process runs, and says to others that the ten are taken.
+    """
+    for first in range(10_000 + os.getpid() % 2_000 * 10, 32_000, 10):
+        with ExitStack() as stack:
+            tried = [stack.enter_context(socket.socket()) for _ in range(many + 1)]
+            try:
+                for place, port in zip(tried, (*range(first, first + many), first + 9), strict=True):
+                    place.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            tried[-1].detach()
+            return first
+    raise AssertionError("no ten ports in a row are free below 32,000")
 
 
 def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str = "") -> Path:
@@ -28,7 +45,7 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
 
     policy: what every party's rule says besides, as TOML.
     """
-    trial = new_trial(folder, list(tables), host="127.0.0.1", port=next(PORTS))
+    trial = new_trial(folder, list(tables), host="127.0.0.1", port=ports(len(tables)))
     for party, table in tables.items():
         config = trial.config(party)
         text = config.read_text()
@@ -56,7 +73,7 @@ class _Thread:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(HANG)
         assert self._task is not None, f"{config} is not served"
 
     def _run(self) -> None:
@@ -72,11 +89,17 @@ class _Thread:
     def stop(self) -> None:
         assert self._task is not None
         self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(10)
+        self._thread.join(HANG)
+
+
+def serve(config: Path) -> None:
+    """`vfl serve`, as what a forked process runs."""
+    sys.argv = ["vfl", "serve", str(config)]
+    main()
 
 
 class Process:
-    """One party as a process of its own."""
+    """One party as a process of its own, as an operator starts it."""
 
     def __init__(self, config: Path) -> None:
         self._config = config
@@ -96,9 +119,9 @@ class Process:
     def kill(self) -> None:
         """As `kill -9` does."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(HANG)
 
     def stop(self) -> None:
-        """As an operator does; whether it ended in time and with 0."""
+        """As an operator does; it must end with 0."""
         self._process.terminate()
-        assert self._process.wait(20) == 0
+        assert self._process.wait(HANG) == 0

@@ -47,6 +47,7 @@ from protocols.wire.transport import Envelope
 from tests.protocols.granted import rule
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out
+from tests.waiting import HANG
 
 PEERS = ("bank", "mill")
 
@@ -229,7 +230,7 @@ async def honest(wire: Wire, job: str, attempt: int = 1) -> None:
 
     async def hear(kind: type[Word], state: str = "") -> None:
         while True:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG):
                 word = await wire.said["bank"].get()
             mine = (word.job, word.attempt) == (job, attempt) and isinstance(word, kind)
             if mine and (not isinstance(word, Answer) or word.state == state):
@@ -328,7 +329,7 @@ def asking(**changes: Any) -> tuple[Rule, ...]:
 async def answer(wire: Wire, job: str, *states: str) -> Word:
     """The next word to the bank about `job` that ends it, or answers one of `states`."""
     while True:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             word = await wire.said["bank"].get()
         if word.job == job and (isinstance(word, Ended) or word.state in ("refused", *states)):  # type: ignore[union-attr]
             return word

@@ -21,6 +21,7 @@ from tests.protocols.granted import rule
 from tests.protocols.test_agent import PROPOSAL, Wire, serving, whole
 from tests.protocols.test_agent import ran as ran
 from tests.protocols.test_agent import trial as trial
+from tests.waiting import HANG
 
 JOB = "a" * 16
 Trial = tuple[PartyConfig, Parties]
@@ -53,7 +54,7 @@ class Caller:
         self._wire.say("bank", *word)
 
     async def hear(self) -> Word:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             return await self._wire.said["bank"].get()
 
     async def approved(self) -> None:

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from protocols.certs import fingerprint, new_authority, new_party
 from protocols.errors import ConfigError
 from protocols.wire.tls import Credentials, check_address, is_loopback, names, network_name
+from tests.waiting import HANG
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_the_commands_of_the_guide_make_a_certificate(
     authority = new_authority(tmp_path)
     monkeypatch.chdir(tmp_path)
     request, sign, show = (
-        subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=30)
+        subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=HANG)
         for line in re.findall(r"^openssl .*", guide.replace("\\\n", ""), flags=re.MULTILINE)
     )
     assert request.returncode == 0, request.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from protocols.jobs import Store
 from protocols.logs import Structured
 from protocols.rules import Rule
 from tests.protocols.served import lay_out, serving
+from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier
 
 BASE = {  # grants everything
@@ -215,15 +215,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def connect(folder: Path, breach: Breach) -> Connected:
     book, own = folder / f"{breach.by}-book.toml", tables().get(breach.by)
-    return Connected(book, breach.by, own, tables={"telco": breach.table}, patience=20.0)
+    return Connected(book, breach.by, own, tables={"telco": breach.table}, patience=HANG)
 
 
 def logged(caplog: pytest.LogCaptureFixture, event: str) -> dict[str, Any]:
     """The one line about a job that went wrong, as the party that serves writes it."""
-    deadline = time.monotonic() + 10
-    while not (found := [record for record in caplog.records if record.levelno == logging.WARNING]):
-        assert time.monotonic() < deadline  # the caller may hear of it before it is written down
-        time.sleep(0.02)
+    # The caller may hear of it before it is written down.
+    found = until(lambda: [record for record in caplog.records if record.levelno == logging.WARNING])
     (line,) = [json.loads(Structured().format(record)) for record in found]
     assert line["event"] == event
     return dict(line)
@@ -259,10 +257,7 @@ def test_a_job_that_the_policy_does_not_grant_is_a_persons_to_refuse(
     asked = (breach.step, "proposed", "")
 
     def refuse() -> None:
-        deadline = time.monotonic() + 20
-        while not (waiting := [r for r in telco.all() if (r.action, r.state, r.granted) == asked]):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        waiting = until(lambda: [r for r in telco.all() if (r.action, r.state, r.granted) == asked])
         telco.say("cancel", waiting[0].job)
 
     person = threading.Thread(target=refuse)

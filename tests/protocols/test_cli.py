@@ -26,6 +26,7 @@ from protocols.select import Choice
 from protocols.task import Method, Outcome, Task
 from protocols.training import Settings
 from tests.protocols import tiny
+from tests.waiting import HANG
 
 RUN = "from protocols.cli import main; main()"
 PARTIES = "bank=a,b,c telco=*"
@@ -195,7 +196,7 @@ def test_a_method_with_nothing_for_the_task_is_never_passed_over_in_silence(
 
 def test_the_module_runs_as_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "protocols.cli", "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "protocols.cli", "--help"], capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stderr
     assert "compare" in done.stdout
@@ -257,7 +258,7 @@ def test_help_answers_without_loading_torch() -> None:
         "import sys; sys.argv = ['vfl', '--help']\ntry:\n    {}\nfinally:\n    print('torch' in sys.modules)"
     )
     lines = code.format(RUN)
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert "compare" in done.stdout and done.stdout.endswith("False\n")
 
@@ -291,7 +292,7 @@ def test_ctrl_c_in_the_middle_leaves_no_report(table: Path, tmp_path: Path) -> N
         assert isinstance(process.stdout, io.TextIOBase)
         assert process.stdout.readline() == "under way\n"
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert (process.returncode, stdout, stderr) == (130, "", "stopped; no report was written\n")

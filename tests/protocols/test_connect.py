@@ -39,6 +39,7 @@ from protocols.training import Settings
 from protocols.wire.reconcile import verify
 from split import SplitClassifier
 from tests.protocols.served import lay_out, serving
+from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
 
 FIT = {"target": "bank.y", "id": "id"}
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def bank(folder: Path) -> Iterator[Connected]:
-    with Federation.connect(folder / "parties.toml", "bank", tables()["bank"], patience=20.0) as bank:
+    with Federation.connect(folder / "parties.toml", "bank", tables()["bank"], patience=HANG) as bank:
         yield bank
 
 
@@ -365,10 +366,7 @@ def test_consent_a_persons_no_and_a_caller_that_gives_up(
     telco = Store(tmp_path / "telco-store")
 
     def say(what: Any) -> None:
-        deadline = time.monotonic() + 20
-        while not (found := [r for r in telco.all() if r.state == "proposed"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        found = until(lambda: [r for r in telco.all() if r.state == "proposed"])
         telco.say(what, found[-1].job)
 
     with (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +27,7 @@ from protocols.programs import program
 from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.served import lay_out, serving
 from tests.protocols.test_agent import PROPOSAL
+from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier
 
 CASE = CASES["vertical-net"]
@@ -65,27 +65,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def bank(folder: Path) -> Iterator[Connected]:
-    with Connected(book(folder, "bank", *SERVED), "bank", tables()["bank"], patience=20.0) as bank:
+    with Connected(book(folder, "bank", *SERVED), "bank", tables()["bank"], patience=HANG) as bank:
         yield bank
 
 
 @pytest.fixture(scope="module")
 def mill(folder: Path) -> Iterator[Connected]:
-    with Connected(book(folder, "mill", *SERVED), "mill", tables()["mill"], patience=20.0) as mill:
+    with Connected(book(folder, "mill", *SERVED), "mill", tables()["mill"], patience=HANG) as mill:
         yield mill
 
 
 def fit(caller: Connected, epochs: int = 1) -> VerticalNetClassifier:
     model = VerticalNetClassifier(epochs=epochs, batch_size=32, random_state=1)
     return model.fit(caller, target=f"{caller.me}.y", id="id")
-
-
-def until(true: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def running(folder: Path, caller: str, party: str = "telco", state: str = "running") -> Record | None:
@@ -120,7 +112,7 @@ def test_a_job_waits_while_another_runs(folder: Path, bank: Connected, mill: Con
         second = pool.submit(fit, mill)
         until(lambda: running(folder, "mill", state="proposed"))
         assert running(folder, "bank") and not running(folder, "mill")
-        models = first.result(60), second.result(60)
+        models = first.result(HANG), second.result(HANG)
     done = [next(r for r in Store(folder / "telco-store").all() if r.job == m.run_) for m in models]
     assert [r.state for r in done] == ["done", "done"] and done[0].updated < done[1].updated
 
@@ -131,7 +123,7 @@ def test_two_callers_at_once_do_not_block_each_other(bank: Connected, mill: Conn
 
     with ThreadPoolExecutor() as pool:
         for found in [pool.submit(several, caller) for caller in (bank, mill)]:
-            first, *others = found.result(60)
+            first, *others = found.result(HANG)
             assert all(other == first for other in others)
 
 
@@ -142,7 +134,7 @@ def test_a_person_cancels_a_job_that_runs(folder: Path, bank: Connected) -> None
         said = CliRunner().invoke(app, ["cancel", job, "--config", str(folder / "telco.toml")])
         assert said.exit_code == 0, said.output
         with pytest.raises(CancelledJobError, match=r"^telco/fit: cancelled by a person at this party"):
-            going.result(30)
+            going.result(HANG)
     assert ended(folder, job, "telco") == "cancelled cancelled by a person at this party"
     why = "telco/fit: cancelled by a person at this party"
     assert ended(folder, job, "post") == f"cancelled cancelled by bank: {why}"
@@ -157,8 +149,8 @@ def test_a_job_in_the_queue_is_cancelled(folder: Path, bank: Connected, mill: Co
         job = until(lambda: running(folder, "mill", state="proposed")).job
         Store(folder / "telco-store").say("cancel", job)
         with pytest.raises(CancelledJobError, match=r"^telco/fit: cancelled by a person"):
-            second.result(30)
-        first.result(60)
+            second.result(HANG)
+        first.result(HANG)
     assert ended(folder, job, "post").startswith("cancelled cancelled by mill: telco/fit: cancelled by a ")
 
 
@@ -267,7 +259,7 @@ def test_a_caller_may_not_hold_a_party_for_ever(
         monkeypatch.setattr(attempt, "CLAIM", 0.0)
         with pytest.raises(CancelledJobError, match=r"did not say protocols.Start/1 within 0 s"):
             fit(bank)
-        lock.result(60)
+        lock.result(HANG)
 
 
 def test_no_job_holds_a_party_for_longer_than_it_lets_one(tmp_path: Path) -> None:
@@ -308,7 +300,7 @@ def test_checkpoints_of_a_job_that_nobody_goes_on_with_do_not_stay(
             job = until(lambda: running(tmp_path, "bank")).job
             until(lambda: all(kept(job)))
         with pytest.raises(LineError):
-            going.result(60)
+            going.result(HANG)
         bank.patience = 20.0
         with serving(tmp_path, "shop"):
             fit(bank)

@@ -21,6 +21,7 @@ from protocols.programs import registered
 from protocols.rules import Bound
 from tests.protocols.granted import rule
 from tests.protocols.served import lay_out
+from tests.waiting import HANG
 
 TABLE = pd.DataFrame({"id": [1, 2], "calls": [0.0, 1.0], "roaming": [2.0, 3.0]})
 METHODS = (
@@ -95,7 +96,7 @@ def test_what_there_is_not_is_named_with_the_nearest(
 ) -> None:
     async def serve() -> None:
         config = party(folder, **changes)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             await serve_party(config, read_config(folder / "telco.toml")[1])
 
     with pytest.raises(ConfigError) as caught:

@@ -22,6 +22,7 @@ from protocols.wire.record import Record
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
 from tests.protocols.wire.records import rows
+from tests.waiting import HANG
 
 TABLE = pd.DataFrame({"id": [1, 2], "x": [0.0, 1.0]})
 PARTIES = ("bank", "telco")
@@ -69,7 +70,7 @@ def fit(folder: Path, monkeypatch: pytest.MonkeyPatch, talker: str) -> None:
     program = late(talker)
     monkeypatch.setattr(consent, "program", lambda name: program)
     path = lay_out(folder, dict.fromkeys(PARTIES, TABLE), POLICY)
-    with serving(folder, "telco"), Connected(path, "bank", TABLE, patience=20.0) as bank:
+    with serving(folder, "telco"), Connected(path, "bank", TABLE, patience=HANG) as bank:
         bank.execute(program, "fit", Parameters(), lambda me: Seat(me, PARTIES, TABLE, "id"), PARTIES)
 
 

@@ -52,6 +52,7 @@ def test_a_broken_program_is_in_the_way_of_no_other(monkeypatch: pytest.MonkeyPa
         ConfigError, match=r"no method 'brokn' .*; there are broken, vertical-net; did you mean"
     ):
         program("brokn")
+    programs.import_all()
     programs.registered.cache_clear()
 
 

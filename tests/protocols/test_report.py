@@ -23,6 +23,7 @@ from protocols.report import Report, read_measures, write_whole
 from protocols.verdicts import Cell
 from protocols.wire.message import Message
 from tests.protocols import tiny
+from tests.waiting import HANG
 
 TEN = """core architecture; data movement; primary privacy mechanism; communication pattern; client compute;
 server compute; client count and reliability; personalisation; resilience to network latency;
@@ -209,7 +210,7 @@ def test_a_browser_opens_it_without_a_complaint_and_without_scrolling_sideways(
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     home = f"--user-data-dir={tmp_path / 'profile'}"
     command = ["chromium", *options, home, "--window-size=1300,900", f"file://{tmp_path / 'page.html'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True)
     assert "CONSOLE" not in done.stderr
     title = re.search(r"<title>wide (\d+)</title>", done.stdout)
     assert title and int(title[1]) <= width

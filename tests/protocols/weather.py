@@ -11,6 +11,7 @@ from typing import Any
 
 from protocols.toml import read_toml
 from tests.protocols.wire.proxy import Proxy, fair, seeded
+from tests.waiting import HANG
 
 SIZE = 3e5  # bytes, at most, until something happens to a connection: about what a small job sends
 
@@ -42,11 +43,11 @@ class Proxies:
         for proxy in self.proxies.values():
             self._do(proxy.__aexit__())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(HANG)
         self._loop.close()
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(HANG)
 
     def _split(self, folder: Path) -> None:
         """Give each party a book of its own, `<party>-book.toml`: itself as it is, all others by a proxy."""

@@ -20,13 +20,14 @@ from protocols.commands.psi import app
 from protocols.connect import Connected
 from protocols.errors import AlignmentError, ConfigError, DataError, PolicyError
 from protocols.federation import Federation
-from protocols.parts import load_part
+from protocols.parts import digest, load_part
 from protocols.programs import Seat
 from protocols.psi import buckets, stored
 from protocols.psi.choose import Protocol
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
 from vfl import VerticalNetClassifier, align, aligning
+from vfl.align import Aligned
 
 POLICY = "min_intersection = 5\n"
 TWO = ["--table", "a=a.csv", "--table", "b=b.csv"]
@@ -384,3 +385,17 @@ def aligned(tables: dict[str, pd.DataFrame], protocol: Protocol, folder: Path) -
     except AlignmentError:  # none is shared
         return {party: np.zeros(0, np.int64) for party in tables}
     return {party: found.rows for party, found in run.results.items()}
+
+
+def test_all_attempts_at_a_job_keep_the_same_part_and_its_digest_is_nobodys_to_guess(tmp_path: Path) -> None:
+    """An attempt may be cut off when one party has kept the others' digests, and one has not."""
+    asked = aligning.program.read({"label_party": "bank"})
+    result = Aligned(np.arange(3), 3, 0, 3)
+    table = pd.DataFrame({"id": [5, 6, 7]})
+
+    def kept(job: str, party: str) -> str:
+        seat = Seat(party, ("bank", "shop"), table, "id", store=tmp_path / party, job=job)
+        return digest(aligning.keep(asked, seat, result))
+
+    assert kept("a" * 16, "bank") == kept("a" * 16, "bank")
+    assert len({kept(job * 16, party) for job in "ab" for party in ("bank", "shop")}) == 4

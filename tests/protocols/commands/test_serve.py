@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from protocols import agent, programs
 from protocols.commands.serve import app
 from protocols.jobs import Given, Record, Store
 from tests.protocols.served import lay_out
@@ -50,6 +51,21 @@ def shown(store: Store, *words: str, stdin: str = "") -> str:
     assert said.exit_code in (0, 1) and not isinstance(said.exception, Exception), said.exception
     assert "\x1b[2J" not in said.output
     return said.output
+
+
+def test_a_party_has_imported_all_programs_before_it_serves(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports take seconds, in which it would answer nobody."""
+    done: list[str] = []
+
+    async def serves(*_: Any) -> None:
+        done.append("serves")
+
+    monkeypatch.setattr(programs, "import_all", lambda: done.append("imports"))
+    monkeypatch.setattr(agent, "serve_party", serves)
+    said = CliRunner().invoke(app, ["serve", str(store.folder.parent / "telco.toml")])
+    assert said.exit_code == 0 and done == ["imports", "serves"], said.output
 
 
 def test_a_peers_words_are_obeyed_by_nothing(store: Store) -> None:

@@ -19,6 +19,7 @@ from protocols.wire.parties_pb2 import Frame, Hello
 from protocols.wire.remote import Grpc
 from protocols.wire.tls import Credentials
 from protocols.wire.transport import Envelope
+from tests.waiting import HANG
 
 T = TypeVar("T")
 HERE = "127.0.0.1:0"
@@ -38,7 +39,7 @@ def certified(party: str) -> Credentials:
     return new_party(trial(), trial(), party)
 
 
-def bounded(work: Coroutine[Any, Any, T], seconds: float = 20.0) -> T:
+def bounded(work: Coroutine[Any, Any, T], seconds: float = HANG) -> T:
     """Run `work`, which must end by itself within `seconds`."""
 
     async def run() -> T:
@@ -107,7 +108,7 @@ async def rogue(
     def speak() -> tuple[str, str]:
         with dialling(address, credentials, named) as channel:
             try:
-                list(channel.stream_stream(METHOD)(iter(frames), timeout=5.0))
+                list(channel.stream_stream(METHOD)(iter(frames), timeout=HANG))
             except grpc.RpcError as error:
                 return error.code().name, error.details()
         return "OK", ""

@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.waiting import HANG
+
 Then = Literal["cut", "reset", "drop", "half-open"]
 ALL: tuple[Then, ...] = ("cut", "reset", "drop", "half-open")
 _PIECE = 1 << 16
@@ -188,8 +190,8 @@ def in_thread(target: str | None, weather: Weather = fair) -> Iterator[Proxy]:
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="proxy", daemon=True)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(HANG)
         yield proxy
     finally:
         proxy._loop.call_soon_threadsafe(done.set)
-        thread.join(10)
+        thread.join(HANG)

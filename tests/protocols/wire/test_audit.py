@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from protocols.wire.audit import Audit, Fault, frame, owner
 from protocols.wire.record import Record
 from tests.protocols.wire.records import Act, acts, entry, lines, rows, says, scratch, write
+from tests.waiting import HANG
 
 AT = datetime(2026, 3, 1, 12, 30, 0, 250000, tzinfo=UTC)
 
@@ -138,7 +139,7 @@ def test_the_program_of_the_guide_checks_a_file(file: Path) -> None:
 
     def run() -> str:
         done = subprocess.run(
-            [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=30
+            [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=HANG
         )
         return done.stdout + done.stderr
 

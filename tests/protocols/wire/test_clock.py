@@ -23,6 +23,7 @@ from protocols.wire.clock import run_virtual
 from protocols.wire.codec import encode
 from protocols.wire.message import Message
 from protocols.wire.transport import Network
+from tests.waiting import HANG
 
 Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
 
@@ -348,7 +349,11 @@ INTERRUPTED = """
 def test_ctrl_c_stops_every_role_and_lets_it_clean_up(stubborn: bool, network: str) -> None:
     script = textwrap.dedent(INTERRUPTED).format(stubborn=stubborn, network=network)
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
     )
     assert done.stderr == ""
     assert sorted(done.stdout.split("\n")) == sorted(

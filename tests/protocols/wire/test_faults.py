@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -106,6 +106,15 @@ def test_a_cut_line_stops_every_role_with_one_error(after: int, cut: tuple[str, 
 def test_a_plan_that_cannot_be_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="probabilities from 0 to 1"):
         Plan(**settings)  # type: ignore[arg-type]  # not the seed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _a_small_heap() -> Iterator[None]:
+    """The tests look for what they left behind, and need not look through all that was there before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 FAILURES: list[tuple[BaseException, type[BaseException], str]] = [

@@ -15,6 +15,7 @@ from protocols.wire.post import Post
 from protocols.wire.remote import Change, Grpc, network_loop
 from protocols.wire.transport import Envelope
 from tests.protocols.wire.network import SOON, bank_party, bounded, envelope, party, shop_party
+from tests.waiting import HANG
 
 BOOK: dict[str, str | None] = {"bank": None, "shop": "127.0.0.1:0"}
 
@@ -211,7 +212,7 @@ def test_parties_may_live_on_the_network_s_own_loop() -> None:
 
 
 def bounded_there(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run_coroutine_threadsafe(work, network_loop()).result(20)
+    asyncio.run_coroutine_threadsafe(work, network_loop()).result(HANG)
 
 
 # Bounds over all jobs.

@@ -26,6 +26,7 @@ from protocols.wire.message import Message
 from protocols.wire.record import Record
 from protocols.wire.record_rows import GrantRow, HeaderRow, JobRow, MendedRow, MessageRow, Row
 from tests.protocols.wire.records import Act, acts, entry, lines, rows, says, scratch, state, write
+from tests.waiting import HANG
 
 AT = datetime(2026, 3, 1, 12, 30, 0, 250000, tzinfo=UTC)
 
@@ -264,13 +265,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mount is None or os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
     command = [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True, timeout=10)
+        subprocess.run(["umount", str(place)], check=True, timeout=HANG)
 
 
 def test_a_full_disk_is_an_error_and_the_file_stays_readable(small_disk: Path) -> None:
@@ -294,7 +295,7 @@ def test_a_full_disk_is_an_error_and_the_file_stays_readable(small_disk: Path) -
 
 def test_a_read_only_disk_is_an_error(small_disk: Path) -> None:
     path = write(small_disk / "ledger.jsonl", "bank", [state("running")])
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=10)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=HANG)
     with pytest.raises(DataError, match=r"bank/ledger: the ledger .* Read-only file system"):
         Record.open(path, "bank")
     assert len(read(path)) == 2

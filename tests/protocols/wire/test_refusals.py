@@ -43,6 +43,7 @@ from tests.protocols.wire.network import (
     trial,
 )
 from tests.protocols.wire.test_remote import unchecked
+from tests.waiting import HANG
 
 PATIENT = Limits(patience=1.5, handshake=0.5)
 
@@ -300,7 +301,7 @@ def test_a_party_that_hears_noise_goes_on_serving() -> None:
                 reader, writer = await asyncio.open_connection(host, int(port))
                 writer.write(noise)
                 writer.write_eof()
-                await asyncio.wait_for(reader.read(), 5.0)
+                await asyncio.wait_for(reader.read(), HANG)
                 writer.transport.abort()
             async with bank_party(shop.address, SOON) as bank:
                 assert await tell(bank, shop, [b"fine"]) == [b"fine"]
@@ -395,7 +396,7 @@ def health(address: str | None, credentials: Credentials | None, service: str = 
     with dialling(address, credentials) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            said = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5.0)
+            said = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=HANG)
         except grpc.RpcError as error:
             return str(error.code().name)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(said.status))

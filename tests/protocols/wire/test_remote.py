@@ -34,6 +34,7 @@ from tests.protocols.wire.network import (
     tell,
     trial,
 )
+from tests.waiting import HANG
 
 
 class Unchecked(Credentials):
@@ -104,7 +105,7 @@ def test_a_party_whose_loop_is_busy_still_takes_delivery() -> None:
             found.append(shop.address)
             ready.set()
             # The whole loop stands still, as under a long computation.
-            assert done.wait(10)
+            assert done.wait(HANG)
             found.append((await shop.collect("shop", "bank", "talk")).body)
 
     async def send() -> None:
@@ -115,7 +116,7 @@ def test_a_party_whose_loop_is_busy_still_takes_delivery() -> None:
     thread = threading.Thread(target=lambda: bounded(busy()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(HANG)
         bounded(send())
     finally:
         done.set()
@@ -386,7 +387,7 @@ def test_a_hello_that_acknowledges_lets_a_deliver_go_on() -> None:
             for received in (0, 1):
                 said = queue.SimpleQueue[bytes | None]()  # open until None, or the shop would end the stream
                 said.put(hello(session=b"r" * 16, peer_session=session, received=received, room=1 << 30))
-                call = channel.stream_stream(METHOD)(iter(said.get, None), timeout=10.0)
+                call = channel.stream_stream(METHOD)(iter(said.get, None), timeout=HANG)
                 session = Frame.FromString(next(call)).hello.session
                 body = Frame.FromString(next(call)).chunk.data
                 call.cancel()

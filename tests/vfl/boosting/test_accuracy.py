@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,37 +11,42 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier, XGBRegressor
 
+from examples import secureboost_credit
 from protocols.hazmat.paillier import Plain
+from tests import real
 from tests.vfl.boosting.boosted import shared
 from tests.vfl.boosting.test_estimator import classifier, regressor
+from tests.vfl.customers import find
 from vfl import VerticalGradientBoostingClassifier
 
 DEPTH, BINS, TREES, RATE = 5, 64, 40, 0.15
 CATEGORY = "category"
 
 
-def table_of(name: str) -> pd.DataFrame:
-    """From a folder `shared/data` at or above this repository; with the column `y`."""
-    places = [above / "shared" / "data" for above in Path(__file__).resolve().parents]
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
-        pytest.skip("there is no folder shared/data at or above this one")
+def table_of(name: str, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """With the column `y`; text is a category."""
+    if name == "made up":
+        made = find(name, secureboost_credit, monkeypatch)
+        return made.drop(columns="ID").rename(columns={"default": "y"})
     if name == "credit":
-        table = pd.read_csv(found / "default_credit" / "UCI_Credit_Card.csv").drop(columns="ID")
+        table = pd.read_csv(real.file(real.CREDIT)).drop(columns="ID")
         return table.rename(columns={"default.payment.next.month": "y"})
     if name == "adult":
-        table = pd.read_csv(found / "adult" / "adult.data", skipinitialspace=True, na_values="?")
+        table = pd.read_csv(real.file("adult/adult.data"), skipinitialspace=True, na_values="?")
         table["y"] = (table.pop("classification") == ">50K").astype(int)
     else:
-        table = pd.read_csv(found / "bank_marketing" / "bank-full.csv")
+        table = pd.read_csv(real.file("bank_marketing/bank-full.csv"))
         table["y"] = (table["y"] == "yes").astype(int)
     text: list[str] = [*table.select_dtypes("str").columns.astype(str)]
     return table.astype(dict.fromkeys(text, CATEGORY))
 
 
-@pytest.mark.parametrize("name", ["credit", "adult", "bank marketing"])
-def test_it_is_as_good_as_the_pooled_trees_of_others(name: str) -> None:
-    table = table_of(name)
+REAL = [pytest.param(name, marks=pytest.mark.tables) for name in ("credit", "adult", "bank marketing")]
+
+
+@pytest.mark.parametrize("name", ["made up", *REAL])
+def test_it_is_as_good_as_the_pooled_trees_of_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(name, monkeypatch)
     columns = [column for column in table.columns if column != "y"]
     rng = np.random.default_rng(0)
     order = rng.permutation(len(table))

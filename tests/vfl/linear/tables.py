@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from protocols.arrays import Array
 from protocols.hazmat.paillier import Paillier
+from tests import real
 
 SMALL = Paillier(512, small_key=True)
 PARTIES = ("bank", "shop", "telco", "club")
@@ -32,18 +31,8 @@ def diabetes() -> pd.DataFrame:
     return pd.DataFrame(data.data).assign(**{TARGET: data.target})
 
 
-def credit_file() -> Path:
-    """The table of credit cards (UCI), in a folder `shared/data` at or above this repository."""
-    places = [above / "shared" / "data" for above in Path(__file__).resolve().parents]
-    files = [place / "default_credit" / "UCI_Credit_Card.csv" for place in places]
-    found = next((file for file in files if file.exists()), None)
-    if found is None:
-        pytest.skip("the table default_credit/UCI_Credit_Card.csv is in no folder shared/data above")
-    return found
-
-
 def credit(rows: int) -> pd.DataFrame:
-    whole = pd.read_csv(credit_file(), nrows=rows).drop(columns="ID")
+    whole = pd.read_csv(real.file(real.CREDIT), nrows=rows).drop(columns="ID")
     return whole.rename(columns={"default.payment.next.month": TARGET})
 
 

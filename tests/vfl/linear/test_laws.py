@@ -77,6 +77,7 @@ def test_logistic_regression_with_a_key_of_full_length() -> None:
     np.testing.assert_allclose(united(model.coef_, names), best.coef_[0], atol=NEAR)
 
 
+@pytest.mark.tables
 @pytest.mark.parametrize("feature_parties", [1, 2, 3])
 def test_logistic_regression_on_the_credit_table(feature_parties: int) -> None:
     table = credit(3000)

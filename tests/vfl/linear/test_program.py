@@ -21,6 +21,7 @@ from tests.apart import Apart
 from tests.protocols.served import lay_out, serving
 from tests.vfl.linear.tables import SMALL
 from tests.vfl.linear.test_estimator import FIT, classifier, dealt, people
+from tests.waiting import HANG
 from vfl import VerticalLinearRegression, VerticalLogisticRegression
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*without reaching tol")
@@ -46,7 +47,7 @@ def test_over_the_network(data: dict[str, pd.DataFrame], tmp_path: Path) -> None
     here = VerticalLogisticRegression(l2=0.01, max_iter=4).fit(data, **FIT)
     with (
         serving(tmp_path, "shop", "telco"),
-        Connected(tmp_path / "parties.toml", "bank", data["bank"], patience=20.0) as all_,
+        Connected(tmp_path / "parties.toml", "bank", data["bank"], patience=HANG) as all_,
     ):
         model = VerticalLogisticRegression(l2=0.01, max_iter=4, warm_start=True).fit(all_, **FIT)
         assert model.intercept_ == here.intercept_ and list(model.coef_) == ["bank"]
@@ -67,7 +68,7 @@ def test_what_is_not_encrypted_needs_a_grant_for_that(data: dict[str, pd.DataFra
         config.write_text(config.read_text().replace("allow_plain = true", "allow_plain = false"))
     with (
         serving(tmp_path, "shop", "telco"),
-        Connected(tmp_path / "parties.toml", "bank", data["bank"], patience=20.0) as all_,
+        Connected(tmp_path / "parties.toml", "bank", data["bank"], patience=HANG) as all_,
     ):
         for settings in ({"security": "plain"}, {"security": "exact", "encryption": SMALL}):
             with pytest.raises(PolicyError, match="allow_plain"):
