@@ -36,6 +36,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -47,6 +48,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
 from protocols.logs import log
+from protocols.randomness import new_seed
 from protocols.rules import Action
 from protocols.wire.codec import decode, encode
 from protocols.wire.message import Message
@@ -56,6 +58,7 @@ SCOPE = "jobs"
 LEASE = 30.0  # seconds without a word from the caller, until its job is cancelled
 RENEW = 5.0  # seconds between two words
 State = Literal["proposed", "agreed", "running", "done", "failed", "cancelled"]
+SEED = "seed"  # of a checkpoint's metadata
 OPEN: tuple[State, ...] = ("proposed", "agreed", "running")
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -68,8 +71,7 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 class Propose(
     Message,
     reveals="which registered method the sender wants to run, with which parameters, among whom, and on "
-    "which table of the receiver's; the seed that all draw weights and batches from, the earlier run that is "
-    "used, its software's version",
+    "which table of the receiver's; the earlier run that is used, its software's version",
 ):
     """From the caller: shall we?"""
 
@@ -81,7 +83,6 @@ class Propose(
     parties: Annotated[list[Name], Field(min_length=2, max_length=1000)]  # in roster order
     table: Name  # "": the only one
     run: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # for predicting: the job that trained
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     schemas: Digest
     version: Annotated[str, Field(max_length=64)]  # of the sender's vfl-toolkit
 
@@ -206,7 +207,6 @@ class Record(BaseModel):
     parties: tuple[str, ...]
     table: str
     run: str
-    seed: int
     state: State
     reason: str = ""
     granted: Literal["", "policy", "person"] = ""  # by whom
@@ -236,7 +236,7 @@ class Record(BaseModel):
         )
 
 
-REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run", "seed"}
+REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run"}
 
 
 class Store:
@@ -315,7 +315,7 @@ class Store:
     def drop_checkpoints(self, limit: datetime) -> None:
         """Delete the checkpoints of ended jobs that were last updated before `limit`; their records stay.
 
-        Whoever goes on with such a job nevertheless begins it anew, which gives the same bits.
+        Whoever goes on with such a job nevertheless begins it anew, from other seeds.
         """
         for record in self.resumable():
             if record.state not in OPEN and record.updated < limit:
@@ -349,7 +349,7 @@ class Store:
 
 
 class Kept:
-    """A job's checkpoints on disk: the last two steps, since parties may be one apart."""
+    """A job's checkpoints on disk and its seed: the last two steps, since parties may be one apart."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._done = folder, 0
@@ -369,24 +369,42 @@ class Kept:
         self._delete(step for step in self.steps if step > done)
         self._done = done
 
+    @cached_property
+    def seed(self) -> int:
+        """This party's own in this job, told to nobody: that of the state it goes on from, as agreed, or a
+        new one. DataError for a checkpoint that cannot be read.
+        """
+        if not self._done:
+            return new_seed()
+        path = self._path(self._done)
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                return int(file.metadata()[SEED], 16)
+        except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise _unread(path, error) from None
+
     def latest(self) -> tuple[int, Arrays | None]:
         """Steps that were done, as agreed, and the state after them."""
         if not self._done:
             return 0, None
-        path = self._folder / f"{self._done}.safetensors"
+        path = self._path(self._done)
         try:
             return self._done, Arrays(safetensors.numpy.load(path.read_bytes()))
         except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
+            raise _unread(path, error) from None
 
     def save(self, done: int, state: Arrays) -> None:
-        """Keep `state` after `done` steps. DataError for what the disk refuses."""
-        write_whole(self._folder / f"{done}.safetensors", safetensors.numpy.save(dict(state)), durable=False)
+        """Keep `state` after `done` steps, and the seed. DataError for what the disk refuses."""
+        content = safetensors.numpy.save(dict(state), {SEED: f"{self.seed:064x}"})
+        write_whole(self._path(done), content, durable=False)
         self._delete(step for step in self.steps if step < done - 1)
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step}.safetensors"
 
     def _delete(self, steps: Iterable[int]) -> None:
         for step in steps:
-            path = self._folder / f"{step}.safetensors"
+            path = self._path(step)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -395,6 +413,10 @@ class Kept:
     def drop(self) -> None:
         """Forget all."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _unread(path: Path, error: Exception) -> DataError:
+    return DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}")
 
 
 def common_step(answers: Sequence[Sequence[int]]) -> int:

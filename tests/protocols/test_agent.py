@@ -141,7 +141,6 @@ PROPOSAL = Propose(
     parties=["bank", "telco"],
     table="",
     run="",
-    seed=0,
     schemas="",
     version="0",
 )
