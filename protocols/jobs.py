@@ -58,7 +58,6 @@ SCOPE = "jobs"
 LEASE = 30.0  # seconds without a word from the caller, until its job is cancelled
 RENEW = 5.0  # seconds between two words
 State = Literal["proposed", "agreed", "running", "done", "failed", "cancelled"]
-SEED = "seed"  # of a checkpoint's metadata
 OPEN: tuple[State, ...] = ("proposed", "agreed", "running")
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -349,14 +348,17 @@ class Store:
 
 
 class Kept:
-    """A job's checkpoints on disk and its seed: the last two steps, since parties may be one apart."""
+    """A job's checkpoints on disk: the last two steps, since parties may be one apart, and its seed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._done = folder, 0
+        self._place = folder / "seed"
 
     @property
     def steps(self) -> list[int]:
         """Steps after which a state is kept, ascending."""
+        if not self._place.exists():  # what is left of a job that was being forgotten
+            return []
         return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
 
     def agree(self, done: int) -> None:
@@ -371,40 +373,37 @@ class Kept:
 
     @cached_property
     def seed(self) -> int:
-        """This party's own in this job, told to nobody: that of the state it goes on from, as agreed, or a
-        new one. DataError for a checkpoint that cannot be read.
+        """This party's own in this job, which nobody is told. It is on disk before the first state that came
+        of it, so that whoever goes on has the same. DataError if it cannot be read.
         """
-        if not self._done:
-            return new_seed()
-        path = self._path(self._done)
         try:
-            with safetensors.safe_open(path, "numpy") as file:
-                return int(file.metadata()[SEED], 16)
-        except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise _unread(path, error) from None
+            return int(self._place.read_text(), 16)
+        except FileNotFoundError:
+            return new_seed()
+        except (OSError, ValueError) as error:
+            raise DataError(f"the seed {self._place} cannot be read: {type(error).__name__}") from None
 
     def latest(self) -> tuple[int, Arrays | None]:
         """Steps that were done, as agreed, and the state after them."""
         if not self._done:
             return 0, None
-        path = self._path(self._done)
+        path = self._folder / f"{self._done}.safetensors"
         try:
             return self._done, Arrays(safetensors.numpy.load(path.read_bytes()))
         except (OSError, safetensors.SafetensorError) as error:
-            raise _unread(path, error) from None
+            raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
 
     def save(self, done: int, state: Arrays) -> None:
-        """Keep `state` after `done` steps, and the seed. DataError for what the disk refuses."""
-        content = safetensors.numpy.save(dict(state), {SEED: f"{self.seed:064x}"})
-        write_whole(self._path(done), content, durable=False)
+        """Keep `state` after `done` steps. DataError for what the disk refuses."""
+        if not self._place.exists():
+            self.drop()
+            write_whole(self._place, f"{self.seed:064x}".encode())
+        write_whole(self._folder / f"{done}.safetensors", safetensors.numpy.save(dict(state)), durable=False)
         self._delete(step for step in self.steps if step < done - 1)
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"{step}.safetensors"
 
     def _delete(self, steps: Iterable[int]) -> None:
         for step in steps:
-            path = self._path(step)
+            path = self._folder / f"{step}.safetensors"
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -413,10 +412,6 @@ class Kept:
     def drop(self) -> None:
         """Forget all."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _unread(path: Path, error: Exception) -> DataError:
-    return DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}")
 
 
 def common_step(answers: Sequence[Sequence[int]]) -> int:

@@ -131,27 +131,35 @@ def test_killed_and_started_again_a_party_goes_on_with_its_seed(tmp_path: Path) 
             np.testing.assert_array_equal(weights[f"bottom.{name}"], tensor.numpy())
 
 
-def test_a_seed_stays_with_the_state_that_came_of_it(tmp_path: Path) -> None:
-    state = Arrays({"w": np.arange(3.0)})
-    first = Kept(tmp_path)
+def test_a_seed_is_kept_with_the_states_that_came_of_it_and_goes_with_them(tmp_path: Path) -> None:
+    state, folder = Arrays({"w": np.arange(3.0)}), tmp_path / "job"
+    first = Kept(folder)
     first.agree(0)
+    assert Kept(folder).seed != first.seed and not folder.exists()  # nothing came of it yet
     for done in (1, 2):
         first.save(done, state)
-    again = Kept(tmp_path)
-    again.agree(1)
-    assert again.seed == first.seed and again.latest() == (1, state)  # which a role never sees
-    assert Kept(tmp_path).steps == [1]
-    anew = Kept(tmp_path)
-    anew.agree(0)
-    assert anew.seed != first.seed
-    anew.save(1, state)
-    place = tmp_path / "1.safetensors"
-    assert place.stat().st_mode & 0o077 == 0
-    place.write_bytes(b"torn")
+    assert (folder / "seed").stat().st_mode & 0o077 == 0
+    for done in (2, 1, 0):  # at the beginning too: another party may have lost its states
+        again = Kept(folder)
+        again.agree(done)
+        assert again.seed == first.seed and again.latest() == (done, state if done else None)
+    first.drop()
+    assert not folder.exists() and Kept(folder).seed != first.seed
+
+
+def test_states_without_their_seed_are_not_gone_on_from(tmp_path: Path) -> None:
+    """As where a party was killed while it forgot a job."""
+    state = Arrays({"w": np.arange(3.0)})
+    Kept(tmp_path).save(7, state)
+    (tmp_path / "seed").unlink()
     torn = Kept(tmp_path)
-    torn.agree(1)
-    with pytest.raises(DataError, match=r"1.safetensors cannot be read"):
-        _ = torn.seed
+    assert torn.steps == []
+    torn.agree(0)
+    torn.save(1, state)
+    assert Kept(tmp_path).steps == [1]
+    (tmp_path / "seed").write_text("torn")
+    with pytest.raises(DataError, match=r"seed cannot be read: ValueError"):
+        _ = Kept(tmp_path).seed
 
 
 def test_who_starts_from_a_model_judges_by_the_same_rows(tmp_path: Path) -> None:
