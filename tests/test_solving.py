@@ -135,4 +135,4 @@ def test_who_gets_embeddings_solves_for_rows_only_with_the_senders_seed(
     found = solved(layer, seen)
     assert len(found) == ROWS
     chance = share(np.random.default_rng(1).normal(size=found.shape))
-    assert (share(found) > 0.95) if known else (share(found) < chance + 0.02)
+    assert (share(found) > 0.95) if known else (share(found) < chance + 0.03)
