@@ -223,6 +223,8 @@ class FedClassifier(ClassifierMixin, _Federated):
     algorithm: "fedavg", or "fedsgd": one full-batch step of plain SGD per client and round, to which
         `batch_size`, `optimizer` and `momentum` do not apply.
     standardise: whether features are standardised, with the moments over all clients' rows.
+    random_state: in one process, the seed of the first weights, the clients sampled, batches and dropout.
+        Between processes it is not used: each party draws from a seed of its own, which no other knows.
 
     Learnt: `model_` (the global module), `classes_`, `feature_names_in_` (sorted), `ledger_` (of training),
     `history_` (a row per round: round, clients, rows, loss), `predict_ledger_` (of the last predict:

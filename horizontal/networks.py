@@ -1,7 +1,7 @@
 """The network that all parties of a run train, each for itself: a registered one, or the caller's own.
 
-No line is involved. All parties build the same initial network; over a network that is possible only for one
-that has a name.
+No line is involved. All parties build a network of one shape, and start from the server's weights, which it
+sends; over a network that is possible only for one that has a name.
 """
 
 from __future__ import annotations

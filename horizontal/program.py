@@ -54,7 +54,7 @@ class FedAvg(Parameters):
 
     def recipe(self, module: nn.Module | None, seed: int) -> Recipe:
         """The same, for the roles. ConfigError for settings that cannot be meant."""
-        check_network(self.hidden, self.standardise, seed)
+        check_network(self.hidden, self.standardise)
         return Recipe(
             *(self.network(module, seed), local_rule(self, self.kind)),
             rounds=self.rounds,

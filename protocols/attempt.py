@@ -99,7 +99,7 @@ class Attempts:
                     bound(role),
                     name=self.config.name,
                     parties=proposal.parties,
-                    seed=proposal.seed,
+                    seed=checkpoints.seed,
                     job=name,
                     checkpoints=checkpoints if proposal.action != "predict" else None,
                     guard=guard,

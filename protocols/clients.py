@@ -3,8 +3,9 @@
 K clients, each with rows of the same columns, and a server without data. No client knows another's column
 names, so each takes its own in sorted order, and tells the server how many there are and a digest of their
 names. The server learns whether all clients' columns are the same. It learns no name that it cannot guess,
-but the digest confirms a guess of all names, and shows whether they are those of an earlier run of the same
-seed. Clients learn nothing. Semi-honest: a client could tell the digest of columns that it does not have.
+but the digest confirms a guess of all names. It takes in the job, so that it does not show by itself whether
+the names are those of an earlier one. Clients learn nothing. Semi-honest: a client could tell the digest of
+columns that it does not have.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Columns(
     """A client's first word in training."""
 
     count: Annotated[int, Field(ge=1)]
-    digest: Annotated[Array, Spec("uint8", (32,))]  # SHA-256 of the job's seed and the names, in order
+    digest: Annotated[Array, Spec("uint8", (32,))]  # SHA-256 of the job and the names, in order
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ async def tell_columns(at: Party, server: str, rows: Rows) -> None:
     if rows.id is not None:
         await at.compute(at.guard.rows, canonical_ids(rows.id), cost=0.0)
     at.guard.group(len(rows.x))
-    said = json.dumps([at.desk.seed, [_said(name) for name in rows.columns]])
+    said = json.dumps([at.desk.job, [_said(name) for name in rows.columns]])
     digest = np.frombuffer(hashlib.sha256(said.encode()).digest(), np.uint8)
     await at.send(server, Columns(count=len(rows.columns), digest=digest))
 

@@ -147,18 +147,18 @@ class Connected(Mapping[str, pd.DataFrame]):
     ) -> Run:
         """As `Federation.execute`; run: the job that trained, for predicting. `Run.job` is this job's own.
 
+        seed: not used. Each party, this one too, draws a seed of its own from the operating system.
+
         An attempt that is cut off, here or at any party, is made again from the last step that all have a
         checkpoint of, at most `TRIES` times in a row without getting further. So is a job that an earlier
-        process of this party began and did not end, when it is asked for again with the same tables,
-        parameters and seed.
+        process of this party began and did not end, when it is asked for again with the same tables and
+        parameters.
         """
         if self.me not in parties:
             raise ConfigError(f"{self.me} takes no part: {', '.join(parties)} do; connect as one of them")
         with self._busy:
             try:
-                return self._execute(
-                    program, action, parameters, seat(self.me), parties, seed, on_progress, run
-                )
+                return self._execute(program, action, parameters, seat(self.me), parties, on_progress, run)
             finally:
                 self.store.clear_scratch()
 
@@ -169,7 +169,6 @@ class Connected(Mapping[str, pd.DataFrame]):
         parameters: P,
         own: Seat,
         parties: Sequence[str],
-        seed: int,
         on_progress: Report | None,
         run: str,
     ) -> Run:
@@ -180,7 +179,7 @@ class Connected(Mapping[str, pd.DataFrame]):
             )
         with marked(self.me, action):
             role = program.role(action, parameters, own)
-        asked = Asked(program, action, parameters, own, role, tuple(parties), int(seed), run, self._tables)
+        asked = Asked(program, action, parameters, own, role, tuple(parties), run, self._tables)
         return self._there(self._job(asked, on_progress))
 
     def close(self) -> None:
@@ -251,7 +250,6 @@ class Connected(Mapping[str, pd.DataFrame]):
             parties=asked.parties,
             table=",".join(f"{party}={table}" for party, table in sorted(asked.tables.items())),
             run=asked.run,
-            seed=asked.seed,
             state="proposed",
             granted="person",
             table_digest=asked.seat.fingerprint,
@@ -285,7 +283,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                         asked.role,
                         name=self.me,
                         parties=asked.parties,
-                        seed=asked.seed,
+                        seed=checkpoints.seed,
                         job=name,
                         on_progress=on_progress,
                         checkpoints=checkpoints if asked.action != "predict" else None,
@@ -439,7 +437,6 @@ class Asked:
     seat: Seat
     role: Role
     parties: tuple[str, ...]
-    seed: int
     run: str
     tables: Mapping[str, str]
 
@@ -454,7 +451,6 @@ class Asked:
             parties=list(self.parties),
             table=self.tables.get(party, ""),
             run=self.run,
-            seed=self.seed,
             schemas=self.program.schemas(),
             version=release(),
         )

@@ -157,6 +157,7 @@ class Federation(Mapping[str, pd.DataFrame]):
     ) -> Run:
         """Run one action of a registered program among `parties`, in roster order; `seat` gives each its own.
 
+        seed: what all of them draw from in this process; over a network each has a seed of its own.
         Every seat is checked before any line opens; an error says whose it is. Over a network, this party's
         seat alone is asked for, and `Run.results` holds its result alone; `run` is the job that trained.
         """

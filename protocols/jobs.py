@@ -39,6 +39,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -50,6 +51,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
 from protocols.logs import log
+from protocols.randomness import new_seed
 from protocols.rules import Action
 from protocols.wire.codec import decode, encode
 from protocols.wire.message import Message
@@ -73,8 +75,7 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 class Propose(
     Message,
     reveals="which registered method the sender wants to run, with which parameters, among whom, and on "
-    "which table of the receiver's; the seed that all draw weights and batches from, the earlier run that is "
-    "used, its software's version",
+    "which table of the receiver's; the earlier run that is used, its software's version",
 ):
     """From the caller: shall we?"""
 
@@ -86,7 +87,6 @@ class Propose(
     parties: Annotated[list[Name], Field(min_length=2, max_length=1000)]  # in roster order
     table: Name  # "": the only one
     run: Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]  # for predicting: the job that trained
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)]
     schemas: Digest
     version: Annotated[str, Field(max_length=64)]  # of the sender's vfl-toolkit
 
@@ -232,7 +232,6 @@ class Record(BaseModel):
     parties: tuple[str, ...]
     table: str
     run: str
-    seed: int
     state: State
     reason: str = ""
     granted: Literal["", "policy", "person"] = ""  # by whom
@@ -264,7 +263,7 @@ class Record(BaseModel):
         )
 
 
-REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run", "seed"}
+REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run"}
 
 
 class Store:
@@ -351,7 +350,7 @@ class Store:
         """Delete the checkpoints of ended jobs that were last updated before `limit`, and all but the `CUT`
         latest of each caller's; their records stay.
 
-        Whoever goes on with such a job nevertheless begins it anew, which gives the same bits.
+        Whoever goes on with such a job nevertheless begins it anew, from other seeds.
         """
         ended = [record for record in self.resumable() if record.state not in OPEN]
         kept: Counter[str] = Counter()
@@ -388,20 +387,23 @@ class Store:
 
 
 class Kept:
-    """A job's checkpoints on disk: the common rows, and the last two steps; parties may be one step apart."""
+    """A job's checkpoints on disk: its seed, the common rows, and the last two steps; parties may be one apart."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._done, self._aligned = folder, 0, False
+        self._seed = folder / "seed"
 
     @property
     def steps(self) -> list[int]:
         """Steps after which a state is kept, ascending."""
+        if not self._seed.exists():  # what is left of a job that was being forgotten
+            return []
         return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
 
     @property
     def aligned(self) -> bool:
         """Whether the common rows are kept."""
-        return self._place(ALIGNED).exists()
+        return self._seed.exists() and self._place(ALIGNED).exists()
 
     @property
     def some(self) -> bool:
@@ -432,6 +434,18 @@ class Kept:
             self._delete([ALIGNED])
         self._done, self._aligned = done, aligned
 
+    @cached_property
+    def seed(self) -> int:
+        """This party's own in this job, which nobody is told. It is on disk before the first state that came
+        of it, so that whoever goes on has the same. DataError if it cannot be read.
+        """
+        try:
+            return int(self._seed.read_text(), 16)
+        except FileNotFoundError:
+            return new_seed()
+        except (OSError, ValueError) as error:
+            raise DataError(f"the seed {self._seed} cannot be read: {type(error).__name__}") from None
+
     def latest(self) -> tuple[int, Arrays | None]:
         """Steps that were done, as agreed, and the state after them."""
         return (self._done, self._load(self._done)) if self._done else (0, None)
@@ -460,6 +474,9 @@ class Kept:
             raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
 
     def _save(self, step: int | str, state: Arrays) -> None:
+        if not self._seed.exists():
+            self.drop()
+            write_whole(self._seed, f"{self.seed:064x}".encode())
         write_whole(self._place(step), safetensors.numpy.save(dict(state)), durable=False)
 
     def _delete(self, steps: Iterable[int | str]) -> None:

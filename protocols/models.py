@@ -14,12 +14,15 @@ from importlib.metadata import entry_points
 from itertools import pairwise
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import AfterValidator
 from torch import nn
 
-from protocols.errors import ConfigError, nearest
+from protocols.arrays import Arrays
+from protocols.errors import ConfigError, VflError, nearest
 from protocols.randomness import torch_seeded
+from protocols.training import outputs
 
 GROUP = "vfl.models"
 
@@ -35,8 +38,8 @@ def mlp(inputs: int, outputs: int, hidden: Sequence[int] = (64, 32), seed: int =
     widths = [inputs, *hidden, outputs]
     if not all(type(width) is int and width >= 1 for width in widths):
         raise ConfigError(f"mlp: inputs, hidden and outputs should be positive integers, got {widths}")
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise ConfigError(f"mlp: seed should be an integer in [0, 2**63), got {seed!r}")
+    if type(seed) is not int or not 0 <= seed < 2**256:
+        raise ConfigError(f"mlp: seed should be an integer in [0, 2**256), got {seed!r}")
     layers: list[nn.Module] = []
     with torch_seeded(seed):
         for before, after in pairwise(widths):
@@ -59,13 +62,33 @@ def model(name: str, /, arguments: Mapping[str, object]) -> nn.Module:
 
 
 def network(name: str, inputs: int, outputs: int, hidden: Sequence[int], seed: int) -> nn.Module:
-    """The registered network `name` for rows of `inputs` numbers, the same weights wherever it is built.
+    """The registered network `name` for rows of `inputs` numbers, with weights that torch draws from `seed`.
 
-    Its factory is told `inputs` and `outputs`, and those of `hidden` and `seed` that it takes; all that torch
-    draws in it comes from `seed`. Raises ConfigError as `model` does.
+    Its factory is told `inputs` and `outputs`, and `hidden` if it takes that. Raises ConfigError as `model`
+    does, for a factory that takes a seed, and for a network that draws more than its weights.
     """
+    told = _told(name, inputs, outputs, hidden, seed)
     with torch_seeded(seed):
-        return model(name, _told(name, inputs, outputs, hidden, seed))
+        built = model(name, told)
+    if name != "mlp":
+        with torch_seeded(seed + 1):
+            _check_drawn(name, built, model(name, told), torch.linspace(-1, 1, 2 * inputs).reshape(2, inputs))
+    return built
+
+
+def _check_drawn(name: str, built: nn.Module, other: nn.Module, x: torch.Tensor) -> None:
+    """ConfigError unless a network of another seed becomes `built` by taking its weights: parties share
+    no seed."""
+    try:
+        Arrays.from_module(built).load_into(other)
+        equal = np.array_equal(outputs(built, x), outputs(other, x), equal_nan=True)
+    except (VflError, RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return  # it fits nobody's rows, which is said where it is used
+    if not equal:
+        raise ConfigError(
+            f"model {name!r} draws numbers that are not among its weights, and no other party would draw the "
+            "same; register them as buffers"
+        )
 
 
 def check_model(name: str) -> None:
@@ -99,8 +122,13 @@ def dry_run(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 def _told(name: str, inputs: int, outputs: int, hidden: Sequence[int], seed: int) -> dict[str, object]:
     takes = inspect.signature(_factory(name)).parameters
-    asked = {word: value for word, value in (("hidden", hidden), ("seed", seed)) if word in takes}
-    return {"inputs": inputs, "outputs": outputs, **asked}
+    own = {"seed": seed} if name == "mlp" else {}
+    if "seed" in takes and not own:
+        raise ConfigError(
+            f"model {name!r} takes a seed; leave it out, and let torch draw the weights: its generator is "
+            "set from the party's own seed before the network is built"
+        )
+    return {"inputs": inputs, "outputs": outputs, **({"hidden": hidden} if "hidden" in takes else {}), **own}
 
 
 def _bound(

@@ -26,7 +26,7 @@ from protocols.arrays import Arrays
 from protocols.costs import Cost
 from protocols.errors import ConfigError, PartyError, PolicyError, ProtocolError, VflError
 from protocols.flops import forward_flops
-from protocols.randomness import torch_seeded
+from protocols.randomness import drawn_seed, key_of, new_seed, philox, torch_seeded
 from protocols.wire.codec import decode, encode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
@@ -92,7 +92,7 @@ class Desk:
 
     name: str
     ledger: Ledger  # also the transport
-    seed: int = 0
+    seed: int = field(default_factory=new_seed, repr=False)  # its own; over a network, no other party's
     job: str = "local"
     parties: tuple[str, ...] = ()  # all that take part, this one too or not
     network: Network | None = None  # set under a virtual clock that charges for computing
@@ -194,13 +194,16 @@ class Party:
             mark(error, desk.name, self.scope)
 
     def rng(self, purpose: str = "") -> np.random.Generator:
-        """Reproducible, distinct for every party, scope and purpose; independent of call order.
+        """From this party's own seed; another for each party, scope and purpose, whatever the order of calls.
 
-        For experiments. Never for keys, masks or nonces: those come from the operating system.
+        Over a network no other party can draw the same: what several need alike, one draws and sends.
+        Never for keys, masks or nonces: those come from the operating system itself.
         """
-        said = "\0".join((str(self.desk.seed), self.name, self.scope, purpose))
-        key = hashlib.sha256(said.encode()).digest()
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
+        return philox(self.key(purpose))
+
+    def key(self, purpose: str = "") -> int:
+        """What `rng(purpose)` is keyed by, to be kept where a later job has to draw the same."""
+        return key_of(self.desk.seed, self.name, self.scope, purpose)
 
     async def compute(
         self,
@@ -342,7 +345,7 @@ def mark(error: BaseException | None, party: str, scope: str) -> None:
 def _call(fn: Callable[..., T], args: tuple[Any, ...], rng: np.random.Generator | None) -> T:
     if rng is None:
         return fn(*args)
-    with torch_seeded(int(rng.integers(2**63))):
+    with torch_seeded(drawn_seed(rng)):
         return fn(*args)
 
 

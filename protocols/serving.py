@@ -64,7 +64,7 @@ async def serve_role(
     *,
     name: str,
     parties: Sequence[str],
-    seed: int = 0,
+    seed: int | None = None,
     job: str = "local",
     on_progress: Report | None = None,
     checkpoints: Checkpoints | None = None,
@@ -75,11 +75,13 @@ async def serve_role(
     """Run `role` of party `name` over `transport`, which is entered already, to its end.
 
     parties: all that take part, in roster order. speaks: the messages that it may send; all if not given.
+    seed: this party's own, for a run that goes on from an earlier one; by default a new one.
     `Run.results` holds its result, its ledger both ends of its own lines, its seconds are those of the clock.
     An error of any party is raised here, marked with that party and scope.
     """
     ledger = Ledger(transport, on_entry)
-    desk = Desk(name, ledger, seed, job, tuple(parties), threaded=True, on_progress=on_progress)
+    desk = Desk(name, ledger, job=job, parties=tuple(parties), threaded=True, on_progress=on_progress)
+    desk.seed = desk.seed if seed is None else seed
     desk.checkpoints, desk.guard = checkpoints, guard or desk.guard
     if speaks is not None:
         kinds: tuple[type[Message], ...] = (*speaks, Abort)

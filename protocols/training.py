@@ -85,7 +85,7 @@ def check_count(name: str, value: object) -> None:
         raise ConfigError(f"{name}={value!r} should be a whole number above 0")
 
 
-def check_network(hidden: object, standardise: object, random_state: object) -> None:
+def check_network(hidden: object, standardise: object, random_state: object = 0) -> None:
     """ConfigError for parameters that all estimators of networks have, and that cannot be meant."""
     widths = hidden if isinstance(hidden, Sequence) and not isinstance(hidden, str) else [None]
     if not all(type(width) is int and width > 0 for width in widths):

@@ -236,6 +236,9 @@ class SplitClassifier(ClassifierMixin, _Split):
     cut: 2 gives layers 0 and 1 to the client, the rest and the labels to the server (vanilla). (2, 4) gives
     the server only layers 2 and 3; the client holds the rest and keeps the labels (U-shaped).
     standardise: features, by mean and deviation over all clients. momentum: of "sgd".
+    random_state: in one process, the seed of the first weights, batches and dropout. Between processes it is
+    not used: each party draws from a seed of its own, which no other knows; the clients' layers begin as the
+    first client draws them.
     """
 
     _kind = "classification"

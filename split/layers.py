@@ -1,8 +1,9 @@
 """One network, cut into the consecutive layers that client and server hold.
 
-No line is involved: both sides know the whole architecture and the cut beforehand, build the same initial
-network from it and keep only their own layers. So the initial weights are known to all, the trained ones are
-not.
+No line is involved: both sides know the whole architecture and the cut beforehand, build a network of it and
+keep only their own layers. Over a network each draws its weights by itself, since whoever knows the layers
+behind smashed data can solve for the rows; the clients after the first take over the first one's. A network
+that was brought, in one process, is the same everywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from protocols.errors import ConfigError
 from protocols.models import dry_run
 from protocols.training import Settings
 
-Network = Callable[[int, int], nn.Sequential]  # (columns, outputs) -> the whole network
+Network = Callable[
+    [int, int], nn.Sequential
+]  # (columns, outputs) -> the whole network, as one party draws it
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class SplitNet(Parameters):
 
         ConfigError for settings or a cut that cannot be meant, as far as that can be told without columns.
         """
-        check_network(self.hidden, self.standardise, seed)
+        check_network(self.hidden, self.standardise)
         settings, cut = Settings.of(self, self.kind, self.epochs), cut_positions(self.cut)
         if module is not None:
             whole = _sequential(module)

@@ -26,6 +26,7 @@ from protocols.wire.ledger import Ledger
 from protocols.wire.remote import Grpc
 from protocols.wire.tls import Credentials
 from tests.forked import CONTEXT
+from tests.protocols.seeds import seed_for
 from tests.waiting import HANG
 
 HERE = "127.0.0.1:0"
@@ -128,11 +129,12 @@ def _work(line: Connection) -> None:
 async def _play(
     line: Connection, scenario: Scenario, party: str, book: dict[str, str | None], files: Credentials
 ) -> Played:
-    roles, seed = scenario()
+    roles, _ = scenario()
     try:
         async with Grpc(party, book, files, limits=LIMITS) as transport:
             line.send(transport.address)
-            run = await serve_role(transport, roles[party], name=party, parties=tuple(book), seed=seed)
+            own = seed_for(party)
+            run = await serve_role(transport, roles[party], name=party, parties=tuple(book), seed=own)
     except VflError as error:
         return Played("", {}, {}, str(error), type(error).__name__)
     return played(run.results[party], run.ledger, party)

@@ -20,7 +20,8 @@ from protocols.wire import faults
 from protocols.wire.frames import Limits
 from protocols.wire.transport import Transport
 from tests.figures import SAME, left, many, noted
-from tests.protocols.networked import ALL, POLICY, WHICH, Case, Outcome
+from tests.protocols.networked import ALL, POLICY, SEED, WHICH, Case, Outcome
+from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out
 from tests.protocols.served import serving as served
 from tests.protocols.weather import Proxies, proxied
@@ -66,7 +67,7 @@ def bad(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inbox, "LEASE", 5.0)
         patch.setattr(jobs, "RENEW", 1.0)
-        with proxied(folder) as proxies, served(folder, *case.served, limits=LIMITS):
+        with known_seeds(SEED), proxied(folder) as proxies, served(folder, *case.served, limits=LIMITS):
             own = case.tables()[case.caller]
             book = folder / f"{case.caller}-book.toml"
             with Connected(book, case.caller, own, limits=LIMITS, patience=CALL) as all_:

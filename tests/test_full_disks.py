@@ -24,7 +24,8 @@ from protocols.errors import DataError, VflError
 from protocols.federation import Federation
 from protocols.parts import list_parts, load_part
 from protocols.wire.reconcile import verify
-from tests.protocols.networked import CASES, POLICY, Outcome
+from tests.protocols.networked import CASES, POLICY, SEED, Outcome
+from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from tests.waiting import HANG
 
@@ -112,6 +113,7 @@ class Crew:
 def crew_in(folder: Path) -> Iterator[Crew]:
     torch.set_num_threads(1)
     with (
+        known_seeds(SEED),
         serving(folder, *CASE.served),
         Federation.connect(folder / "parties.toml", "bank", CASE.tables()["bank"], patience=HANG) as all_,
     ):

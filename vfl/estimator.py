@@ -50,7 +50,9 @@ class _VerticalNet(Vertical):
         number; see `vfl.align`.
     unmatched: whether `predict` leaves out the label party's rows that not every party knows ("drop"), or
         lists them without a prediction ("nan"). So it does with rows left out by duplicates="first".
-    random_state: seed of weights, batches and dropout. Alignment draws its secrets from the operating system.
+    random_state: in one process, the seed of weights, batches and dropout. Over a network it is not used:
+        each party draws them from a seed of its own, which no other knows, and no two runs are the same.
+        Alignment draws its secrets from the operating system.
     """
 
     _program = program

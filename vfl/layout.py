@@ -18,6 +18,7 @@ from torch import nn
 from protocols.errors import ConfigError
 from protocols.models import mlp
 from protocols.party import Coordinator, Party
+from protocols.randomness import drawn_seed
 from protocols.wire.message import Message
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -122,7 +123,7 @@ def check_top(module: nn.Module, width: int, count: int) -> None:
 
 def seed_of(me: Party, purpose: str) -> int:
     """A seed of this party's own for the weights of a network."""
-    return int(me.rng(purpose).integers(2**63))
+    return drawn_seed(me.rng(purpose))
 
 
 def _dry_run(module: nn.Module, width: int, what: str) -> torch.Tensor:

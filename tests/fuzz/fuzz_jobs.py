@@ -40,7 +40,6 @@ def words() -> list[bytes]:
             parties=["bank", "shop"],
             table="",
             run="",
-            seed=7,
             schemas="0" * 64,
             version="0.1.0",
         ),

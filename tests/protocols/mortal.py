@@ -27,7 +27,7 @@ from protocols.federation import Federation
 from protocols.jobs import Control, Propose
 from protocols.wire.record import Record
 from tests.protocols import served
-from tests.protocols.networked import ALL
+from tests.protocols.networked import ALL, SEED
 from tests.waiting import HANG
 
 
@@ -76,7 +76,8 @@ class Life:
 
 
 def mortal(life: Life) -> None:
-    """Let everything that matters after a death be a moment."""
+    """Let everything that matters after a death be a moment, and each party's seed the one in `networked`."""
+    jobs.new_seed = lambda: SEED  # type: ignore[attr-defined]
     for owner, name in (
         *((os, "replace"), (shutil, "rmtree"), (jobs.Kept, "drop")),
         *((attempt, "save_part"), (connect, "save_part")),

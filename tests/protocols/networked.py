@@ -20,6 +20,7 @@ from split import SplitClassifier
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier, align
 
 Tables = Mapping[str, pd.DataFrame | None]
+SEED = 1  # of all parties in one process, and over a network where a test sets it
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def columns(rows: int = 80) -> dict[str, pd.DataFrame]:
 
 
 def vertical(data: Any) -> Outcome:
-    fitted = VerticalNetClassifier(epochs=3, batch_size=32, random_state=1)
+    fitted = VerticalNetClassifier(epochs=3, batch_size=32, random_state=SEED)
     fitted.fit(data, target="bank.y", id="id")
     predicted = fitted.predict_proba(data)
     return Outcome(fitted.run_, {"ids": predicted.index.to_numpy(), "said": predicted.to_numpy()})
@@ -78,7 +79,7 @@ SMALL = Paillier(bits=512, small_key=True, backend="gmpy2")
 
 def boosting(data: Any, encryption: Paillier | Plain = SMALL) -> Outcome:
     fitted = VerticalGradientBoostingClassifier(
-        n_estimators=3, max_depth=2, subsample=0.8, encryption=encryption, random_state=1
+        n_estimators=3, max_depth=2, subsample=0.8, encryption=encryption, random_state=SEED
     )
     fitted.fit(data, target="bank.y", id="id")
     predicted = fitted.predict_proba(data)
@@ -86,7 +87,7 @@ def boosting(data: Any, encryption: Paillier | Plain = SMALL) -> Outcome:
 
 
 def linear(data: Any, **settings: Any) -> Outcome:
-    settings = {"max_iter": 4, "tol": 0.0, "l2": 0.01, "encryption": SMALL, "random_state": 1, **settings}
+    settings = {"max_iter": 4, "tol": 0.0, "l2": 0.01, "encryption": SMALL, "random_state": SEED, **settings}
     fitted = VerticalLogisticRegression(**settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -117,13 +118,15 @@ def served_rows() -> Tables:
 
 
 def fedavg(data: Any) -> Outcome:
-    fitted = FedClassifier(rounds=3, fraction=0.5, hidden=(8,), random_state=1).fit(data, target="y", id="id")
+    fitted = FedClassifier(rounds=3, fraction=0.5, hidden=(8,), random_state=SEED).fit(
+        data, target="y", id="id"
+    )
     asked = rows()["south"]
     return Outcome(fitted.run_, {"said": fitted.predict_proba(asked).to_numpy()})
 
 
 def split_net(data: Any) -> Outcome:
-    fitted = SplitClassifier(cut=(2, 4), epochs=3, random_state=1).fit(data, target="y", id="id")
+    fitted = SplitClassifier(cut=(2, 4), epochs=3, random_state=SEED).fit(data, target="y", id="id")
     asked = {"north": rows()["north"]} if isinstance(data, dict) else data
     return Outcome(fitted.run_, {"said": fitted.predict_proba(asked).to_numpy()})
 

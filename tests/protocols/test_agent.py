@@ -142,7 +142,6 @@ PROPOSAL = Propose(
     parties=["bank", "telco"],
     table="",
     run="",
-    seed=0,
     schemas="",
     version="0",
 )
@@ -160,7 +159,6 @@ proposals = st.builds(
     parties=st.sampled_from([["bank", "telco"], ["bank", "mill", "telco"], ["bank", "mill"], ["telco"] * 3]),
     table=st.sampled_from(["", "main", "../../telco", "\0"]),
     run=st.sampled_from(["", *JOBS]),
-    seed=st.just(0),
     schemas=st.sampled_from(["", "", "", "a" * 64]),
     version=st.just("0"),
 )

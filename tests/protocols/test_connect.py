@@ -38,6 +38,7 @@ from protocols.talk import Talk
 from protocols.training import Settings
 from protocols.wire.reconcile import verify
 from split import SplitClassifier
+from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
@@ -76,7 +77,9 @@ def bank(folder: Path) -> Iterator[Connected]:
 
 
 def test_over_the_network_is_the_run_in_one_process(bank: Connected, folder: Path) -> None:
-    here, there = model().fit(tables(), **FIT), model().fit(bank, **FIT)
+    here = model().fit(tables(), **FIT)
+    with known_seeds(1):
+        there = model().fit(bank, **FIT)
     pd.testing.assert_frame_equal(there.predict_proba(bank), here.predict_proba(tables()), check_exact=True)
     assert list(there.parts_) == ["bank"]  # nobody holds another's part
     sizes = [(e.scope, e.sequence, e.kind, e.nbytes) for e in there.ledger_]
@@ -91,7 +94,8 @@ def test_regression_too(bank: Connected) -> None:
         return VerticalNetRegressor(epochs=1, random_state=2)
 
     here, there = regression().fit(tables(), target="bank.a", id="id"), regression()
-    there.fit(bank, target="bank.a", id="id")
+    with known_seeds(2):
+        there.fit(bank, target="bank.a", id="id")
     pd.testing.assert_series_equal(there.predict(bank), here.predict(tables()), check_exact=True)
 
 
@@ -113,7 +117,8 @@ def test_row_partitions_too_and_the_caller_may_be_a_client(
         return SplitClassifier(cut=2 if method == "vanilla" else (2, 4), epochs=2, random_state=3)
 
     here, there = estimator().fit(rows(), target="y", id="id"), estimator()
-    there.fit(as_client, target="y", id="id")
+    with known_seeds(3):
+        there.fit(as_client, target="y", id="id")
     asked = rows()["north0"]
     pd.testing.assert_frame_equal(there.predict_proba(as_client), here.predict_proba(asked), check_exact=True)
     stores = [rows_folder / f"{party}-store" for party in ("server", "north0", "north1")]
@@ -128,7 +133,8 @@ def test_the_caller_may_be_the_server(tmp_path: Path) -> None:
         serving(tmp_path, "north0", "north1"),
         Federation.connect(tmp_path / "parties.toml", "server") as server,
     ):
-        there = FedClassifier(rounds=2, random_state=3).fit(server, target="y")
+        with known_seeds(3):
+            there = FedClassifier(rounds=2, random_state=3).fit(server, target="y")
         here = FedClassifier(rounds=2, random_state=3).fit(rows(), target="y", id="id")
         for ours, theirs in zip(here.model_.parameters(), there.model_.parameters(), strict=True):
             assert torch.equal(ours, theirs)

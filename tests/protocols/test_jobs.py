@@ -25,6 +25,7 @@ from protocols.errors import CancelledJobError, LineError, PartyError, ProtocolE
 from protocols.jobs import Kept, Record, Store
 from protocols.programs import program
 from tests.protocols.networked import CASES, POLICY, columns
+from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from tests.protocols.test_agent import PROPOSAL
 from tests.waiting import HANG, until
@@ -121,7 +122,7 @@ def test_two_callers_at_once_do_not_block_each_other(bank: Connected, mill: Conn
     def several(caller: Connected) -> list[Any]:
         return [fit(caller).predict_proba(caller).to_numpy().tolist() for _ in range(4)]
 
-    with ThreadPoolExecutor() as pool:
+    with known_seeds(), ThreadPoolExecutor() as pool:
         for found in [pool.submit(several, caller) for caller in (bank, mill)]:
             first, *others = found.result(HANG)
             assert all(other == first for other in others)

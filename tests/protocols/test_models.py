@@ -21,13 +21,41 @@ def wide(inputs: int, outputs: int, depth: int = 1) -> nn.Module:
     return nn.Sequential(*(nn.Linear(inputs, inputs) for _ in range(depth)), nn.Linear(inputs, outputs))
 
 
+def seeded(inputs: int, outputs: int, seed: int = 0) -> nn.Module:
+    return nn.Linear(inputs, outputs)
+
+
+class Projected(nn.Module):
+    """A layer behind a random projection, which is part of its state or not."""
+
+    def __init__(self, inputs: int, outputs: int, kept: bool) -> None:
+        super().__init__()
+        self.last, projection = nn.Linear(4, outputs), torch.randn(inputs, 4)
+        if kept:
+            self.register_buffer("projection", projection)
+        else:
+            self.projection = projection
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x @ self.projection)  # type: ignore[no-any-return]
+
+
+def kept(inputs: int, outputs: int) -> nn.Module:
+    return Projected(inputs, outputs, kept=True)
+
+
+def lost(inputs: int, outputs: int) -> nn.Module:
+    return Projected(inputs, outputs, kept=False)
+
+
 def no_module() -> str:
     return "a network"
 
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in ("tower", "wide", "no_module")]
+    names = ("tower", "wide", "no_module", "seeded", "kept", "lost")
+    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in names]
     shadow = EntryPoint("mlp", f"{__name__}:tower", models.GROUP)
     monkeypatch.setattr(
         models, "entry_points", lambda group: [*here, shadow] if group == models.GROUP else []
@@ -99,10 +127,10 @@ def test_lookup_by_name() -> None:
 @pytest.mark.usefixtures("registry")
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(
-        ConfigError, match=r"'towr' is not among .* mlp, no_module, tower, wide; did you mean 'tower'"
+        ConfigError, match=r"'towr' is not among .*mlp, no_module, seeded, tower, wide; did you mean 'tower'"
     ):
         model("towr", {})
-    with pytest.raises(ConfigError, match="registered, mlp, no_module, tower, wide$"):
+    with pytest.raises(ConfigError, match="registered, kept, lost, mlp, no_module, seeded, tower, wide$"):
         model("zzz", {})
     with pytest.raises(ConfigError, match=r"should build a torch.nn.Module, got str"):
         model("no_module", {})
@@ -126,6 +154,18 @@ def test_a_network_that_cannot_be_told_is_found_before_it_is_built() -> None:
         check_model("tower")
     with pytest.raises(ConfigError, match="model 'wode' is not among those registered"):
         check_model("wode")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_factory_draws_from_no_seed_but_the_partys_and_nothing_beside_its_weights() -> None:
+    """One that is told no seed takes its default, which everybody knows."""
+    with pytest.raises(ConfigError, match="model 'seeded' takes a seed; leave it out"):
+        check_model("seeded")
+    with pytest.raises(ConfigError, match="model 'lost' draws numbers that are not among its weights"):
+        network("lost", 5, 2, (), 1)
+    before = torch.get_rng_state()
+    built = network("kept", 5, 2, (), 1)
+    assert built.training and torch.equal(before, torch.get_rng_state())
 
 
 class Noise(nn.Module):

@@ -66,7 +66,9 @@ class _VerticalGradientBoosting(Vertical):
     predict_protocol: "levels" or "bitmask"; see `vfl.boosting.predict` for who learns what.
     warm_start: whether `fit` goes on from the last one, up to `n_estimators` rounds in all.
     duplicates, normalise, protocol, unmatched: as of `VerticalNetClassifier`.
-    random_state: seed of what is drawn and held out. Keys come from the operating system.
+    random_state: in one process, the seed of the rows and columns that are drawn, and of the rows held out,
+        which are the same again where `warm_start` goes on. Over a network it is not used: the label party
+        draws them from a seed of its own. Keys come from the operating system.
 
     Attributes
     ----------

@@ -15,6 +15,7 @@ import pandas as pd
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError, ProtocolError, marked
 from protocols.party import Coordinator
+from protocols.randomness import philox
 from protocols.tables import encode_labels, features, labels
 from vfl.align import Aligned, align_label
 from vfl.boosting.draw import drawn_columns, drawn_rows, held_out
@@ -51,7 +52,9 @@ async def label_party(
         y, loss, classes = _target(target.iloc[aligned.rows], plan, before)
         check_outputs(table.monotone, loss.outputs)
         w = np.ones(len(y)) if weights is None else weights[aligned.rows]
-        learning = ~held_out(me.rng("validation"), plan, len(y)) & (w > 0)
+        # Who goes on judges by rows that were not learnt from before.
+        validation = me.key("validation") if before is None else before[1].held_out
+        learning = ~held_out(philox(validation), plan, len(y)) & (w > 0)
         judging = ~learning & (w > 0)
         _check_rows(y, loss, classes, learning, judging, plan)
     done, state = me.resumed()
@@ -110,7 +113,8 @@ async def label_party(
     if plan.early_stopping:
         forest = forest.first(_best(scores, plan) * loss.outputs)
         splits = splits.first(forest.splits(me.name))
-    return Owned(bins, splits), Learnt(forest, baseline, loss, classes, np.array(scores)), aligned
+    learnt = Learnt(forest, baseline, loss, classes, np.array(scores), validation)
+    return Owned(bins, splits), learnt, aligned
 
 
 async def _set_up(

@@ -42,6 +42,7 @@ class Learnt:
     loss: Loss
     classes: Classes | None  # of classification
     scores: Array = field(repr=False)  # (rounds,) float64: loss of the rows held out; empty if none are
+    held_out: int = field(repr=False)  # the key of which rows those are, for who goes on from this model
 
     @property
     def rounds(self) -> int:

@@ -77,6 +77,7 @@ def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any]) -> P
         learnt = own.learnt
         about |= {"target": own.target, "classes": learnt.classes, "parties": list(learnt.forest.parties)}
         about |= {"loss": learnt.loss.name, "settings": dict(settings)}
+        about |= {"held_out": f"{learnt.held_out:x}"}
         arrays |= {"baseline": learnt.baseline, "scores": learnt.scores, **learnt.forest.arrays()}
     return Part(method, party, about, Arrays(arrays))
 
@@ -102,5 +103,5 @@ def own_of(part: Part) -> Own:
     classes = about["classes"]
     loss = Loss(about["loss"], len(classes) if about["loss"] == "softmax" else 0)
     forest = Forest.of(about["parties"], arrays)
-    learnt = Learnt(forest, arrays["baseline"], loss, classes, arrays["scores"])
+    learnt = Learnt(forest, arrays["baseline"], loss, classes, arrays["scores"], int(about["held_out"], 16))
     return Own(about["id"], owned, about["target"], learnt)

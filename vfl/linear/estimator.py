@@ -61,7 +61,9 @@ class _VerticalLinear(Vertical):
         loss has not improved for `n_iter_no_change` steps, and go back to the best.
     warm_start: whether `fit` starts from the coefficients of the last one.
     duplicates, normalise, protocol, unmatched: as of `VerticalNetClassifier`.
-    random_state: seed of batches and of the rows held out. Keys and masks come from the operating system.
+    random_state: in one process, the seed of batches and of the rows held out, which are the same again where
+        `warm_start` starts from the last fit. Over a network it is not used: the label party draws them from
+        a seed of its own. Keys and masks come from the operating system.
 
     Attributes
     ----------

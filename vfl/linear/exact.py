@@ -45,6 +45,7 @@ from protocols.errors import ConfigError, ProtocolError, marked
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Coordinator, Party
 from protocols.psi import choose
+from protocols.randomness import philox
 from protocols.tables import Scaler
 from vfl.align import Aligned, align_feature, align_label
 from vfl.linear import hidden, lbfgs, proximal, sgd
@@ -86,7 +87,9 @@ async def label_party(
     async with me.within("align") as at:
         aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
     with marked(me.name, "setup"):
-        held_out = _held_out(me, len(aligned.rows), plan)
+        # Who goes on judges by rows that were not learnt from before.
+        validation = me.key("validation") if start is None else start[1].held_out
+        held_out = _held_out(validation, len(aligned.rows), plan)
         me.guard.group(smallest_batch(len(aligned.rows) - len(held_out), plan))
         known = answers(target, aligned.rows, held_out, plan)
         x, hidden_too = table.x[aligned.rows], plan.security == "hidden"
@@ -111,6 +114,7 @@ async def label_party(
         steps=solved.steps,
         converged=solved.converged,
         losses=solved.losses,
+        held_out=validation,
     )
     return fitted, head, aligned
 
@@ -226,10 +230,10 @@ def _chunks(rows: Array) -> Iterator[Array]:
         yield rows[begin : begin + CHUNK]
 
 
-def _held_out(me: Party, rows: int, plan: Plan) -> Array:
+def _held_out(key: int, rows: int, plan: Plan) -> Array:
     """Which common rows are for validation, ascending."""
     count = held_out_count(rows, plan)
-    return np.sort(me.rng("validation").permutation(rows)[:count]) if count else np.zeros(0, np.int64)
+    return np.sort(philox(key).permutation(rows)[:count]) if count else np.zeros(0, np.int64)
 
 
 def _checked(said: LinearStart, rows: int, plan: Plan) -> Array:

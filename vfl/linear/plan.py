@@ -90,6 +90,7 @@ class Head:
     steps: int  # iterations or epochs
     converged: bool
     losses: list[float]  # the objective before each step and, where it is known, after the last
+    held_out: int = field(repr=False)  # the key of which rows were, for who starts from this model
 
 
 def standardised(scaler: Scaler, x: Array) -> Array:
@@ -213,7 +214,8 @@ def _one_hot(values: pd.Series, training: int) -> tuple[Array, Classes]:
     if missing:
         raise DataError(
             f"{len(missing)} of {len(classes)} classes are only among the {len(values) - training} rows held "
-            "out for validation; lower validation_fraction, take another random_state, or bring more rows"
+            "out for validation; lower validation_fraction, take another random_state (over a network, fit "
+            "again), or bring more rows"
         )
     check_classes(classes)
     codes = encode_labels(values, classes)

@@ -59,7 +59,7 @@ def part_of(method: str, party: str, own: Own, settings: Mapping[str, Any]) -> P
         head = own.head
         told = {name: [*v] if isinstance(v, tuple | list) else v for name, v in settings.items()}
         about |= {"target": own.target, "classes": head.classes, "settings": told}
-        about |= {"steps": head.steps, "converged": head.converged}
+        about |= {"steps": head.steps, "converged": head.converged, "held_out": f"{head.held_out:x}"}
         arrays |= {"intercept": head.intercept, "losses": np.array(head.losses, np.float64)}
         arrays |= scaler_arrays("target", head.scaler)
     return Part(method, party, about, Arrays(arrays))
@@ -82,5 +82,6 @@ def own_of(part: Part) -> Own:
         steps=about["steps"],
         converged=about["converged"],
         losses=arrays["losses"].tolist(),
+        held_out=int(about["held_out"], 16),
     )
     return Own(about["id"], columns, fitted, *parties, about["target"], head)

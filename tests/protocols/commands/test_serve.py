@@ -37,7 +37,6 @@ def asked(store: Store, **changes: Any) -> None:
         parties=("bank", "telco"),
         table="",
         run="",
-        seed=0,
         state="proposed",
         created=NOW,
         updated=NOW,

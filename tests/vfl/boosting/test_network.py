@@ -15,6 +15,7 @@ from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.wire.transport import Network
 from tests.protocols.networked import columns
+from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from tests.vfl.boosting.test_estimator import classifier, tables
 from vfl import VerticalGradientBoostingClassifier
@@ -45,7 +46,8 @@ def test_going_on_over_the_network_is_going_on(folder: Path) -> None:
     data = two()
     how: dict[str, Any] = {"subsample": 0.8, "min_samples_split": 20}  # no sums of fewer than min_group rows
     here = classifier(n_estimators=4, **how).fit(data, **FIT)
-    with serving(folder, "telco"), Connected(folder / "parties.toml", "bank", data["bank"]) as all_:
+    bank = Connected(folder / "parties.toml", "bank", data["bank"])
+    with serving(folder, "telco"), known_seeds(0), bank as all_:
         model = classifier(n_estimators=2, warm_start=True, **how).fit(all_, **FIT)
         model.set_params(n_estimators=4).fit(all_, **FIT)
         assert model.parts_.keys() == {"bank"} and model.n_iter_ == 4
