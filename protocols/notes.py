@@ -21,10 +21,11 @@ KEPT = timedelta(days=7)  # that a caller has, after a job was cut off, to come 
 
 
 class Notes:
-    """The store and the ledger of `party`, open until `close`. Errors of `Ledger.open`."""
+    """The store and the ledger of `party`, open until `close`. Errors of `Store.secure` and `Ledger.open`."""
 
     def __init__(self, store: Store, party: str) -> None:
         self.store, self._party = store, party
+        store.secure()
         self.ledger = Ledger.open(store.ledger, party)
         self._unsaid: list[tuple[Record, State, str]] = []
 

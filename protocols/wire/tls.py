@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from protocols import private
 from protocols.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
@@ -51,9 +52,12 @@ class Credentials:
     def read(self, party: str) -> Material:
         """The files as they are now. ConfigError, naming the file, for what no peer would accept."""
         try:
-            found = Material(*(Path(p).read_bytes() for p in (self.authority, self.certificate, self.key)))
+            authority, certificate = (Path(p).read_bytes() for p in (self.authority, self.certificate))
+            found = Material(authority, certificate, private.read_key(Path(self.key)))
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}").at(party, "certificates") from None
+        except ConfigError as error:
+            raise error.at(party, "certificates") from None
         reason = self._fault(found, party)
         if reason:
             raise ConfigError(reason).at(party, "certificates")
@@ -74,7 +78,10 @@ class Credentials:
         if mine != certified:
             return f"{self.key} is not the key of {self.certificate}"
         if party not in names(certificate):
-            return f"{self.certificate} is for {', '.join(names(certificate)) or 'nobody'}, not for {party}"
+            said = ", ".join(names(certificate)) or "nobody"
+            return (
+                f"{self.certificate} is for {said}, not for {party}, by the DNS names in its subjectAltName"
+            )
         now = datetime.now(UTC)
         first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if not first <= now <= last:
@@ -89,13 +96,12 @@ class Credentials:
 
 
 def names(certificate: x509.Certificate) -> list[str]:
-    """The DNS names of a certificate; its common name where it has no subjectAltName."""
+    """Who its owner may be: the DNS names in its subjectAltName, and nothing else that it says."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        return list(extension.value.get_values_for_type(x509.DNSName))
-    except x509.ExtensionNotFound:
-        common = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        return [str(name.value) for name in common]
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return []
+    return list(extension.value.get_values_for_type(x509.DNSName))
 
 
 def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
