@@ -8,7 +8,11 @@ files are read again at each handshake, so that a renewed certificate needs no r
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +31,7 @@ from protocols import private
 from protocols.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_RENEWED = 0.1  # seconds until a server looks at its files again
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
@@ -143,20 +148,44 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def server_credentials(credentials: Credentials, party: str) -> grpc.ServerCredentials:
-    """Mutual TLS for a server. Renewed files serve the next handshake; faulty ones leave the last good."""
-    served = credentials.read(party)
+def last_good(credentials: Credentials, party: str) -> Callable[[], Material]:
+    """What gives the files as they are now, or as they last were without a fault. Errors as of `read`.
+
+    They are looked at now and then, and read when they have changed: gRPC asks at each connection, before a
+    byte has come, so whatever is done there can be had from us by the thousand.
+    """
+    marks: list[tuple[int, int, int]] = []
+    good, looked = credentials.read(party), time.monotonic()
+
+    def read() -> Material:
+        nonlocal marks, good, looked
+        now = time.monotonic()
+        if now - looked > _RENEWED:
+            looked = now
+            with suppress(ConfigError, OSError):
+                found = _marks(credentials)
+                if found != marks:
+                    good = credentials.read(party)
+                    marks = found
+        return good
+
+    return read
+
+
+def _marks(credentials: Credentials) -> list[tuple[int, int, int]]:
+    """What changes when a file is written, or another takes its name."""
+    found = (os.stat(path) for path in (credentials.authority, credentials.certificate, credentials.key))
+    return [(status.st_ino, status.st_mtime_ns, status.st_size) for status in found]
+
+
+def server_credentials(read: Callable[[], Material]) -> grpc.ServerCredentials:
+    """Mutual TLS for a server. What `read` gives then serves the next handshake."""
+    served = read()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal served
-        try:
-            found = credentials.read(party)
-        except ConfigError:
-            return None
-        if found == served:
-            return None
-        served = found
-        return _configuration(found)
+        before, served = served, read()
+        return None if served == before else _configuration(served)
 
     return grpc.dynamic_ssl_server_credentials(_configuration(served), renewed, True)
 
