@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cryptography import x509
@@ -94,21 +94,25 @@ def telco(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telco]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     raise_limit()  # each connection of an attack is a file here, too
     folder = tmp_path_factory.mktemp("strangers")
-    book = lay_out(folder, dict.fromkeys(("bank", "mill", "post", "telco", "zoo")))
+    book = lay_out(folder, dict.fromkeys(("bank", "mill", "post", "telco")))
     new_party(folder / "other", folder, "watcher")
     lost = new_party(folder / "lost", folder, "mill")
     text = book.read_text()
     assert "revoked = []" in text
     book.write_text(text.replace("revoked = []", f'revoked = ["{fingerprint(lost.certificate)}"]'))
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (FILES // 4, FILES))
-    process = Process(folder / "telco.toml", preexec_fn=limit)
+    telco = start(folder, preexec_fn=limit)
     try:
-        _, parties = read_config(folder / "telco.toml")
-        yield Telco(folder, process, str(parties.book["telco"]))
-        process.stop()
+        yield telco
+        telco.process.stop()
     finally:
-        process.kill()
+        telco.process.kill()
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def start(folder: Path, **how: Any) -> Telco:
+    _, parties = read_config(folder / "telco.toml")
+    return Telco(folder, Process(folder / "telco.toml", **how), str(parties.book["telco"]))
 
 
 @contextmanager
@@ -230,20 +234,23 @@ def test_an_attack_does_not_fill_the_log(telco: Telco) -> None:
 
 
 def test_a_certificate_that_has_a_name_as_a_uri_is_neither_let_in_nor_dialled_by_that_name(
-    telco: Telco,
+    tmp_path: Path,
 ) -> None:
+    lay_out(tmp_path, dict.fromkeys(("bank", "telco", "zoo")))
+    telco, (bank, zoo) = start(tmp_path), (impostor(tmp_path, name) for name in ("bank", "zoo"))
+
     async def talk() -> None:
-        bank, zoo = (impostor(telco.folder, name) for name in ("bank", "zoo"))
-        said = [hello(party="bank", peer="telco")]
-        status, reason = await rogue(telco.address, said, bank, named="telco")
-        assert status == "PERMISSION_DENIED" and "is for 'nobody', by the DNS names" in reason
-        _, parties = read_config(telco.folder / "zoo.toml")
-        book = {name: parties.book[name] for name in ("telco", "zoo")}
+        book = read_config(tmp_path / "zoo.toml")[1].book
         changes: list[Change] = []
         async with (
             connected(telco, "bank"),
-            Grpc("zoo", book, unchecked(zoo), on_change=changes.append) as dialled,
+            Grpc(
+                "zoo", {"telco": book["telco"], "zoo": book["zoo"]}, unchecked(zoo), on_change=changes.append
+            ) as dialled,
         ):
+            said = [hello(party="bank", peer="telco")]
+            status, reason = await rogue(telco.address, said, bank, named="telco")
+            assert status == "PERMISSION_DENIED" and "is for 'nobody', by the DNS names" in reason
             async with asyncio.timeout(20):
                 while not any(change.state == "refused" for change in changes):
                     await asyncio.sleep(0.05)
@@ -251,7 +258,10 @@ def test_a_certificate_that_has_a_name_as_a_uri_is_neither_let_in_nor_dialled_by
             assert "telco refuses: PERMISSION_DENIED: zoo does not prove that it holds a certif" in refused
             assert not dialled.connected("telco")
 
-    asyncio.run(talk())
+    try:
+        asyncio.run(talk())
+    finally:
+        telco.process.kill()
 
 
 def impostor(folder: Path, name: str) -> Credentials:
