@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from protocols import private
 from protocols.errors import ConfigError
 from protocols.wire.tls import Credentials, network_name
 
@@ -80,9 +81,11 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     path = Path(folder) / f"{AUTHORITY}.pem"
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        key = load_pem_private_key(path.with_suffix(".key").read_bytes(), None)
+        key = load_pem_private_key(private.read_key(path.with_suffix(".key")), None)
     except FileNotFoundError as error:
         raise ConfigError(f"no authority: {error.filename} does not exist; make one first") from None
+    except ConfigError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"the authority in {folder} cannot be read: {type(error).__name__}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -149,7 +152,7 @@ def put(path: Path, content: bytes, mode: int) -> None:
     the disk refuses."""
     new = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private.make(path.parent)
         new.unlink(missing_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from protocols import private
 from protocols.errors import ConfigError, DataError
 from protocols.past import ALIGNMENT, PRINT, SIZE
 from protocols.past import History as History
@@ -170,7 +171,7 @@ def _key(store: Path) -> bytes:
 
 def _write(place: Path, content: bytes) -> None:
     """Write beside `place`, flush, rename, and make the name durable (Windows does that by itself)."""
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make(place.parent)
     temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:

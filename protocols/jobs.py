@@ -48,6 +48,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from protocols import private
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
 from protocols.logs import log
@@ -263,6 +264,9 @@ class Record(BaseModel):
         )
 
 
+# What is kept in a store, whoever keeps it there.
+HOLDS: tuple[str, ...] = ("jobs", "approve", "cancel", "checkpoints", "parts", "scratch", "_history")
+HOLDS += ("unbalanced", "unbalanced-lock", "ledger.jsonl", "status.json")
 REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run"}
 
 
@@ -275,6 +279,10 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+
+    def secure(self) -> None:
+        """Close what is there to all others. ConfigError for what cannot be closed."""
+        private.secure(self.folder, HOLDS)
 
     @property
     def parts(self) -> Path:
@@ -387,7 +395,10 @@ class Store:
 
 
 class Kept:
-    """A job's checkpoints on disk: its seed, the common rows, and the last two steps; parties may be one apart."""
+    """A job's checkpoints on disk: its seed, the common rows, and the last two steps.
+
+    Two, since parties may be one step apart.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._done, self._aligned = folder, 0, False
@@ -526,7 +537,7 @@ def unfinished(path: Path) -> Path:
 def write_whole(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
     """Whole or not at all, readable by the owner only."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.make(path.parent)
         new = unfinished(path)
         try:
             with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

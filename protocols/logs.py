@@ -43,6 +43,9 @@ EVENTS = frozenset(
         "peer not reached",
         "line refused",
         "stream refused",
+        "connections ended",
+        "out of descriptors",
+        "descriptors again",
         "certificates renewed",
         "table read",
         "table not read",
@@ -92,7 +95,9 @@ FIELDS: dict[str, Callable[[object], bool]] = {
     "scope": _matching(r"[A-Za-z0-9 ._/-]{0,512}"),
     "address": _matching(r"[A-Za-z0-9.:\[\]_-]{1,270}"),
     "version": _matching(r"[A-Za-z0-9.+-]{1,64}"),
-    **dict.fromkeys(("rows", "epoch", "round", "bytes", "messages", "seconds", "jobs", "port"), _number),
+    **dict.fromkeys(
+        ("rows", "epoch", "round", "bytes", "messages", "connections", "seconds", "jobs", "port"), _number
+    ),
 }
 _OURS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

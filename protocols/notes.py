@@ -23,7 +23,7 @@ PROPOSALS = 20  # of one caller that ended before they ran, of which the records
 
 
 class Notes:
-    """The store and the ledger of `party`, open until `close`. Errors of `Ledger.open`.
+    """The store and the ledger of `party`, open until `close`. Errors of `Store.secure` and `Ledger.open`.
 
     What a peer proposes is in the ledger from the moment when it begins, and before that in the store alone,
     which keeps little of what never ran: a peer may propose as much as it likes.
@@ -31,6 +31,7 @@ class Notes:
 
     def __init__(self, store: Store, party: str) -> None:
         self.store, self._party = store, party
+        store.secure()
         self.ledger = Ledger.open(store.ledger, party)
         self._unsaid: list[tuple[Record, State, str]] = []
         self._idle: defaultdict[str, deque[str]] = defaultdict(deque)  # jobs of a caller that never ran

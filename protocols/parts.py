@@ -30,6 +30,7 @@ import safetensors
 import safetensors.numpy
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
 
+from protocols import private
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
 
@@ -91,7 +92,7 @@ def save_part(store: Path, run: str, part: Part) -> Path:
         return _same(place, run, manifest)
     temporary = store / f".part-{secrets.token_hex(8)}"
     with _disk(f"{part.party}: run {run!r} was not saved"):
-        store.mkdir(parents=True, exist_ok=True)
+        private.make(store)
         try:
             temporary.mkdir(mode=0o700)
             _write(temporary / WEIGHTS, weights)
@@ -257,7 +258,7 @@ def _fields(error: ValidationError) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
+    with open(path, "xb", opener=private.opener) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

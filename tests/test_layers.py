@@ -17,6 +17,7 @@ LEVELS = {
     "protocols.costs": 1,
     "protocols.flops": 1,
     "protocols.logs": 1,
+    "protocols.private": 1,
     "protocols.randomness": 0,
     "protocols.hazmat": 2,
     "protocols.wire": 2,

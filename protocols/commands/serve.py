@@ -37,7 +37,9 @@ def serve(config: Annotated[Path, typer.Argument(help="The party's own file, as 
         from protocols.config import read_config
         from protocols.logs import structured
         from protocols.programs import import_all
+        from protocols.wire.door import raise_limit
 
+        raise_limit()
         found, book = read_config(config)
         torch.set_num_threads(1)  # the same bits at every party, and the machine is shared
         import_all()

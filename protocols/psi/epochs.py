@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from protocols import private
 from protocols.arrays import Array
 from protocols.errors import DataError
 from protocols.jobs import unfinished, write_whole
@@ -172,8 +173,7 @@ def _places(store: Path, peer: str) -> dict[str, Path]:
 def _turn(store: Path) -> Iterator[None]:
     """While it lasts, no other process writes here. Of what it makes, only the lock is beside the folder."""
     try:
-        store.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (store / FOLDER).mkdir(exist_ok=True, mode=0o700)
+        private.make(store / FOLDER)
         handle = os.open(store / f"{FOLDER}-lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise DataError(f"{store / FOLDER} cannot be written: {error.strerror or error}") from None

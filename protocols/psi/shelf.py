@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from protocols import private
 from protocols.errors import DataError
 
 CHUNK = 1 << 17  # rows that are put in at a time: few enough to be held, enough for long pieces in a file
@@ -31,7 +32,7 @@ class Shelf:
         self.count, self.schema = count, schema
         with _disk(above or Path(tempfile.gettempdir())):
             if above is not None:
-                above.mkdir(mode=0o700, parents=True, exist_ok=True)
+                private.make(above)
             self.folder = Path(tempfile.mkdtemp(prefix=".shelf-", dir=above))  # mode 0700
         self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
@@ -79,7 +80,7 @@ class Shelf:
         # One stream after another: a file that stays open for each drawer would be too many open files.
         with (
             _disk(self.folder),
-            self._path(drawer).open("ab") as file,
+            open(self._path(drawer), "ab", opener=private.opener) as file,
             pa.ipc.new_stream(file, self.schema) as stream,
         ):
             stream.write_batch(rows)

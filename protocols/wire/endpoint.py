@@ -1,9 +1,9 @@
 """Where streams begin: the server that a party answers on, and the channels that it dials with.
 
-Everything here runs on the network's event loop. A stream is admitted if its certificate carries the name
-that its Hello claims and is not revoked, the name is in the book, and it is the one of the two that dials.
-The same server tells whoever has a certificate from the authority, by gRPC's standard health service, whether
-the party is serving.
+Everything here runs on the network's event loop. A stream is heard if its certificate has a DNS name that is
+in the book, and is not revoked; and admitted if its Hello claims that name, and it is the one of the two that
+dials. The same server tells whoever has a certificate from the authority, by gRPC's standard health service,
+whether the party is serving. `door.py` bounds the connections.
 """
 
 from __future__ import annotations
@@ -11,24 +11,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
-from ssl import PEM_cert_to_DER_cert
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import grpc
 import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health_pb2
 
 from protocols.errors import ConfigError
+from protocols.wire.door import Door, room
 from protocols.wire.frames import LARGEST_FRAME, Limits, RefusedError, parse_hello
-from protocols.wire.link import METHOD, Dialled, Link
+from protocols.wire.link import METHOD, Dialled, Link, quietly
 from protocols.wire.parties_pb2 import Hello
 from protocols.wire.proof import CHALLENGE, check_proof, prove, refuse_revoked
-from protocols.wire.tls import Credentials, channel_credentials, is_loopback, server_credentials
+from protocols.wire.tls import (
+    Credentials,
+    Material,
+    channel_credentials,
+    is_loopback,
+    last_good,
+    names,
+    server_credentials,
+)
 
 _log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 _SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
+_STREAMS = 2  # of one name at a time: the one that is, and one that takes its place
+_LINES = 20  # about refusals in the log, in a minute
 
 
 class Server:
@@ -44,22 +58,20 @@ class Server:
         serving: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.limits = name, limits
-        self._credentials, self._links, self._revoked = credentials, links, revoked
+        self._read = None if credentials is None else last_good(credentials, name)
+        self._links, self._revoked = links, revoked
         self._serving = serving
+        self._most = room()
+        self._door = Door(name, self._most, limits.handshake)
+        self._streams: Counter[frozenset[str]] = Counter()
+        self._refused: deque[float] = deque(maxlen=_LINES)  # when the log last said so
 
     async def start(self, address: str) -> str:
         """Serve on `address`; the same with the port that was chosen for 0. ConfigError if it is taken."""
-        options = [
-            *channel_options(self.limits),
-            ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
-            ("grpc.max_concurrent_streams", 4),
-            ("grpc.http2.min_ping_interval_without_data_ms", int(500 * min(1.0, self.limits.keepalive))),
-        ]
-        self._server = grpc.aio.server(
-            options=options, maximum_concurrent_rpcs=4 * max(len(self._links), 1) + 16
-        )
+        options = [*channel_options(self.limits), *_bounds(self.limits, self._most)]
+        self._server = grpc.aio.server(options=options)
         line = {_METHOD: grpc.stream_stream_rpc_method_handler(self._answer)}
-        # No Watch: each would hold a place among the concurrent calls for as long as it likes.
+        # No Watch: each would hold a stream for as long as it likes.
         health = {
             "Check": grpc.unary_unary_rpc_method_handler(
                 self._check_health,
@@ -72,56 +84,98 @@ class Server:
             tuple(grpc.method_handlers_generic_handler(service, methods) for service, methods in handlers)
         )
         try:
-            if self._credentials is None:
+            if self._read is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, server_credentials(self._credentials, self.name))
+                port = self._server.add_secure_port(address, server_credentials(self._asked))
         except RuntimeError:
             raise ConfigError(
                 f"{self.name} cannot serve on {address}: is the port in use, and the address this machine's?"
             ) from None
         await self._server.start()
+        self._watch = asyncio.create_task(self._door.keep(port))
         return f"{address.rpartition(':')[0]}:{port}"
+
+    def _asked(self) -> Material:
+        """Our certificate and key. gRPC asks for them at each connection."""
+        assert self._read is not None
+        self._door.knock()
+        return self._read()
 
     async def stop(self) -> None:
         """End the streams that are left."""
+        await quietly(self._watch)
         await self._server.stop(0.5)
 
     async def _check_health(self, request: Any, context: Any) -> Any:
         if request.service not in ("", _SERVICE):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"services are '' and {_SERVICE}")
-        status = health_pb2.HealthCheckResponse
-        return status(status=status.SERVING if self._serving() else status.NOT_SERVING)
+        status, serves = health_pb2.HealthCheckResponse, self._serving() and not self._door.exhausted
+        return status(status=status.SERVING if serves else status.NOT_SERVING)
 
     async def _answer(self, _: object, context: Any) -> None:
-        """One stream that a peer has opened."""
+        """One stream that somebody has opened."""
+        try:
+            try:
+                owner = self._look_at(context)
+            except RefusedError:
+                self._door.dismiss(context.peer())
+                raise
+            with self._place(owner.peers), self._door.carrying(context.peer()):
+                await self._hear(owner, context)
+        except RefusedError as error:
+            self._log(error, context.peer())
+            await context.abort(grpc.StatusCode[error.status], str(error))
 
+    def _look_at(self, context: Any) -> _Owner:
+        """Whoever opened this stream, if it may be a peer of ours, by its certificate alone."""
+        if self._read is None:
+            return _Owner(tuple(self._links), frozenset(self._links), b"")
+        owner = _certified(context.auth_context(), self._links, self.name)
+        for peer in owner.peers:
+            try:
+                refuse_revoked(owner.certificate, peer, self._revoked, self.name)
+            except RefusedError as error:
+                self._links[peer].cause = str(error)  # for those who wait for it
+                raise
+        return owner
+
+    @contextmanager
+    def _place(self, peers: frozenset[str]) -> Iterator[None]:
+        """One of the streams that these names may have open, until it ends."""
+        if self._streams[peers] >= _STREAMS * len(peers):
+            raise RefusedError(
+                "UNAVAILABLE", f"{_listed(sorted(peers))} has {self._streams[peers]} streams open already"
+            )
+        self._streams[peers] += 1
+        try:
+            yield
+        finally:
+            self._streams[peers] -= 1
+
+    async def _hear(self, owner: _Owner, context: Any) -> None:
         async def read() -> bytes | None:
             raw = await context.read()
             return None if raw is grpc.aio.EOF else bytes(raw)
 
         try:
-            try:
-                async with asyncio.timeout(self.limits.handshake):
-                    raw = await read()
-            except TimeoutError:
-                raise RefusedError("DEADLINE_EXCEEDED", "no Hello came") from None
-            if raw is not None:
-                hello = parse_hello(raw)
-                link, shows = self._admit(hello, context)
-                await link.answer(hello, read, context.write, shows)
-        except RefusedError as error:
-            extra = {"party": self.name, "address": unquote(context.peer())}
-            _log.warning("stream refused", extra=extra, exc_info=error)
-            await context.abort(grpc.StatusCode[error.status], str(error))
+            async with asyncio.timeout(self.limits.handshake):
+                raw = await read()
+        except TimeoutError:
+            raise RefusedError("DEADLINE_EXCEEDED", "no Hello came") from None
+        if raw is not None:
+            hello = parse_hello(raw)
+            link, shows = self._admit(hello, owner)
+            await link.answer(hello, read, context.write, shows)
 
-    def _admit(self, hello: Hello, context: Any) -> tuple[Link, dict[str, Any]]:
+    def _admit(self, hello: Hello, owner: _Owner) -> tuple[Link, dict[str, Any]]:
         """The link of whoever opened this stream, if it is who it says and is the one to dial; and the proof
         that it asks for."""
         said, shows = ascii(hello.party[:63]), dict[str, Any]()
-        certificate = b""
-        if self._credentials is not None:
-            certificate = _certified(context.auth_context(), hello.party)
+        if hello.party not in owner.names:
+            raise RefusedError(
+                "PERMISSION_DENIED", f"the certificate is for {_listed(owner.names)}, the Hello says {said}"
+            )
         link = self._links.get(hello.party)
         if link is None:
             raise RefusedError("PERMISSION_DENIED", f"{said} is not in the book of {self.name}")
@@ -129,30 +183,66 @@ class Server:
             raise RefusedError(
                 "FAILED_PRECONDITION", f"{self.name} dials {said}, not the other way; compare the books"
             )
-        if certificate:
-            try:
-                refuse_revoked(certificate, link.line.peer, self._revoked, self.name)
-            except RefusedError as error:
-                link.cause = str(error)  # for those who wait for it
-                raise
-        if self._credentials is not None and len(hello.challenge) == CHALLENGE:
-            shows = prove(self._credentials.read(self.name), hello, link.line.session, certificate)
+        if self._read is not None and len(hello.challenge) == CHALLENGE:
+            shows = prove(self._read(), hello, link.line.session, owner.certificate)
         return link, shows
 
+    def _log(self, error: RefusedError, peer: str) -> None:
+        """Take down a refusal, but not as many as a stranger can cause."""
+        now = asyncio.get_running_loop().time()
+        if len(self._refused) < _LINES or now - self._refused[0] > 60.0:
+            self._refused.append(now)
+            extra = {"party": self.name, "address": unquote(peer)}
+            _log.warning("stream refused", extra=extra, exc_info=error)
 
-def _certified(known: Mapping[str, list[bytes]], claimed: str) -> bytes:
-    """A peer's certificate, DER, which must carry the name that it claims."""
-    found = known.get("x509_subject_alternative_name") or known.get("x509_common_name") or []
-    certified = [name.decode("utf-8", "replace") for name in found]
-    certificate = known.get("x509_pem_cert")
-    if not certified or not certificate:
+
+class _Owner(NamedTuple):
+    """Who shows a certificate. peers: of its names, those in the book."""
+
+    names: tuple[str, ...]
+    peers: frozenset[str]
+    certificate: bytes  # DER
+
+
+def _certified(known: Mapping[str, list[bytes]], links: Mapping[str, Link], me: str) -> _Owner:
+    """Whom a certificate names, of which one at least must be a peer."""
+    shown = known.get("x509_pem_cert")
+    if not shown:
         raise RefusedError("UNAUTHENTICATED", "no certificate came")
-    if claimed not in certified:
+    try:
+        found = x509.load_pem_x509_certificate(shown[0])
+    except ValueError:
+        raise RefusedError("PERMISSION_DENIED", "the certificate cannot be read") from None
+    certified = tuple(names(found))
+    peers = frozenset(certified).intersection(links)
+    if not peers:
         raise RefusedError(
             "PERMISSION_DENIED",
-            f"the certificate is for {', '.join(certified)[:200]!a}, the Hello says {claimed[:63]!a}",
+            f"the certificate is for {_listed(certified)}, by the DNS names in its subjectAltName: nobody in "
+            f"the book of {me}",
         )
-    return PEM_cert_to_DER_cert(certificate[0].decode("ascii"))
+    return _Owner(certified, peers, found.public_bytes(Encoding.DER))
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names that somebody else chose, bounded and quoted."""
+    return ascii(", ".join(names)[:200] or "nobody")
+
+
+def _bounds(limits: Limits, most: int) -> list[tuple[str, Any]]:
+    """What strangers can take of a server that answers `most` connections."""
+    handshake, streams = int(limits.handshake * 1000), _STREAMS * most
+    return [
+        ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
+        ("grpc.max_allowed_incoming_connections", most),
+        ("grpc.server_handshake_timeout_ms", handshake),
+        ("grpc.max_connection_idle_ms", handshake),
+        ("grpc.max_concurrent_streams", _STREAMS),  # of one connection
+        # Each is looked at and refused at once. If the core refused some before, it might be an honest one.
+        ("grpc.server.max_pending_requests", streams),
+        ("grpc.server.max_pending_requests_hard_limit", streams),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(500 * min(1.0, limits.keepalive))),
+    ]
 
 
 def dial(
@@ -170,8 +260,6 @@ def dial(
     options.append(("grpc.ssl_target_name_override", link.line.peer))
     found = credentials.read(name)
     channel = grpc.aio.secure_channel(address, channel_credentials(found), options)
-    if not revoked:
-        return Dialled(channel)
     asked = Hello(party=name, challenge=secrets.token_bytes(CHALLENGE), session=link.line.session)
     return Dialled(
         channel,

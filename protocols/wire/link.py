@@ -264,9 +264,12 @@ class Link:
         self._free.clear()
         try:
             self._greet(hello)
-            await write(self.line.hello(**shows))
+            async with asyncio.timeout(self.limits.handshake):
+                await write(self.line.hello(**shows))
             await self._converse(read, write, None)
             self.cause = "the stream ended"
+        except TimeoutError:
+            raise RefusedError("UNAVAILABLE", f"{self.line.peer} does not read") from None
         except RefusedError as error:
             if error.status not in ("ABORTED", "UNAVAILABLE"):
                 self.refuse(error)

@@ -1,10 +1,11 @@
-"""Which certificate a peer holds, so that a revoked one is refused at both ends.
+"""Which certificate a dialled party holds: its name is read as ours is there, and a revoked one is refused.
 
-gRPC shows a server its client's certificate, but not the other way round. A dialler whose book revokes
-certificates therefore asks the party it dials to sign, with the key of the certificate it holds now, a
-challenge, both sessions and the dialler's own certificate. Who has stolen a revoked key and stands in between
-cannot answer: it holds no other key of that name, and the party itself signs for the certificate of whoever
-dials it, which is not the one that was asked about.
+gRPC shows a server its client's certificate, but not the other way round, and to the client a name may stand
+in the server's as a URI, an e-mail address or the common name. A dialler therefore asks the party it dials to
+sign, with the key of the certificate it holds now, a challenge, both sessions and the dialler's own
+certificate. Whoever stands in between, with a stolen key that was revoked or a certificate that has the name
+in another place, cannot answer: it holds no key for that DNS name, and the party itself signs for the
+certificate of whoever dials it, which is not the one that was asked about.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from cryptography.x509.verification import PolicyBuilder, Store
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store
 
 from protocols.errors import ConfigError
 from protocols.wire.frames import RefusedError
@@ -111,8 +113,28 @@ def _said(challenge: bytes, dialler: bytes, dialled: bytes, certificate: bytes) 
 
 
 def _verify(held: Sequence[x509.Certificate], material: Material) -> None:
-    store = Store(x509.load_pem_x509_certificates(material.authority))
-    PolicyBuilder().store(store).build_client_verifier().verify(held[0], list(held[1:]))
+    """An error where TLS would refuse the chain: for its signatures, its dates, who may certify and for what.
+
+    What browsers ask for besides, an authority that was made with openssl lacks.
+    """
+    any_, optional = ExtensionPolicy.permit_all(), Criticality.AGNOSTIC
+    issuers = any_.require_present(x509.BasicConstraints, optional, None)  # the library reads it itself
+    issuers = issuers.may_be_present(x509.KeyUsage, optional, _certifies)
+    owners = any_.require_present(x509.SubjectAlternativeName, optional, None)
+    owners = owners.may_be_present(x509.ExtendedKeyUsage, optional, _serves)
+    policy = PolicyBuilder().extension_policies(ca_policy=issuers, ee_policy=owners)
+    policy = policy.store(Store(x509.load_pem_x509_certificates(material.authority)))
+    policy.build_client_verifier().verify(held[0], list(held[1:]))
+
+
+def _certifies(policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError
+
+
+def _serves(policy: Policy, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None) -> None:
+    if usage is not None and ExtendedKeyUsageOID.SERVER_AUTH not in usage:
+        raise ValueError
 
 
 def _check_signature(certificate: x509.Certificate, proof: bytes, said: bytes) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from protocols import private
 from protocols.errors import ConfigError, DataError, VflError
 from protocols.wire.message import Message
 from protocols.wire.record_rows import (
@@ -91,7 +92,7 @@ class Record:
         """
         place = Path(path)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            private.make(place.parent)
             handle = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         except OSError as error:
             raise _refused(place, party, error) from error

@@ -8,7 +8,11 @@ files are read again at each handshake, so that a renewed certificate needs no r
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +27,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from protocols import private
 from protocols.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_RENEWED = 0.1  # seconds until a server looks at its files again
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
@@ -51,9 +57,12 @@ class Credentials:
     def read(self, party: str) -> Material:
         """The files as they are now. ConfigError, naming the file, for what no peer would accept."""
         try:
-            found = Material(*(Path(p).read_bytes() for p in (self.authority, self.certificate, self.key)))
+            authority, certificate = (Path(p).read_bytes() for p in (self.authority, self.certificate))
+            found = Material(authority, certificate, private.read_key(Path(self.key)))
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}").at(party, "certificates") from None
+        except ConfigError as error:
+            raise error.at(party, "certificates") from None
         reason = self._fault(found, party)
         if reason:
             raise ConfigError(reason).at(party, "certificates")
@@ -74,7 +83,10 @@ class Credentials:
         if mine != certified:
             return f"{self.key} is not the key of {self.certificate}"
         if party not in names(certificate):
-            return f"{self.certificate} is for {', '.join(names(certificate)) or 'nobody'}, not for {party}"
+            said = ", ".join(names(certificate)) or "nobody"
+            return (
+                f"{self.certificate} is for {said}, not for {party}, by the DNS names in its subjectAltName"
+            )
         now = datetime.now(UTC)
         first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if not first <= now <= last:
@@ -89,13 +101,12 @@ class Credentials:
 
 
 def names(certificate: x509.Certificate) -> list[str]:
-    """The DNS names of a certificate; its common name where it has no subjectAltName."""
+    """Who its owner may be: the DNS names in its subjectAltName, and nothing else that it says."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        return list(extension.value.get_values_for_type(x509.DNSName))
-    except x509.ExtensionNotFound:
-        common = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        return [str(name.value) for name in common]
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return []
+    return list(extension.value.get_values_for_type(x509.DNSName))
 
 
 def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
@@ -137,20 +148,44 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def server_credentials(credentials: Credentials, party: str) -> grpc.ServerCredentials:
-    """Mutual TLS for a server. Renewed files serve the next handshake; faulty ones leave the last good."""
-    served = credentials.read(party)
+def last_good(credentials: Credentials, party: str) -> Callable[[], Material]:
+    """What gives the files as they are now, or as they last were without a fault. Errors as of `read`.
+
+    They are looked at now and then, and read when they have changed: gRPC asks at each connection, before a
+    byte has come, so whatever is done there can be had from us by the thousand.
+    """
+    marks: list[tuple[int, int, int]] = []
+    good, looked = credentials.read(party), time.monotonic()
+
+    def read() -> Material:
+        nonlocal marks, good, looked
+        now = time.monotonic()
+        if now - looked > _RENEWED:
+            looked = now
+            with suppress(ConfigError, OSError):
+                found = _marks(credentials)
+                if found != marks:
+                    good = credentials.read(party)
+                    marks = found
+        return good
+
+    return read
+
+
+def _marks(credentials: Credentials) -> list[tuple[int, int, int]]:
+    """What changes when a file is written, or another takes its name."""
+    found = (os.stat(path) for path in (credentials.authority, credentials.certificate, credentials.key))
+    return [(status.st_ino, status.st_mtime_ns, status.st_size) for status in found]
+
+
+def server_credentials(read: Callable[[], Material]) -> grpc.ServerCredentials:
+    """Mutual TLS for a server. What `read` gives then serves the next handshake."""
+    served = read()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal served
-        try:
-            found = credentials.read(party)
-        except ConfigError:
-            return None
-        if found == served:
-            return None
-        served = found
-        return _configuration(found)
+        before, served = served, read()
+        return None if served == before else _configuration(served)
 
     return grpc.dynamic_ssl_server_credentials(_configuration(served), renewed, True)
 

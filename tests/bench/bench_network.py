@@ -31,7 +31,7 @@ from protocols.wire.frames import CHUNK, Limits
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 from protocols.wire.remote import Grpc, network_loop
-from protocols.wire.tls import Credentials, channel_credentials, server_credentials
+from protocols.wire.tls import Credentials, channel_credentials, last_good, server_credentials
 from tests.bench import Ratio, Row, bench, ratio
 from tests.protocols.wire.network import HERE, certified
 
@@ -101,7 +101,7 @@ async def _serve_bare(files: Credentials) -> tuple[grpc.aio.Server, int]:
     methods = {"Count": _count, "Echo": _echo}
     handlers = {name: grpc.stream_stream_rpc_method_handler(m) for name, m in methods.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bare.Bare", handlers),))
-    port = server.add_secure_port(HERE, server_credentials(files, "shop"))
+    port = server.add_secure_port(HERE, server_credentials(last_good(files, "shop")))
     await server.start()
     return server, port
 

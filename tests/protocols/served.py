@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -99,17 +100,17 @@ def serve(config: Path) -> None:
 
 
 class Process:
-    """One party as a process of its own, as an operator starts it."""
+    """One party as a process of its own, as an operator starts it. how: what `Popen` is told besides."""
 
-    def __init__(self, config: Path) -> None:
-        self._config = config
+    def __init__(self, config: Path, **how: Any) -> None:
+        self._config, self._how = config, how
         self.start()
 
     def start(self) -> None:
         """Start it, again too."""
         command = [sys.executable, "-m", "protocols.cli", "serve", str(self._config)]
         with self._config.with_suffix(".log").open("ab") as log:
-            self._process = subprocess.Popen(command, stderr=log, stdout=log)
+            self._process = subprocess.Popen(command, stderr=log, stdout=log, **self._how)
 
     @property
     def pid(self) -> int:
@@ -125,3 +126,12 @@ class Process:
         """As an operator does; it must end with 0."""
         self._process.terminate()
         assert self._process.wait(HANG) == 0
+
+    def ended(self) -> int:
+        """The code that it ends with by itself."""
+        return self._process.wait(HANG)
+
+    @property
+    def said(self) -> str:
+        """All that it has logged."""
+        return self._config.with_suffix(".log").read_text()

@@ -116,6 +116,7 @@ def test_a_party_is_told_what_is_wrong_with_its_own_files(tmp_path: Path, bank: 
     other = new_authority(tmp_path / "other")
     text = tmp_path / "text"
     text.write_text("no certificate")
+    text.chmod(0o600)
     for wrong, reason in [
         (swap(bank, key=shop.key), r"shop\.key is not the key of .*bank\.pem"),
         (shop, r"is for shop, localhost, not for bank"),

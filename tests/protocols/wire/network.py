@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
-from protocols.certs import new_authority, new_party
+from protocols.certs import new_authority, new_party, put
 from protocols.wire.frames import Limits
 from protocols.wire.link import METHOD
 from protocols.wire.parties_pb2 import Frame, Hello
 from protocols.wire.remote import Grpc
-from protocols.wire.tls import Credentials
+from protocols.wire.tls import Credentials, Material
 from protocols.wire.transport import Envelope
 from tests.waiting import HANG
 
@@ -37,6 +47,40 @@ def trial() -> Path:
 @lru_cache
 def certified(party: str) -> Credentials:
     return new_party(trial(), trial(), party)
+
+
+class Unchecked(Credentials):
+    """Files that their own party does not look at before it dials."""
+
+    def read(self, party: str) -> Material:
+        return Material(*(path.read_bytes() for path in (self.authority, self.certificate, self.key)))
+
+
+def unchecked(credentials: Credentials) -> Unchecked:
+    return Unchecked(credentials.authority, credentials.certificate, credentials.key)
+
+
+def issued(folder: Path, common: str, *extensions: x509.ExtensionType) -> Credentials:
+    """The authority in `folder` certifies whoever it is, as they wish."""
+    issuer = x509.load_pem_x509_certificate((folder / "authority.pem").read_bytes())
+    issuer_key = load_pem_private_key((folder / "authority.key").read_bytes(), None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common)]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, False)
+    files = Path(mkdtemp(prefix="issued-", dir=folder))
+    put(files / "own.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    put(files / "own.pem", builder.sign(issuer_key, SHA256()).public_bytes(Encoding.PEM), 0o644)
+    return Credentials(folder / "authority.pem", files / "own.pem", files / "own.key")
 
 
 def bounded(work: Coroutine[Any, Any, T], seconds: float = HANG) -> T:

@@ -18,7 +18,7 @@ from protocols.wire.frames import CHUNK, OVERHEAD, Limits
 from protocols.wire.link import METHOD
 from protocols.wire.parties_pb2 import Chunk, Frame, Header
 from protocols.wire.remote import Grpc
-from protocols.wire.tls import Credentials, Material
+from protocols.wire.tls import Credentials
 from tests.protocols.wire.network import (
     HERE,
     SOON,
@@ -33,20 +33,9 @@ from tests.protocols.wire.network import (
     shop_party,
     tell,
     trial,
+    unchecked,
 )
 from tests.waiting import HANG
-
-
-class Unchecked(Credentials):
-    """Files that their own party does not look at before it dials."""
-
-    def read(self, party: str) -> Material:
-        return Material(*(path.read_bytes() for path in (self.authority, self.certificate, self.key)))
-
-
-def unchecked(credentials: Credentials) -> Unchecked:
-    return Unchecked(credentials.authority, credentials.certificate, credentials.key)
-
 
 # What arrives.
 
@@ -247,7 +236,7 @@ def chunk(**changed: Any) -> bytes:
 
 LIES = {
     "another's name": ([hello()], "post", "PERMISSION_DENIED", "is for 'post.*Hello says 'bank'"),
-    "not in the book": ([hello(party="post")], "post", "PERMISSION_DENIED", "'post' is not in the book"),
+    "not in the book": ([hello()], "watcher", "PERMISSION_DENIED", "nobody in the book of shop"),
     "another version": ([hello(version=9)], "bank", "FAILED_PRECONDITION", "speaks version 9"),
     "another peer": ([hello(peer="post")], "bank", "PERMISSION_DENIED", "from 'bank' to 'post'"),
     "no hello": ([chunk()], "bank", "INVALID_ARGUMENT", "must begin with a Hello"),
@@ -264,7 +253,7 @@ def test_a_peer_that_breaks_the_contract_is_told_why(case: str) -> None:
     frames, who, status, reason = LIES[case]
 
     async def talk() -> None:
-        async with shop_party(SOON) as shop:
+        async with party("shop", {"bank": None, "post": None, "shop": HERE}, SOON) as shop:
             found = await rogue(shop.address, frames, certified(who))
             assert found[0] == status
             assert pytest.raises(Exception, match=reason).matches(Exception(found[1]))
