@@ -28,6 +28,7 @@ from protocols.jobs import (
     Claim,
     Ended,
     Over,
+    Prepare,
     Propose,
     Renew,
     Sealed,
@@ -66,6 +67,11 @@ class Wire:
 
     def peer(self, name: str) -> Peer:
         return Peer(True, 0.0, "")
+
+    def connected(self, peer: str) -> bool:
+        return True
+
+    def raise_failure(self, peer: str) -> None: ...
 
     async def ping(self, name: str, timeout: float) -> float:
         return 0.0
@@ -169,6 +175,8 @@ words: st.SearchStrategy[Word] = st.one_of(
     proposals,
     st.builds(Claim, **about),
     st.builds(Claim, **about),
+    st.builds(Prepare, **about),
+    st.builds(Prepare, **about),
     st.builds(Start, **about, done=st.integers(0, 2)),
     st.builds(Start, **about, done=st.just(0)),
     st.builds(Renew, **about),
@@ -188,7 +196,7 @@ told = st.one_of(words.map(lambda word: (word.kind, encode(word))), raw)
 def whole(job: str, attempt: int) -> list[tuple[str, bytes]]:
     """What an honest caller says about one attempt."""
     of: dict[str, Any] = {"job": job, "attempt": attempt}
-    steps: list[Word] = [PROPOSAL.model_copy(update=of), Claim(**of), Start(**of, done=0)]
+    steps: list[Word] = [PROPOSAL.model_copy(update=of), Claim(**of), Prepare(**of), Start(**of, done=0)]
     return [(word.kind, encode(word)) for word in (*steps, Sealed(**of, digests={}), Over(**of))]
 
 
@@ -235,9 +243,9 @@ async def honest(wire: Wire, job: str, attempt: int = 1) -> None:
             if mine and (not isinstance(word, Answer) or word.state == state):
                 return
 
-    propose, claim, start, sealed, over = whole(job, attempt)
+    propose, claim, prepare, start, sealed, over = whole(job, attempt)
     for word, answer, state in (
-        *((propose, Answer, "ready"), (claim, Answer, "agreed")),
+        *((propose, Answer, "ready"), (claim, Answer, "claimed"), (prepare, Answer, "agreed")),
         *((start, Ended, ""), (sealed, Ended, "")),
     ):
         wire.say("bank", *word)
@@ -281,7 +289,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 @given(sequence=said)
 @example(sequence=[("bank", whole(JOBS[0], attempt), 0.05) for attempt in (1, 1, 2, 1, 2)])
-@example(sequence=[("bank", whole(job, 1)[:3], 0.02) for job in (*JOBS, JOBS[0])])
+@example(sequence=[("bank", whole(job, 1)[:4], 0.02) for job in (*JOBS, JOBS[0])])
 def test_any_conversation(
     trial: tuple[PartyConfig, Parties],
     tmp_path_factory: pytest.TempPathFactory,
@@ -382,7 +390,8 @@ def test_jobs_that_wait_together_have_one_budget_together(
                     await answer(wire, job, "ready")
             ended = []
             for job in JOBS:
-                said = iter(whole(job, 1)[1:4])  # Claim, Start, Sealed
+                said = iter(whole(job, 1)[1:5])  # Claim, Prepare, Start, Sealed
+                wire.say("bank", *next(said))
                 wire.say("bank", *next(said))
                 word = await answer(wire, job, "agreed")
                 if isinstance(word, Answer):
