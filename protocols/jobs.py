@@ -17,8 +17,8 @@ apart from the roles' own messages:
     Over     ------------------->                       all have kept theirs: checkpoints are deleted
 
 While another caller waits, a party keeps its turn for seconds only for a job that has not started. Then it
-says "queued", and by itself "claimed" or "agreed" again once the turn is back. So no caller that waits for one
-party holds up another's job at a second.
+says "queued", and by itself "claimed" or "agreed" again once the turn is back. So no caller that waits for
+one party holds up another's job at a second.
 
 A caller that falls silent is noticed by its lease, and the job is cancelled everywhere. An attempt that was
 cut off is proposed again under the same job with the next attempt's number, and goes on after the last step
