@@ -66,6 +66,7 @@ class Agent:
         self._control = Control(grpc.for_job(CONTROL), config.name)
         self._open: dict[Key, tuple[Inbox, asyncio.Task[None]]] = {}
         self._proposals: dict[str, Bucket] = {}
+        self._ill: set[str] = set()  # peers whose last word was none
         self._seen: dict[str, dict[str, Any]] = {}  # of each peer, for `vfl status`
         self._versions: dict[str, str] = {}  # of the peers that proposed something
         self._version = release()
@@ -134,9 +135,15 @@ class Agent:
 
     async def _listen(self, peer: str) -> None:
         """Give the next word of `peer` to the job that it is about."""
-        word = await self._control.hear(peer)
-        if isinstance(word, Propose):
-            await self._pace(peer)
+        try:
+            word = await self._control.hear(peer)
+        except ProtocolError as error:
+            self.grpc.raise_failure(peer)  # the line is refused: that is waited out
+            if peer not in self._ill:  # once, until it says a word that is one
+                self._ill.add(peer)
+                tell(error, peer=peer)
+            return
+        self._ill.discard(peer)
         await self._take(peer, word)
 
     async def _wait(self, peer: str, seconds: float) -> None:
@@ -147,19 +154,8 @@ class Agent:
             await self.grpc.reachable(peer, seconds)
 
     def _tell(self, peer: str, error: BaseException) -> None:
-        """Of a word that is none. That a line is lost or refused, it says itself."""
-        with suppress(VflError):
-            self.grpc.raise_failure(peer)
-            if not isinstance(error, LineError):
-                tell(error, peer=peer)
-
-    async def _pace(self, peer: str) -> None:
-        """A proposal costs this party some writing: one that comes too soon waits, with all behind it."""
-        loop = asyncio.get_running_loop()
-        bucket = self._proposals.setdefault(peer, Bucket(PROPOSALS, A_SECOND, loop.time()))
-        seen = bucket.seen + 1
-        while bucket.overflows(seen, loop.time()):
-            await asyncio.sleep(1 / A_SECOND)
+        if not isinstance(error, LineError | ProtocolError):  # that it is lost or refused, a line says itself
+            tell(error, peer=peer)
 
     async def _take(self, peer: str, word: Word) -> None:
         key = peer, word.job, word.attempt
@@ -176,8 +172,7 @@ class Agent:
 
     async def _begin(self, key: Key, proposal: Propose) -> None:
         peer, job, attempt = key
-        if sum(caller == peer for caller, *_ in self._open) >= MOST:
-            error = ProtocolError(f"{MOST} jobs of {peer} are open here already; end one of them")
+        if error := self._too_many(peer):
             about: dict[str, Any] = {"job": job, "attempt": attempt}
             return await self._say(peer, refusal(about, error.at(self.config.name, proposal.action)))
         older = [
@@ -191,6 +186,17 @@ class Agent:
         task = asyncio.create_task(self.attempts.take_part(peer, proposal, inbox, tasks, say))
         self._open[key] = inbox, task
         task.add_done_callback(partial(self._close, key))
+
+    def _too_many(self, peer: str) -> VflError | None:
+        """Why another proposal of `peer` is not taken up: it costs this party some writing."""
+        if sum(caller == peer for caller, *_ in self._open) >= MOST:
+            return ProtocolError(f"{MOST} jobs of {peer} are open here already; end one of them")
+        now = asyncio.get_running_loop().time()
+        bucket = self._proposals.setdefault(peer, Bucket(PROPOSALS, A_SECOND, now))
+        if not bucket.overflows(bucket.seen + 1, now):
+            return None
+        bucket.overflows(bucket.seen - 1, now)  # what is refused does not count
+        return LineError(f"{peer} proposes more than {A_SECOND:g} jobs a second; propose it again in a while")
 
     def _close(self, key: Key, task: asyncio.Task[None]) -> None:
         inbox, _ = self._open.pop(key)

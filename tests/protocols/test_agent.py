@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from protocols import agent as agents
-from protocols import consent
+from protocols import attempt, consent
 from protocols.agent import Agent
 from protocols.arrays import Arrays
 from protocols.config import Parties, PartyConfig, read_config
@@ -193,10 +194,11 @@ raw = st.tuples(st.sampled_from([Propose.kind, Start.kind, "protocols.None/1", "
 told = st.one_of(words.map(lambda word: (word.kind, encode(word))), raw)
 
 
-def whole(job: str, attempt: int) -> list[tuple[str, bytes]]:
+def whole(job: str, attempt: int, caller: str = "bank") -> list[tuple[str, bytes]]:
     """What an honest caller says about one attempt."""
     of: dict[str, Any] = {"job": job, "attempt": attempt}
-    steps: list[Word] = [PROPOSAL.model_copy(update=of), Claim(**of), Prepare(**of), Start(**of, done=0)]
+    proposal = PROPOSAL.model_copy(update={**of, "parties": [caller, "telco"]})
+    steps: list[Word] = [proposal, Claim(**of), Prepare(**of), Start(**of, done=0)]
     return [(word.kind, encode(word)) for word in (*steps, Sealed(**of, digests={}), Over(**of))]
 
 
@@ -232,25 +234,25 @@ async def serving(config: PartyConfig, parties: Parties, wire: Wire) -> AsyncIte
         notes.close()
 
 
-async def honest(wire: Wire, job: str, attempt: int = 1) -> None:
+async def honest(wire: Wire, job: str, attempt: int = 1, caller: str = "bank") -> None:
     """A whole job, as a caller should ask for it."""
 
     async def hear(kind: type[Word], state: str = "") -> None:
         while True:
             async with asyncio.timeout(20):
-                word = await wire.said["bank"].get()
+                word = await wire.said[caller].get()
             mine = (word.job, word.attempt) == (job, attempt) and isinstance(word, kind)
             if mine and (not isinstance(word, Answer) or word.state == state):
                 return
 
-    propose, claim, prepare, start, sealed, over = whole(job, attempt)
+    propose, claim, prepare, start, sealed, over = whole(job, attempt, caller)
     for word, answer, state in (
         *((propose, Answer, "ready"), (claim, Answer, "claimed"), (prepare, Answer, "agreed")),
         *((start, Ended, ""), (sealed, Ended, "")),
     ):
-        wire.say("bank", *word)
+        wire.say(caller, *word)
         await hear(answer, state)
-    wire.say("bank", *over)
+    wire.say(caller, *over)
 
 
 async def converse(trial: tuple[PartyConfig, Parties], store: Path, sequence: Any) -> Store:
@@ -305,8 +307,10 @@ def test_any_conversation(
 
 
 def test_a_peer_may_not_have_any_number_of_jobs_open(
-    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str]
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(agents, "PROPOSALS", 1_000)
+
     async def propose() -> list[Answer]:
         config, parties = trial
         wire = Wire()
@@ -314,18 +318,116 @@ def test_a_peer_may_not_have_any_number_of_jobs_open(
             for number in range(agents.MOST + 1):
                 wire.say("bank", *whole(f"{number:016x}", 1)[0])
             answers = [await wire.said["bank"].get() for _ in range(agents.MOST + 1)]
-            await honest_of_mill(wire)
+            await honest(wire, "b" * 16, caller="mill")
         return [word for word in answers if isinstance(word, Answer)]
-
-    async def honest_of_mill(wire: Wire) -> None:
-        proposal = PROPOSAL.model_copy(update={"parties": ["mill", "telco"]})
-        wire.say("mill", proposal.kind, encode(proposal))
-        word = await wire.said["mill"].get()
-        assert isinstance(word, Answer) and word.state == "ready"
 
     answers = asyncio.run(propose())
     refused = [word for word in answers if word.state == "refused"]
     assert len(refused) == 1 and "100 jobs of bank are open here already" in refused[0].reason
+
+
+def test_a_peer_may_not_propose_any_number_of_jobs_at_once(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused does not count, so that it is heard as soon as it proposes less."""
+    monkeypatch.setattr(agents, "PROPOSALS", 3)
+    numbers = itertools.count()
+
+    async def propose(wire: Wire, jobs: int) -> list[str]:
+        for _ in range(jobs):
+            wire.say("bank", *whole(f"{next(numbers):016x}", 1)[0])
+        return [(await wire.said["bank"].get()).state for _ in range(jobs)]  # type: ignore[union-attr]
+
+    async def flood() -> None:
+        config, parties = trial
+        wire = Wire()
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            states = await propose(wire, 500)
+            assert states.count("ready") >= 3 and states.count("refused") > 400
+            await honest(wire, "b" * 16, caller="mill")
+            async with asyncio.timeout(3.0):  # as long as 60 take
+                while await propose(wire, 1) != ["ready"]:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(flood())
+
+
+def test_what_was_prepared_does_not_wait_for_ever(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "LONGEST", 0.05)
+
+    async def claim() -> Word:
+        config, parties = trial
+        wire = Wire()
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            for word in whole(JOBS[0], 1)[:3]:
+                wire.say("bank", *word)
+            return await answer(wire, JOBS[0])
+
+    word = asyncio.run(claim())
+    assert isinstance(word, Ended) and word.error == "CancelledJobError"
+    assert word.reason == "bank did not say protocols.Start/1 within 0.05 s" and not ran
+
+
+@pytest.mark.parametrize("last", ["claimed", "agreed"])
+def test_a_turn_that_is_kept_for_nothing_passes_on_and_comes_back(
+    trial: tuple[PartyConfig, Parties],
+    tmp_path: Path,
+    ran: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+) -> None:
+    """The bank claims, or lets us prepare too, and is idle; the mill comes; then the bank goes on."""
+    monkeypatch.setattr(attempt, "CLAIMED", 0.01)
+    monkeypatch.setattr(attempt, "PREPARED", 0.01)
+
+    async def claim() -> list[str]:
+        config, parties = trial
+        wire = Wire()
+        propose, *words, start, sealed, _ = whole(JOBS[0], 1)
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            wire.say("bank", *propose)
+            for word in words if last == "agreed" else words[:1]:
+                wire.say("bank", *word)
+            await answer(wire, JOBS[0], last)
+            await honest(wire, JOBS[1], caller="mill")
+            states = [(await answer(wire, JOBS[0], "queued", "claimed", "agreed")).state for _ in range(2)]  # type: ignore[union-attr]
+            if last == "claimed":
+                wire.say("bank", *words[1])
+                await answer(wire, JOBS[0], "agreed")
+            for word in (start, sealed):
+                wire.say("bank", *word)
+                assert not (await answer(wire, JOBS[0])).error
+            return states
+
+    assert asyncio.run(claim()) == ["queued", last]
+    assert ran == [f"{JOBS[1]}.1", f"{JOBS[0]}.1"]
+
+
+def test_a_start_after_the_turn_has_passed_on_is_a_line_that_was_cut(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for this party's role, which may come late: its caller makes another attempt."""
+    monkeypatch.setattr(attempt, "PREPARED", 0.01)
+
+    async def claim() -> Word:
+        config, parties = trial
+        wire = Wire()
+        propose, claim, prepare, start, *_ = whole(JOBS[0], 1)
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            for word in (propose, claim, prepare):
+                wire.say("bank", *word)
+            await answer(wire, JOBS[0], "agreed")
+            for word in whole(JOBS[1], 1, "mill")[:3]:
+                wire.say("mill", *word)
+            await answer(wire, JOBS[0], "queued")
+            monkeypatch.setattr(attempt, "PREPARED", 60.0)
+            wire.say("bank", *start)
+            return await answer(wire, JOBS[0])
+
+    word = asyncio.run(claim())
+    assert isinstance(word, Ended) and word.error == "LineError" and not ran
 
 
 def asking(**changes: Any) -> tuple[Rule, ...]:
