@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from protocols.attempt import Attempts, ended_by, refusal
+from protocols.budget import ENOUGH, TOO_MUCH, Budget, metered
 from protocols.config import Parties, PartyConfig
 from protocols.consent import Consent
 from protocols.errors import (
@@ -43,13 +44,14 @@ from protocols.jobs import (
 from protocols.known import check_names
 from protocols.logs import log
 from protocols.notes import Notes
+from protocols.programs import load_all
 from protocols.steady import steadily, tell
-from protocols.wire.frames import CONTROL, Bucket, Limits
+from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.remote import Change, Grpc, Peer
 
 Key = tuple[str, str, int]  # caller, job, attempt
 MOST = 100  # attempts of one caller that are open here at once
-PROPOSALS, A_SECOND = 50, 20.0  # of one caller that are taken up at once, and then in a second
+PAUSE = 0.05  # seconds
 TELL = 0.25  # seconds to tell a caller something; one that has taken nothing for long is not waited for
 
 
@@ -65,7 +67,7 @@ class Agent:
         self.attempts = Attempts(Consent(config, parties, notes), grpc)
         self._control = Control(grpc.for_job(CONTROL), config.name)
         self._open: dict[Key, tuple[Inbox, asyncio.Task[None]]] = {}
-        self._proposals: dict[str, Bucket] = {}
+        self._budgets = {peer: Budget() for peer in grpc.peers}
         self._ill: set[str] = set()  # peers whose last word was none
         self._seen: dict[str, dict[str, Any]] = {}  # of each peer, for `vfl status`
         self._versions: dict[str, str] = {}  # of the peers that proposed something
@@ -80,7 +82,7 @@ class Agent:
                     group.create_task(steadily(self._beat, BEAT))
                     group.create_task(steadily(self._look, PULSE))
                     for peer in self._reachable():
-                        step, wait = partial(self._listen, peer), partial(self._wait, peer)
+                        step, wait = partial(self._attend, peer), partial(self._wait, peer)
                         group.create_task(steadily(step, wait=wait, tell=partial(self._tell, peer)))
         finally:
             tasks = [task for _, task in self._open.values()]
@@ -133,6 +135,13 @@ class Agent:
                 found.append(peer)
         return found
 
+    async def _attend(self, peer: str) -> None:
+        """Listen to `peer`, as far as there is time for it beside the others."""
+        budget = self._budgets[peer]
+        await metered(self._listen(peer), budget.take)
+        while budget.taken > TOO_MUCH:
+            await asyncio.sleep(PAUSE)
+
     async def _listen(self, peer: str) -> None:
         """Give the next word of `peer` to the job that it is about."""
         try:
@@ -182,8 +191,8 @@ class Agent:
             inbox.lose(LineError(f"{peer} made another attempt at this job"))
         inbox = Inbox(peer, partial(self.store.said, "cancel", job))
         tasks = [task for _, task in older]
-        say = partial(self._say, peer)
-        task = asyncio.create_task(self.attempts.take_part(peer, proposal, inbox, tasks, say))
+        say, take = partial(self._say, peer), self._budgets[peer].take
+        task = asyncio.create_task(self.attempts.take_part(peer, proposal, inbox, tasks, say, take))
         self._open[key] = inbox, task
         task.add_done_callback(partial(self._close, key))
 
@@ -191,12 +200,9 @@ class Agent:
         """Why another proposal of `peer` is not taken up: it costs this party some writing."""
         if sum(caller == peer for caller, *_ in self._open) >= MOST:
             return ProtocolError(f"{MOST} jobs of {peer} are open here already; end one of them")
-        now = asyncio.get_running_loop().time()
-        bucket = self._proposals.setdefault(peer, Bucket(PROPOSALS, A_SECOND, now))
-        if not bucket.overflows(bucket.seen + 1, now):
-            return None
-        bucket.overflows(bucket.seen - 1, now)  # what is refused does not count
-        return LineError(f"{peer} proposes more than {A_SECOND:g} jobs a second; propose it again in a while")
+        if self._budgets[peer].taken > ENOUGH:
+            return LineError(f"{peer} proposes too much at once; propose it again in a while")
+        return None
 
     def _close(self, key: Key, task: asyncio.Task[None]) -> None:
         inbox, _ = self._open.pop(key)
@@ -244,6 +250,7 @@ async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits |
     Errors as of `check_names`, `Grpc` and `Ledger.open`.
     """
     check_names(config)
+    load_all()
     store = Store(config.store)
     notes, health = Notes(store, config.name), Health(store)
     try:

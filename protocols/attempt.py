@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from protocols.budget import metered
 from protocols.columns import id_column
 from protocols.consent import Case, Consent, Say
 from protocols.errors import CancelledJobError, LineError, ProtocolError, VflError, marked
@@ -56,20 +57,20 @@ class Attempts:
         inbox: Inbox,
         older: Sequence[asyncio.Task[None]],
         say: Say,
+        take: Callable[[float], None],
     ) -> None:
-        """One attempt at one job, from the proposal to its end."""
+        """One attempt at one job, from the proposal to its end. take: told what it costs until the claim."""
         about: dict[str, Any] = {"job": proposal.job, "attempt": proposal.attempt}
         record: Record | None = None
         # The ledger tells attempts apart by the order of its rows: the one before has to end first.
         await asyncio.gather(*older, return_exceptions=True)
         try:
             with marked(self.config.name, proposal.action):
-                record, case = self.consent.admit(caller, proposal)
-                record = await self.consent.ask(record, case, inbox, say)
-                await say(Answer(**about, state="ready"))
-                await inbox.next(Claim)
+                new, case = await metered(self._admitted(caller, proposal), take)
+                record = new
+                record = granted = await metered(self._ready(new, case, inbox, say), take)
                 with self._turns.place(caller) as place:
-                    await self._take_turns(record, case, place, inbox, say)
+                    await self._take_turns(granted, case, place, inbox, say)
         except Exception as caught:
             error = _ours(caught, self.config.name, proposal.action)
             extra = {"peer": caller, "job": proposal.job}
@@ -80,6 +81,16 @@ class Attempts:
             ended: State = "cancelled" if isinstance(error, CancelledJobError) else "failed"
             self.notes.end(record, ended, said_of(error)[3])
             await say(ended_by(about, error))
+
+    async def _admitted(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
+        return self.consent.admit(caller, proposal)
+
+    async def _ready(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
+        """From the proposal on, which may be granted, until the caller claims us for it."""
+        record = await self.consent.ask(record, case, inbox, say)
+        await say(Answer(job=record.job, attempt=record.attempt, state="ready"))
+        await inbox.next(Claim)
+        return record
 
     async def _take_turns(self, record: Record, case: Case, place: Place, inbox: Inbox, say: Say) -> None:
         """From the claim on, until the job has run in a turn. One that passes on to others comes again."""

@@ -156,8 +156,8 @@ def describe(error: BaseException) -> dict[str, object]:
 
 
 class Bounded(logging.Filter):
-    """At most `BURST` lines at once of one event about one peer, and then `A_SECOND`: what a peer can cause, it
-    can cause without end, and a log is a disk. The next line says how many were left out."""
+    """At most `BURST` lines at once of one event about one peer, and then `A_SECOND`: what a peer can cause,
+    it can cause without end, and a log is a disk. The next line says how many were left out."""
 
     def __init__(self) -> None:
         super().__init__()

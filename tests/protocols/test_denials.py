@@ -1,7 +1,7 @@
 """Whatever one peer does, the others are served: by `vfl serve` over mutual TLS, within about a second.
 
-`telco` serves as a process of its own; the bank calls it as it should; the mill, which is granted all, and the
-post, which is granted nothing, do not.
+`telco` serves as a process of its own. The bank calls it as it should; the mill, which is granted all, and
+the post, which is granted nothing, do not.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +25,8 @@ from typer.testing import CliRunner
 from protocols.commands.serve import app
 from protocols.config import Parties
 from protocols.connect import Connected
-from protocols.errors import LineError, PolicyError, ProtocolError, VflError
-from protocols.jobs import SCOPE, Answer, Cancel, Claim, Control, Ended, Propose, Renew, Word, release
+from protocols.errors import PolicyError, VflError
+from protocols.jobs import SCOPE, Answer, Cancel, Claim, Control, Propose, Renew, Word, release
 from protocols.programs import program
 from protocols.wire.codec import encode
 from protocols.wire.frames import CONTROL, Limits
@@ -66,7 +63,10 @@ class Served:
         config.write_text(config.read_text().replace('["bank", "mill", "post"]', '["bank", "mill"]'))
         self.telco = Process(config)
         self.bank = self.connect("bank")
-        fit(self.bank)  # what is loaded once is loaded
+
+    def warm_up(self) -> None:
+        """How long a job takes, once all is loaded."""
+        fit(self.bank)
         self.usual = max(self.serves() for _ in range(3))
 
     def connect(self, caller: str) -> Connected:
@@ -75,7 +75,7 @@ class Served:
         lines = (self.folder / "parties.toml").read_text().splitlines()
         others = tuple(f"{party} = " for party in PARTIES if party not in (caller, "telco"))
         place.write_text("\n".join(line for line in lines if not line.startswith(others)))
-        return Connected(place, caller, tables()[caller], patience=20.0)
+        return Connected(place, caller, tables()[caller], patience=60.0)
 
     def serves(self) -> float:
         """Seconds that a whole job of the bank's takes."""
@@ -99,7 +99,7 @@ class Served:
         book = {party: None, "telco": self.parties.book["telco"]}
         return Grpc(party, book, self.parties.credentials(party), **more)
 
-    def log(self, event: str, peer: str) -> list[dict[str, Any]]:
+    def log(self, event: str, peer: str | None = None) -> list[dict[str, Any]]:
         """Its lines in the telco's log."""
         lines = [json.loads(line) for line in (self.folder / "telco.log").read_text().splitlines()]
         return [line for line in lines if (line["event"], line.get("peer")) == (event, peer)]
@@ -110,10 +110,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     torch.set_num_threads(1)
     served = Served(tmp_path_factory.mktemp("denials"))
     try:
+        served.warm_up()
         yield served
-    finally:
         served.bank.close()
         served.telco.stop()  # as SIGTERM always does, in time and with 0
+    finally:
+        served.telco.kill()
 
 
 def framed(party: str, words: Sequence[Word]) -> list[bytes]:
@@ -160,7 +162,9 @@ def test_words_that_are_none(served: Served) -> None:
     """Of kinds that there are not, or with bodies that are not theirs."""
     line = Line("post", "telco", bytes(16), Limits())
     for number, kind in enumerate(("protocols.None/1", Renew.kind, Propose.kind, "") * 500):
-        line.out.queue(Envelope(CONTROL, "post", "telco", SCOPE, number, kind, 1, b"", b"\xc1" * (number % 9)))
+        line.out.queue(
+            Envelope(CONTROL, "post", "telco", SCOPE, number, kind, 1, b"", b"\xc1" * (number % 9))
+        )
     served.ill("post", *iter(line.next_frame, None), BAD)
     served.check()
     assert len(served.log("request failed", "post")) == 1
@@ -168,25 +172,34 @@ def test_words_that_are_none(served: Served) -> None:
         fit(post)
 
 
-def test_a_hundred_idle_claims(served: Served) -> None:
+def test_idle_claims(served: Served) -> None:
+    """As many as a patient peer comes to make; `test_turns` has a hundred."""
+
     async def claim() -> None:
         async with served.as_party("mill") as mill:
             control = Control(mill.for_job(CONTROL), "mill")
-            jobs = [os.urandom(8).hex() for _ in range(100)]
-            for job in jobs:
-                await control.say("telco", proposal(job, "mill"))
-                await control.say("telco", Claim(job=job, attempt=1))
-            standing: dict[str, str] = {}
-            while list(standing.values()).count("queued") < len(jobs) - 1:
-                word = await control.hear("telco")
-                assert isinstance(word, Answer), word
-                standing[word.job] = word.state
-            assert sorted(standing.values())[0] == "claimed"
+            jobs: list[str] = []
             renewing = asyncio.create_task(renew(control, jobs))
+            while len(jobs) < 20:
+                job = os.urandom(8).hex()
+                await control.say("telco", proposal(job, "mill"))
+                if await answer(control, job, "ready", "refused") == "refused":  # too many at once
+                    await asyncio.sleep(0.1)
+                    continue
+                await control.say("telco", Claim(job=job, attempt=1))
+                await answer(control, job, "claimed" if not jobs else "queued")
+                jobs.append(job)
             await asyncio.to_thread(served.check)
             for job in jobs:
                 await control.say("telco", Cancel(job=job, attempt=1))
             renewing.cancel()
+
+    async def answer(control: Control, job: str, *states: str) -> str:
+        while True:
+            word = await control.hear("telco")
+            assert isinstance(word, Answer)
+            if word.job == job and word.state in states:
+                return word.state
 
     async def renew(control: Control, jobs: list[str]) -> None:
         while True:
@@ -256,5 +269,5 @@ def test_a_full_table_of_files_is_survived_and_told(served: Served) -> None:
         until(lambda: health(watcher) == "SERVING")
         served.check()
         until(lambda: status()[0] == 0)
-    lines = (served.folder / "telco.log").read_text()
-    assert lines.count('"not serving"') == lines.count('"serving again"') == 1
+    told = [line["reason"] for line in served.log("not serving")]
+    assert len([reason for reason in told if "file" in reason]) == 1  # not at each look
