@@ -1,20 +1,19 @@
 """The agent behind `vfl serve`: one organisation's tables, its policy, and its part in others' jobs.
 
 Takes part: one party, about its own tables. It listens to its peers, and hands each word to the attempt that
-it is about. `protocols.consent` decides whether it takes part, `protocols.attempt` takes part.
+it is about. `protocols.consent` decides whether it takes part, `protocols.attempt` takes part. No word, line,
+disk or table ends it: each of its tasks goes on by `protocols.steady`, and `protocols.health` says how it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from protocols.attempt import Attempts, ended_by, refusal
+from protocols.budget import ENOUGH, TOO_MUCH, Budget, metered
 from protocols.config import Parties, PartyConfig
 from protocols.consent import Consent
 from protocols.errors import (
@@ -25,12 +24,14 @@ from protocols.errors import (
     ProtocolError,
     VflError,
 )
+from protocols.health import BEAT, PULSE, Health
 from protocols.inbox import Inbox
 from protocols.jobs import (
     Claim,
     Control,
     Ended,
     Over,
+    Prepare,
     Propose,
     Record,
     Renew,
@@ -39,39 +40,50 @@ from protocols.jobs import (
     Store,
     Word,
     release,
-    write_whole,
 )
 from protocols.known import check_names
 from protocols.logs import log
 from protocols.notes import Notes
+from protocols.programs import load_all
+from protocols.steady import steadily, tell
 from protocols.wire.frames import CONTROL, Limits
 from protocols.wire.remote import Change, Grpc, Peer
 
 Key = tuple[str, str, int]  # caller, job, attempt
-STATUS = "status.json"
-PULSE = 2.0  # seconds between two writings of it
 MOST = 100  # attempts of one caller that are open here at once
+PAUSE = 0.05  # seconds
+TELL = 0.25  # seconds to tell a caller something; one that has taken nothing for long is not waited for
 
 
 class Agent:
     """One party that waits for proposals, over a `Grpc` that is entered and carries many jobs."""
 
-    def __init__(self, config: PartyConfig, parties: Parties, grpc: Grpc, notes: Notes) -> None:
+    def __init__(
+        self, config: PartyConfig, parties: Parties, grpc: Grpc, notes: Notes, health: Health | None = None
+    ) -> None:
         self.config, self.parties, self.grpc, self.notes = config, parties, grpc, notes
         self.store = notes.store
+        self.health = health or Health(self.store)
         self.attempts = Attempts(Consent(config, parties, notes), grpc)
         self._control = Control(grpc.for_job(CONTROL), config.name)
         self._open: dict[Key, tuple[Inbox, asyncio.Task[None]]] = {}
+        self._budgets = {peer: Budget() for peer in grpc.peers}
+        self._ill: set[str] = set()  # peers whose last word was none
+        self._seen: dict[str, dict[str, Any]] = {}  # of each peer, for `vfl status`
         self._versions: dict[str, str] = {}  # of the peers that proposed something
+        self._version = release()
 
     async def serve(self) -> None:
         """Until it is cancelled."""
         self.notes.restarted()
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pulse())
-                for peer in self.grpc.peers:
-                    group.create_task(self._listen(peer))
+            with self.health.watched(self._told):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(steadily(self._beat, BEAT))
+                    group.create_task(steadily(self._look, PULSE))
+                    for peer in self._reachable():
+                        step, wait = partial(self._attend, peer), partial(self._wait, peer)
+                        group.create_task(steadily(step, wait=wait, tell=partial(self._tell, peer)))
         finally:
             tasks = [task for _, task in self._open.values()]
             for task in tasks:
@@ -85,28 +97,15 @@ class Agent:
                 if caller == change.peer:
                     inbox.lose(LineError(change.reason))
 
-    async def _pulse(self) -> None:
-        """Write down now and then how it is with this party and its peers, for `vfl status`."""
-        written = True
-        while True:
-            peers = dict(
-                zip(self.grpc.peers, await asyncio.gather(*map(self._peer, self.grpc.peers)), strict=True)
-            )
-            found = {
-                "party": self.config.name,
-                "version": release(),
-                "address": self.grpc.address,
-                "seen": datetime.now(UTC).isoformat(),
-                "peers": peers,
-            }
-            try:
-                write_whole(self.store.folder / STATUS, json.dumps(found).encode(), durable=False)
-                written = True
-            except DataError as error:  # jobs may still be refused in words
-                if written:
-                    log.warning("request failed", exc_info=error)
-                written = False
-            await asyncio.sleep(PULSE)
+    # How it is.
+
+    async def _beat(self) -> None:
+        self.health.beat()
+
+    async def _look(self) -> None:
+        """How it is with the peers."""
+        found = await asyncio.gather(*map(self._peer, self.grpc.peers))
+        self._seen = dict(zip(self.grpc.peers, found, strict=True))
 
     async def _peer(self, name: str) -> dict[str, Any]:
         latency = None
@@ -120,22 +119,52 @@ class Agent:
         said = {"connected": known.connected, "heard_s": known.heard, "latency_ms": latency}
         return {**said, "cause": known.cause, "version": self._versions.get(name, "")}
 
+    def _told(self) -> dict[str, Any]:
+        """For `vfl status`. Called in another thread."""
+        about = {"party": self.config.name, "version": self._version, "address": self.grpc.address}
+        return {**about, "peers": self._seen}
+
     # Who says what about which job.
 
+    def _reachable(self) -> list[str]:
+        """The peers that there can be a line to: of two of whom neither can be dialled, no job has both."""
+        found = []
+        for peer in self.grpc.peers:
+            with suppress(ConfigError):
+                self.grpc.peer(peer)
+                found.append(peer)
+        return found
+
+    async def _attend(self, peer: str) -> None:
+        """Listen to `peer`, as far as there is time for it beside the others."""
+        budget = self._budgets[peer]
+        await metered(self._listen(peer), budget.take)
+        while budget.taken > TOO_MUCH:
+            await asyncio.sleep(PAUSE)
+
     async def _listen(self, peer: str) -> None:
-        """Give each word of `peer` to the job that it is about."""
-        while True:
-            try:
-                word = await self._control.hear(peer)
-            except LineError:
-                await self.grpc.reachable(peer, 3600.0)
-                await asyncio.sleep(0.05)
-            except ProtocolError as error:
-                log.warning("request failed", extra={"peer": peer}, exc_info=error)
-            except ConfigError:  # neither can be dialled, so no job has both
-                return
-            else:
-                await self._take(peer, word)
+        """Give the next word of `peer` to the job that it is about."""
+        try:
+            word = await self._control.hear(peer)
+        except ProtocolError as error:
+            self.grpc.raise_failure(peer)  # the line is refused: that is waited out
+            if peer not in self._ill:  # once, until it says a word that is one
+                self._ill.add(peer)
+                tell(error, peer=peer)
+            return
+        self._ill.discard(peer)
+        await self._take(peer, word)
+
+    async def _wait(self, peer: str, seconds: float) -> None:
+        """`seconds`, or until `peer` is there again: what it says then is heard at once."""
+        if self.grpc.connected(peer):
+            await asyncio.sleep(seconds)
+        else:
+            await self.grpc.reachable(peer, seconds)
+
+    def _tell(self, peer: str, error: BaseException) -> None:
+        if not isinstance(error, LineError | ProtocolError):  # that it is lost or refused, a line says itself
+            tell(error, peer=peer)
 
     async def _take(self, peer: str, word: Word) -> None:
         key = peer, word.job, word.attempt
@@ -147,13 +176,12 @@ class Agent:
             await self._begin(key, word)
         elif isinstance(word, Over):
             self._forget_checkpoints(peer, word.job)
-        elif isinstance(word, Claim | Start | Renew | Sealed):
-            await self._say(peer, self._how_itended_by(peer, word))
+        elif isinstance(word, Claim | Prepare | Start | Renew | Sealed):
+            await self._say(peer, self._how_it_ended(peer, word))
 
     async def _begin(self, key: Key, proposal: Propose) -> None:
         peer, job, attempt = key
-        if sum(caller == peer for caller, *_ in self._open) >= MOST:
-            error = ProtocolError(f"{MOST} jobs of {peer} are open here already; end one of them")
+        if error := self._too_many(peer):
             about: dict[str, Any] = {"job": job, "attempt": attempt}
             return await self._say(peer, refusal(about, error.at(self.config.name, proposal.action)))
         older = [
@@ -163,10 +191,18 @@ class Agent:
             inbox.lose(LineError(f"{peer} made another attempt at this job"))
         inbox = Inbox(peer, partial(self.store.said, "cancel", job))
         tasks = [task for _, task in older]
-        say = partial(self._say, peer)
-        task = asyncio.create_task(self.attempts.take_part(peer, proposal, inbox, tasks, say))
+        say, take = partial(self._say, peer), self._budgets[peer].take
+        task = asyncio.create_task(self.attempts.take_part(peer, proposal, inbox, tasks, say, take))
         self._open[key] = inbox, task
         task.add_done_callback(partial(self._close, key))
+
+    def _too_many(self, peer: str) -> VflError | None:
+        """Why another proposal of `peer` is not taken up: it costs this party some writing."""
+        if sum(caller == peer for caller, *_ in self._open) >= MOST:
+            return ProtocolError(f"{MOST} jobs of {peer} are open here already; end one of them")
+        if self._budgets[peer].taken > ENOUGH:
+            return LineError(f"{peer} proposes too much at once; propose it again in a while")
+        return None
 
     def _close(self, key: Key, task: asyncio.Task[None]) -> None:
         inbox, _ = self._open.pop(key)
@@ -183,7 +219,7 @@ class Agent:
             if record is not None and record.caller == caller and not open_still:
                 self.store.checkpoints(job).drop()
 
-    def _how_itended_by(self, peer: str, word: Claim | Start | Renew | Sealed) -> Ended:
+    def _how_it_ended(self, peer: str, word: Claim | Prepare | Start | Renew | Sealed) -> Ended:
         """For a caller that speaks of an attempt that is not open here, and may have missed its end."""
         about: dict[str, Any] = {"job": word.job, "attempt": word.attempt}
         record: Record | None = None
@@ -202,17 +238,21 @@ class Agent:
     # Telling.
 
     async def _say(self, to: str, word: Word) -> None:
-        with suppress(LineError):  # a caller that is gone comes back with another attempt
-            await self._control.say(to, word)
+        """As far as it can be told at once: a caller that is gone comes back with another attempt."""
+        with suppress(LineError, ProtocolError, TimeoutError):
+            async with asyncio.timeout(TELL):
+                await self._control.say(to, word)
 
 
 async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits | None = None) -> None:
-    """Serve one party until it is told to stop (SIGTERM, SIGINT).
+    """Serve one party until it is cancelled.
 
     Errors as of `check_names`, `Grpc` and `Ledger.open`.
     """
     check_names(config)
-    notes = Notes(Store(config.store), config.name)
+    load_all()
+    store = Store(config.store)
+    notes, health = Notes(store, config.name), Health(store)
     try:
         grpc = Grpc(
             config.name,
@@ -223,31 +263,15 @@ async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits |
             limits=limits,
             revoked=parties.revoked,
             on_change=lambda change: agent.changed(change),
+            healthy=lambda: not health.why(),
         )
-        agent = Agent(config, parties, grpc, notes)  # before it can be reached: what comes is heard
+        # Before it can be reached: what comes is heard.
+        agent = Agent(config, parties, grpc, notes, health)
         with suppress(LineError):  # on leaving: a peer that is in trouble is no reason to fail
             async with grpc:
                 log.info("serving", extra={"party": config.name, "address": grpc.address or "-"})
-                serving = asyncio.create_task(agent.serve())
-                loop = asyncio.get_running_loop()
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; a thread
-                        loop.add_signal_handler(number, serving.cancel)
                 with suppress(asyncio.CancelledError):
-                    await serving
+                    await agent.serve()
                 log.info("stopping", extra={"party": config.name})
     finally:
         notes.close()
-
-
-def read_status(store: Store) -> dict[str, Any]:
-    """What the party that serves `store` last wrote of itself; `running` is False where that is long ago."""
-    path = store.folder / STATUS
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"nothing has served {store.folder} yet; start `vfl serve`") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {type(error).__name__}") from None
-    silent = datetime.now(UTC) - datetime.fromisoformat(found["seen"])
-    return {**found, "running": silent.total_seconds() < 3 * PULSE + 2}

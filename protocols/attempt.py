@@ -2,23 +2,26 @@
 
 Takes part: one party, with the caller and all others of the job. It reads its table, runs its own role, and
 keeps its own part and its ledger. A caller learns what `protocols.jobs` and the job's own messages say. One
-job runs at a time, and the others wait in turn.
+job runs at a time, and callers take turns (`protocols.turns`). While others wait, a caller may keep its turn
+for `CLAIMED` seconds until all parties are claimed, and for `PREPARED` more until all have read their tables.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from protocols.budget import metered
 from protocols.columns import id_column
 from protocols.consent import Case, Consent, Say
-from protocols.errors import CancelledJobError, ProtocolError, VflError, marked
+from protocols.errors import CancelledJobError, LineError, ProtocolError, VflError, marked
 from protocols.federation import Role
 from protocols.inbox import Inbox
-from protocols.jobs import Answer, Claim, Ended, Propose, Record, Sealed, Start, State
+from protocols.jobs import Answer, Claim, Ended, Prepare, Propose, Record, Sealed, Start, State, Word
 from protocols.logs import log
 from protocols.parts import Part, digest, load_part, save_part
 from protocols.party import Coordinator, mark
@@ -26,9 +29,14 @@ from protocols.programs import Seat
 from protocols.rules import ANY
 from protocols.serving import said_of, serve_role
 from protocols.sources import check_unchanged, fingerprint, read_table
+from protocols.turns import Place, Turns
 from protocols.wire.remote import Grpc
 
-CLAIM = 600.0  # seconds that a caller may hold a party that it claimed, before it says Start
+CLAIMED = (
+    0.5  # seconds at most that a turn is kept from another caller that waits, for one that has claimed it
+)
+PREPARED = 15.0  # the same for one that has let us prepare: others may have larger tables to read
+LONGEST = 600.0  # seconds for which what was prepared waits for a Start, whether others wait or not
 AFTER = 2.0  # seconds for a role whose time is up to tell its peers so
 
 Bounded = Callable[[Role], Role]
@@ -40,7 +48,7 @@ class Attempts:
     def __init__(self, consent: Consent, grpc: Grpc) -> None:
         self.consent, self.grpc = consent, grpc
         self.config, self.notes, self.store = consent.config, consent.notes, consent.store
-        self._turn = asyncio.Lock()  # fair: first come, first served
+        self._turns = Turns()
 
     async def take_part(
         self,
@@ -49,24 +57,20 @@ class Attempts:
         inbox: Inbox,
         older: Sequence[asyncio.Task[None]],
         say: Say,
+        take: Callable[[float], None],
     ) -> None:
-        """One attempt at one job, from the proposal to its end."""
+        """One attempt at one job, from the proposal to its end. take: told what it costs until the claim."""
         about: dict[str, Any] = {"job": proposal.job, "attempt": proposal.attempt}
         record: Record | None = None
         # The ledger tells attempts apart by the order of its rows: the one before has to end first.
         await asyncio.gather(*older, return_exceptions=True)
         try:
             with marked(self.config.name, proposal.action):
-                record, case = await self.consent.admit(caller, proposal)
-                record = await self.consent.ask(record, case, inbox, say)
-                await say(Answer(**about, state="ready"))
-                await inbox.next(Claim)
-                async with self._turns(inbox), self._bounded(inbox, proposal.action) as bound:
-                    # The jobs before ours may have used up what it was to be granted from.
-                    try:
-                        await self._run(record, await self.consent.judged_now(case), bound, inbox, say)
-                    finally:
-                        self.store.clear_scratch()
+                new, case = await metered(self.consent.admit(caller, proposal), take)
+                record = new
+                record = granted = await metered(self._ready(new, case, inbox, say), take)
+                with self._turns.place(caller) as place:
+                    await self._take_turns(granted, case, place, inbox, say)
         except Exception as caught:
             error = _ours(caught, self.config.name, proposal.action)
             extra = {"peer": caller, "job": proposal.job}
@@ -78,18 +82,61 @@ class Attempts:
             self.notes.end(record, ended, said_of(error)[3])
             await say(ended_by(about, error))
 
-    async def _run(self, record: Record, case: Case, bound: Bounded, inbox: Inbox, say: Say) -> None:
-        """Our turn: prepare, agree, run, keep."""
+    async def _ready(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
+        """From the proposal on, which may be granted, until the caller claims us for it."""
+        record = await self.consent.ask(record, case, inbox, say)
+        await say(Answer(job=record.job, attempt=record.attempt, state="ready"))
+        await inbox.next(Claim)
+        return record
+
+    async def _take_turns(self, record: Record, case: Case, place: Place, inbox: Inbox, say: Say) -> None:
+        """From the claim on, until the job has run in a turn. One that passes on to others comes again."""
+        caller, about = record.caller, dict[str, Any](job=record.job, attempt=record.attempt)
+        asked = False  # to prepare
+
+        def heard(word: Word) -> None:
+            nonlocal asked
+            if isinstance(word, Start):  # our "queued" was on its way; the others wait for our role
+                raise LineError(f"{caller} said {Start.kind} when its turn had passed on to another job")
+            asked = asked or isinstance(word, Prepare)
+
+        while True:
+            if not place.join():
+                log.info("job queued", extra={"job": record.job, "peer": caller})
+                await say(Answer(**about, state="queued"))
+                await inbox.meanwhile(place.come.wait(), heard)
+            if not asked:
+                await say(Answer(**about, state="claimed"))
+                # Not always as long: two callers that hold what the other wants must not pass on in step.
+                within = CLAIMED * random.uniform(0.5, 1.0)
+                if await place.keep(inbox.next(Prepare), within) is None:
+                    continue
+                asked = True
+            try:
+                async with self._bounded(inbox, case.proposal.action) as bound:
+                    # The jobs before ours may have used up what it was to be granted from.
+                    now = await self.consent.judged_now(case)
+                    if await self._run(record, now, bound, place, inbox, say):
+                        return
+            finally:
+                self.store.clear_scratch()
+
+    async def _run(
+        self, record: Record, case: Case, bound: Bounded, place: Place, inbox: Inbox, say: Say
+    ) -> bool:
+        """Our turn: prepare, agree, run, keep. Whether it came to that before the turn passed on."""
         proposal = case.proposal
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         name = f"{record.job}.{record.attempt}"
         checkpoints = self.store.checkpoints(record.job)
         async with self.grpc.for_job(name, self.notes.late(record, inbox.lose)) as post:
-            seat, role, told = await inbox.meanwhile(asyncio.to_thread(self._prepare, case, record))
+            seat, role, told = await self._prepared(case, record, inbox)
             record = self.notes.state(record.model_copy(update={"table_digest": told}), "agreed")
             steps, aligned = tuple(checkpoints.steps), checkpoints.aligned
             await say(Answer(**about, state="agreed", steps=steps, aligned=aligned))
-            start = await inbox.next(Start, within=CLAIM)
+            start = await place.keep(inbox.next(Start, within=LONGEST), PREPARED)
+            if start is None:
+                return False
             record = self.consent.begins(record, case, start)
             checkpoints.agree(start.done, start.aligned)
             record, guard = self.notes.state(record, "running"), await self.consent.guard(case)
@@ -110,6 +157,16 @@ class Attempts:
             post.finish()
             # Late mail is on its way until all have ended: it is still ours to take down.
             await self._finish(record, case, seat, run.results[self.config.name], inbox, say)
+        return True
+
+    async def _prepared(self, case: Case, record: Record, inbox: Inbox) -> tuple[Seat, Role, str]:
+        """What `_prepare` gives. Given up or not, its thread has ended before the turn does: one that reads
+        a table cannot be stopped, and there must not be as many of them as a caller gives up."""
+        work = asyncio.create_task(asyncio.to_thread(self._prepare, case, record))
+        try:
+            return await inbox.meanwhile(asyncio.shield(work))
+        finally:
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _finish(
         self, record: Record, case: Case, seat: Seat, result: Any, inbox: Inbox, say: Say
@@ -125,17 +182,6 @@ class Attempts:
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
         self.notes.state(record, "done")
         await say(Ended(**about))  # kept
-
-    @asynccontextmanager
-    async def _turns(self, inbox: Inbox) -> AsyncIterator[None]:
-        """Our turn, once the jobs before it have ended."""
-        turn = asyncio.create_task(self._turn.acquire())
-        try:
-            await inbox.meanwhile(turn)
-            yield
-        finally:
-            if not turn.cancelled():
-                self._turn.release()
 
     @asynccontextmanager
     async def _bounded(self, inbox: Inbox, action: str) -> AsyncIterator[Bounded]:

@@ -34,7 +34,6 @@ from protocols.errors import (
 from protocols.federation import Role, Run
 from protocols.jobs import (
     Cancel,
-    Claim,
     Control,
     Over,
     Propose,
@@ -314,10 +313,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         for party in talk.others:
             await self._control.say(party, asked.proposal(record, party))
         talk.listen()
-        await talk.answers("ready", on_progress)
-        for party in sorted(talk.others):  # in one order for all callers, so that no two wait for each other
-            await self._control.say(party, Claim(**talk.about))
-            await talk.answer(party, "agreed")
+        await talk.agree(on_progress)
 
     async def _seal(self, record: Record, asked: Asked, talk: Talk, run: Run) -> None:
         """Keep our part, and let all others keep theirs."""

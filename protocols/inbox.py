@@ -7,14 +7,15 @@ so, falls silent for longer than its lease, or is another process by now, and wh
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from protocols.errors import CancelledJobError, PartyError, ProtocolError, VflError
-from protocols.jobs import LEASE, Cancel, Claim, Over, Renew, Sealed, Start, Word
+from protocols.jobs import LEASE, Cancel, Claim, Over, Prepare, Renew, Sealed, Start, Word
 
 T = TypeVar("T")
-W = TypeVar("W", Claim, Start, Sealed)
+W = TypeVar("W", Claim, Prepare, Start, Sealed)
 POLL = 0.3  # seconds between two looks for what a person said
 GIVEN_UP = "cancelled by a person at this party"
 MOST = 1000  # words that wait here; an honest caller says one every few seconds
@@ -29,7 +30,8 @@ class Inbox:
     def __init__(self, caller: str, given_up: Callable[[], bool]) -> None:
         self.over = False  # the caller will not come back to the job
         self._caller, self._given_up = caller, given_up
-        self._words: asyncio.Queue[Word] = asyncio.Queue()
+        self._words: deque[Word] = deque()
+        self._came = asyncio.Event()  # a word is there
         self._lost: asyncio.Future[VflError] = asyncio.get_running_loop().create_future()
 
     def put(self, word: Word) -> None:
@@ -39,8 +41,9 @@ class Inbox:
         elif isinstance(word, Cancel):
             why = f": {word.why}" if word.why else ""
             self.lose(CancelledJobError(f"cancelled by {self._caller}{why}"))
-        elif self._words.qsize() < MOST:
-            self._words.put_nowait(word)
+        elif len(self._words) < MOST:
+            self._words.append(word)
+            self._came.set()
 
     def lose(self, error: VflError) -> None:
         """The attempt is given up: what waits here raises `error`."""
@@ -60,9 +63,12 @@ class Inbox:
         except TimeoutError:
             raise CancelledJobError(f"{self._caller} did not say {kind.kind} within {within:g} s") from None
 
-    async def meanwhile(self, work: Awaitable[T]) -> T:
-        """What `work` gives. If the attempt is given up before, `work` is cancelled and the reason raised."""
-        task, watch = asyncio.ensure_future(work), asyncio.create_task(self._watch())
+    async def meanwhile(self, work: Awaitable[T], heard: Callable[[Word], None] = lambda word: None) -> T:
+        """What `work` gives. If the attempt is given up before, `work` is cancelled and the reason raised.
+
+        heard: is given each word that comes meanwhile; what it raises ends the wait too.
+        """
+        task, watch = asyncio.ensure_future(work), asyncio.create_task(self._watch(heard))
         try:
             await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
             failed = task.done() and (task.cancelled() or task.exception() is not None)
@@ -76,27 +82,32 @@ class Inbox:
             watch.cancel()
             await asyncio.gather(task, watch, return_exceptions=True)
 
-    async def _watch(self) -> None:
+    async def _watch(self, heard: Callable[[Word], None]) -> None:
         while True:
-            await self._word()
+            heard(await self._word())
 
     async def _word(self) -> Word:
+        """The next one. It is taken without a pause after, so that a wait which is given up loses none."""
         loop, silent = asyncio.get_running_loop(), 0.0
-        word = asyncio.ensure_future(self._words.get())
+        came = asyncio.ensure_future(self._came.wait())
+        either: set[asyncio.Future[Any]] = {came, self._lost}
         try:
             while True:
                 if self._given_up():
                     raise CancelledJobError(GIVEN_UP)
-                either: set[asyncio.Future[Any]] = {word, self._lost}
                 before = loop.time()
                 await asyncio.wait(either, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
                 # Where it was longer, this process did not run, and could hear nobody.
                 silent += min(loop.time() - before, 2 * POLL)
                 if self._lost.done():
                     raise self._lost.result()
-                if word.done():
-                    return word.result()
+                if came.done():
+                    break
                 if silent > LEASE:
                     raise CancelledJobError(f"{self._caller} has not been heard for {LEASE:g} s")
         finally:
-            word.cancel()
+            came.cancel()
+        word = self._words.popleft()
+        if not self._words:
+            self._came.clear()
+        return word

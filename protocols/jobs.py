@@ -7,12 +7,18 @@ apart from the roles' own messages:
     Propose  ------------------->                       its policy, or a person, decides
              <-------------------  Answer "ready"       (or "waiting" for a person, or "refused")
     Claim    ------------------->                       in the order of names: no two callers block each other
-             <-------------------  Answer "agreed"      its turn has come; what it could go on after
+             <-------------------  Answer "claimed"     its turn has come (or "queued" behind other jobs)
+    Prepare  ------------------->                       all are claimed: each reads its table
+             <-------------------  Answer "agreed"      prepared; what it could go on after
     Start    ------------------->                       the roles run; Renew every few seconds
              <-------------------  Ended                with the digest of its part, or what failed
     Sealed   ------------------->                       the digests of all parts; each is kept
              <-------------------  Ended                kept
     Over     ------------------->                       all have kept theirs: checkpoints are deleted
+
+While another caller waits, a party keeps its turn for seconds only for a job that has not started. Then it
+says "queued", and by itself "claimed" or "agreed" again once the turn is back. So no caller that waits for
+one party holds up another's job at a second.
 
 A caller that falls silent is noticed by its lease, and the job is cancelled everywhere. An attempt that was
 cut off is proposed again under the same job with the next attempt's number, and goes on after the last step
@@ -39,7 +45,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -92,16 +98,19 @@ class Propose(
     version: Annotated[str, Field(max_length=64)]  # of the sender's vfl-toolkit
 
 
+Standing = Literal["ready", "waiting", "queued", "claimed", "agreed", "refused"]
+
+
 class Answer(
     Message,
-    reveals="whether a party takes part in a job, and why it does not; after which steps it could go on, and "
-    "whether it knows which rows are common",
+    reveals="whether a party takes part in a job, and why it does not; whether it is at work for others; "
+    "after which steps it could go on, and whether it knows which rows are common",
 ):
     """To the caller."""
 
     job: JobId
     attempt: Attempt
-    state: Literal["ready", "waiting", "agreed", "refused"]
+    state: Standing
     error: Name = ""  # the kind of the refusal
     scope: Annotated[str, Field(max_length=512)] = ""
     reason: Reason = ""
@@ -111,6 +120,13 @@ class Answer(
 
 class Claim(Message, reveals="that the sender's turn to claim a party for its job has come"):
     """From the caller: keep your next turn for this job."""
+
+    job: JobId
+    attempt: Attempt
+
+
+class Prepare(Message, reveals="that all parties of a job have been claimed for it"):
+    """From the caller: get ready to run it."""
 
     job: JobId
     attempt: Attempt
@@ -181,7 +197,7 @@ class Over(Message, reveals="that the caller of a job will not come back to it")
     attempt: Attempt
 
 
-Word = Propose | Answer | Claim | Start | Renew | Ended | Sealed | Cancel | Over
+Word = Propose | Answer | Claim | Prepare | Start | Renew | Ended | Sealed | Cancel | Over
 KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
 
 
@@ -202,7 +218,11 @@ class Control:
         )
 
     async def hear(self, sender: str) -> Word:
-        """The next word from `sender`; ProtocolError for one that is none."""
+        """The next word from `sender`; ProtocolError for one that is none.
+
+        Others come to run each time, also where `sender` has said much, or cannot be heard at all.
+        """
+        await asyncio.sleep(0)
         e = await self._transport.collect(self._me, sender, SCOPE)
         if e.kind not in KINDS:
             raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
@@ -508,6 +528,7 @@ def common_step(answers: Sequence[Sequence[int]]) -> int:
     return max(set.intersection(*map(set, answers)), default=0) if answers else 0
 
 
+@cache
 def release() -> str:
     """The version of vfl-toolkit that runs here."""
     try:
@@ -519,14 +540,16 @@ def release() -> str:
 def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Task[None]:
     """A task that renews the lease at `peers` until it is cancelled."""
 
-    async def renew() -> None:
+    async def renew(peer: str) -> None:
         while True:
-            for peer in peers:
-                with suppress(Exception):  # whoever is not there is noticed by what waits for it
-                    await control.say(peer, word)
+            with suppress(Exception):  # whoever is not there is noticed by what waits for it
+                await control.say(peer, word)
             await asyncio.sleep(RENEW)
 
-    return asyncio.create_task(renew())
+    async def all_of_them() -> None:  # each by itself: one that takes nothing holds up no other's lease
+        await asyncio.gather(*map(renew, peers))
+
+    return asyncio.create_task(all_of_them())
 
 
 def unfinished(path: Path) -> Path:

@@ -33,10 +33,13 @@ log = logging.getLogger("vfl")
 WITHHELD = "(withheld)"
 DEPTH = 8  # frames and causes of an error, at most
 LONGEST = 1000  # characters of a reason
+BURST, A_SECOND = 200.0, 1.0  # lines of one event about one peer
 
 EVENTS = frozenset(
     {
         "serving",
+        "not serving",
+        "serving again",
         "stopping",
         "peer connected",
         "peer lost",
@@ -98,6 +101,7 @@ FIELDS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(
         ("rows", "epoch", "round", "bytes", "messages", "connections", "seconds", "jobs", "port"), _number
     ),
+    "left_out": _number,  # lines like this one, since the one before
 }
 _OURS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -156,6 +160,28 @@ def describe(error: BaseException) -> dict[str, object]:
     return said
 
 
+class Bounded(logging.Filter):
+    """At most `BURST` lines at once of one event about one peer, and then `A_SECOND`: what a peer can cause,
+    it can cause without end, and a log is a disk. The next line says how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room: dict[tuple[str, str, str], tuple[float, float, int]] = {}  # lines, as of when, left out
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        event = record.msg if isinstance(record.msg, str) and record.msg in EVENTS else ""
+        known = record.name, event, str(getattr(record, "peer", ""))
+        with self._lock:
+            room, before, left_out = self._room.get(known, (BURST, record.created, 0))
+            room = min(BURST, room + max(0.0, record.created - before) * A_SECOND)
+            passes = room >= 1.0
+            self._room[known] = room - passes, record.created, 0 if passes else left_out + 1
+        if passes and left_out:
+            record.left_out = left_out
+        return passes
+
+
 class _Quiet(logging.StreamHandler[TextIO]):
     """To a stream. What cannot be written is lost: the logging module would print the record's arguments."""
 
@@ -190,6 +216,7 @@ def structured(level: str = "info", file: Path | None = None) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"cannot write the log {file}: {error.strerror}") from None
     handler.setFormatter(Structured())
+    handler.addFilter(Bounded())
     root = logging.getLogger()
     handlers, before, hooks = root.handlers[:], root.level, (sys.excepthook, threading.excepthook)
     root.handlers[:] = [handler]

@@ -26,6 +26,7 @@ from protocols.arrays import Array
 from protocols.columns import IdColumn
 from protocols.errors import ConfigError, nearest
 from protocols.federation import Role
+from protocols.logs import log
 from protocols.parts import Part
 from protocols.sources import fingerprint
 from protocols.wire.message import Message
@@ -151,6 +152,15 @@ def program(name: str) -> Program[Any]:
         )
     loaded: Program[Any] = found[name].load()
     return loaded
+
+
+def load_all() -> None:
+    """Import every program that can be: whoever serves does so before anybody waits for it."""
+    for name in registered():
+        try:
+            program(name).schemas()
+        except Exception as error:  # whatever its package raises; a job that names it will say so too
+            log.warning("request failed", extra={"method": name}, exc_info=error)
 
 
 @cache

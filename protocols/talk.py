@@ -7,20 +7,25 @@ whatever waits here, for whichever party it waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from protocols.errors import ProtocolError, VflError
-from protocols.jobs import Answer, Control, Ended, Renew, Word, renewing
+from protocols.jobs import Answer, Claim, Control, Ended, Prepare, Renew, Standing, Word, renewing
 from protocols.progress import Report
 from protocols.serving import error_of
 
 T = TypeVar("T")
-W = TypeVar("W", Answer, Ended)
 GRACE = 2.0  # seconds for our role to fail by itself, once another party said that it did
 ANSWER = 60.0  # seconds for a party's first answer, be it that a person has to approve
 FAREWELL = 2.0  # seconds to tell all that it is over
+_ENDS = 2  # times that a party says Ended: that its role has, and that its part is kept
+_WILLING: tuple[Standing, ...] = ("ready", "queued", "claimed", "agreed")
+_STEPS = {
+    "waiting": "waiting until a person at {} approves",
+    "queued": "waiting until {} has done other jobs",
+}
 
 
 class Talk:
@@ -28,9 +33,11 @@ class Talk:
 
     def __init__(self, control: Control, about: dict[str, Any], others: Sequence[str]) -> None:
         self.about, self.others = about, tuple(others)
-        self.agreed: dict[str, Answer] = {}  # by party
+        self.agreed: dict[str, Answer] = {}  # what each party answered last
         self._control = control
-        self._inboxes: dict[str, asyncio.Queue[Word]] = {party: asyncio.Queue() for party in others}
+        self._standing: dict[str, Standing] = {}  # what each party answered last
+        self._news = asyncio.Event()
+        self._ends: dict[str, asyncio.Queue[Ended]] = {party: asyncio.Queue(_ENDS) for party in others}
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[VflError] = asyncio.get_running_loop().create_future()
 
@@ -64,38 +71,41 @@ class Talk:
                         for word in words:
                             await self._control.say(party, word)
 
-    async def answers(self, state: str, on_progress: Report | None = None) -> None:
-        """Until all have answered `state`; whoever refuses first is raised."""
-        for party in self.others:
-            await self.answer(party, state, ANSWER, on_progress)
+    async def agree(self, on_progress: Report | None = None) -> None:
+        """From the proposals, which were said, until all have agreed; whoever refuses first is raised.
 
-    async def answer(
-        self, party: str, state: str, within: float | None = None, on_progress: Report | None = None
-    ) -> None:
-        """Until `party` has answered `state`. within: seconds for the first that it says. on_progress: hears
-        that a person there has to approve."""
-        step = f"waiting until a person at {party} approves"
-        asked = False
-        while True:
+        on_progress: hears for whom it waits: a person who has to approve, or a party that is at work.
+        """
+        shown = _Shown(on_progress)
+        for party in self.others:
             try:
-                async with asyncio.timeout(within):
-                    word = await self._next(party, Answer)
+                async with asyncio.timeout(ANSWER):
+                    await self._until([party], "waiting", *_WILLING, shown=shown)
             except TimeoutError:  # what it cannot read, it cannot answer
                 raise ProtocolError(
-                    f"{party} has said nothing to the proposal within {within:g} s; do both run the same "
+                    f"{party} has said nothing to the proposal within {ANSWER:g} s; do both run the same "
                     "release of vfl-toolkit? Its log says more"
                 ) from None
-            within = None
-            if on_progress is not None and (asked or word.state == "waiting"):
-                asked = True
-                on_progress(step, int(word.state != "waiting"), 1)
-            if word.state == state:
-                self.agreed[party] = word
+        await self._until(self.others, *_WILLING, shown=shown)
+        for party in sorted(self.others):  # in one order for all callers, so that no two wait for each other
+            await self._control.say(party, Claim(**self.about))
+            await self._until([party], "claimed", "agreed", shown=shown)
+        await self._until(self.others, "claimed", "agreed", shown=shown)
+        await self.say(Prepare(**self.about))
+        await self._until(self.others, "agreed", shown=shown)
+
+    async def _until(self, parties: Sequence[str], *standing: Standing, shown: _Shown) -> None:
+        """Until what each of `parties` has answered last is one of `standing`."""
+        while True:
+            shown.show(self._standing)
+            if all(self._standing.get(party) in standing for party in parties):
                 return
+            self._news.clear()
+            await self.unless_failed(self._news.wait(), grace=0.0)
 
     async def ends(self) -> dict[str, str]:
         """Until each role has ended; the digests of their parts. Raises what one failed with."""
-        words = {party: await self._next(party, Ended) for party in self.others}
+        words = {party: await self.unless_failed(self._ends[party].get(), grace=0.0) for party in self.others}
         return {party: word.digest for party, word in words.items() if word.digest}
 
     async def unless_failed(self, work: Coroutine[Any, Any, T], grace: float = GRACE) -> T:
@@ -113,12 +123,6 @@ class Talk:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _next(self, party: str, kind: type[W]) -> W:
-        word = await self.unless_failed(self._inboxes[party].get(), grace=0.0)
-        if not isinstance(word, kind):
-            raise ProtocolError(f"expected {kind.kind} from {party} in 'jobs', got {word.kind}")
-        return word
-
     async def _hear(self, party: str) -> None:
         """Until `party` fails."""
         while not self._failed.done():
@@ -132,4 +136,28 @@ class Talk:
                 return self.fail(error_of(party, word.scope, word.error, word.reason))
             if isinstance(word, Ended) and word.error:
                 return self.fail(error_of(word.party or party, word.scope, word.error, word.reason))
-            self._inboxes[party].put_nowait(word)
+            if isinstance(word, Answer):
+                self._standing[party], self.agreed[party] = word.state, word
+                self._news.set()
+            elif isinstance(word, Ended) and not self._ends[party].full():
+                self._ends[party].put_nowait(word)
+            else:
+                return self.fail(ProtocolError(f"{word.kind} from {party} in 'jobs' was not due"))
+
+
+class _Shown:
+    """What whoever watches has been shown of those that are waited for."""
+
+    def __init__(self, on_progress: Report | None) -> None:
+        self._report, self._open = on_progress, dict[str, str]()
+
+    def show(self, standing: Mapping[str, Standing]) -> None:
+        """What is waited for now, and has been until now."""
+        now = {party: _STEPS[said].format(party) for party, said in standing.items() if said in _STEPS}
+        for party, step in self._open.items():
+            if self._report is not None and now.get(party) != step:
+                self._report(step, 1, 1)
+        for party, step in now.items():
+            if self._report is not None and self._open.get(party) != step:
+                self._report(step, 0, 1)
+        self._open = now

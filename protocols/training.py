@@ -79,6 +79,15 @@ class Settings:
         return torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
 
+def load_optimizers() -> None:
+    """Import what torch imports with its first optimizer, for seconds.
+
+    Called where a program is prepared, in a thread, since roles make theirs on their party's loop, which has
+    others to serve.
+    """
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+
+
 def check_count(name: str, value: object) -> None:
     """ConfigError unless the setting `name` is a whole number above 0."""
     if not _is_whole(value) or value < 1:

@@ -19,7 +19,7 @@ from protocols.models import Registered, network
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
 from protocols.tables import Classes, Kind, Moments, Scaling, features
-from protocols.training import Settings, check_network
+from protocols.training import Settings, check_network, load_optimizers
 from split import storage
 from split.layers import Plan, check_cut, cut_positions
 from split.messages import HandOver, Outputs, RowCount
@@ -71,6 +71,7 @@ def fit(p: SplitNet, seat: Seat) -> Role:
     """A party's role in training."""
     clients, module = row_clients(seat.parties), seat.modules.get("model")
     p.plan(module, 0)  # what cannot be meant is refused before any line opens
+    load_optimizers()
     if seat.party == SERVER:
         return lambda me: server(me, p.plan(module, me.desk.seed), clients=clients)
     rows = read_client(seat.table, p.target, seat.one_id, p.kind)

@@ -18,7 +18,7 @@ from protocols.programs import Parameters, Program, Seat
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
 from protocols.tables import Kind, features
-from protocols.training import Settings
+from protocols.training import Settings, load_optimizers
 from vfl import saving
 from vfl.align import SPOKEN, feature_parties, ids_of
 from vfl.layout import Columns, Width, embedding_width
@@ -70,6 +70,7 @@ def fit(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in training."""
     table, name = table_of(seat), id_of(seat)
     plan, peers = p.plan, p.peers(seat.parties)
+    load_optimizers()
     bottom, top = (copy.deepcopy(seat.modules.get(part)) for part in ("bottom", "top"))
     if seat.party == p.label_party:
         y = target_of(seat, classes=p.kind == "classification")

@@ -37,6 +37,7 @@ def serve(config: Annotated[Path, typer.Argument(help="The party's own file, as 
         from protocols.config import read_config
         from protocols.logs import structured
         from protocols.programs import import_all
+        from protocols.stopping import until_told
         from protocols.wire.door import raise_limit
 
         raise_limit()
@@ -44,7 +45,7 @@ def serve(config: Annotated[Path, typer.Argument(help="The party's own file, as 
         torch.set_num_threads(1)  # the same bits at every party, and the machine is shared
         import_all()
         with structured(found.log):
-            asyncio.run(serve_party(found, book))
+            asyncio.run(until_told(serve_party(found, book)))
 
 
 @app.command("jobs")
@@ -158,24 +159,26 @@ def cancel(
 
 @app.command("status")
 def status(config: Config = CONFIG, json: Json = False) -> None:
-    """Whether the party runs, and how it is with its peers. Exit code 1 where it does not run."""
+    """Whether the party serves, and how it is with its peers. Exit code 1 where it does not serve."""
     with errors():
-        from protocols.agent import read_status
+        from protocols.health import read_status
 
         found = read_status(_store(config))
         if json:
             _json(found)
         else:
             _print_status(found)
-        if not found["running"]:
+        if not found["running"] or found["why"]:
             raise typer.Exit(1)
 
 
 def _print_status(found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    state = "running" if found["running"] else "not running"
+    state = "not running" if not found["running"] else "not serving" if found["why"] else "running"
     typer.echo(f"{found['party']}: {state}, version {found['version']}, last seen {found['seen']}")
+    if found["why"]:
+        typer.echo(plain(found["why"]))
     if not found["running"]:
         return
     table = Table("peer", "connected", "version", "latency, ms", "last heard, s", "why not")

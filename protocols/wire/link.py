@@ -172,7 +172,9 @@ class Link:
     async def dial(self, connect: Callable[[], Dialled]) -> None:
         """Keep a stream open. What was refused is tried again at leisure: its cause may be put right."""
         pause, said = _SOONEST, ""
+        dials, bound = 0, Bucket(self.limits.streams, self.limits.streams / 60.0, self._loop.time())
         while not self._over:
+            dials += 1
             before = self.line.into.received, self.line.out.acknowledged
             try:
                 dialled = connect()
@@ -192,18 +194,24 @@ class Link:
                 )
             except ConfigError as error:
                 self.cause = str(error)
-            except Exception as error:  # a fault of ours is told, and must not end the dialling
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                # A fault of ours is told, and must not end the dialling.
                 self.cause = f"{type(error).__name__}; the reason is in the log"
-                _log.error("unexpected error", extra=self._names, exc_info=error)
+                if self.cause != said:
+                    _log.error("unexpected error", extra=self._names, exc_info=error)
             if self.final is not None:
                 await asyncio.sleep(self.limits.again)
                 continue
             if self.cause != said:  # once, not at each dial
                 said = self.cause
                 _log.info("peer not reached", extra=self._names, exc_info=LineError(said))
-            # A peer that is there and then cut is dialled at once; one that is not, ever more seldom.
+            # A peer that is there and then cut is dialled at once; one that is not, ever more seldom; and one
+            # that cuts again and again as seldom as one that is not.
             now = self.line.into.received, self.line.out.acknowledged
             pause = _SOONEST if before != now else min(2 * pause, _LATEST)
+            pause = _LATEST if bound.overflows(dials, self._loop.time()) else pause
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
 
     async def _dial_once(self, channel: grpc.aio.Channel, dialled: Dialled) -> None:
@@ -408,6 +416,12 @@ class Link:
         where = f"at {self.address}" if self.address else "which dials us"
         reason = f"no connection to {self.line.peer}, {where}, for {self.limits.patience:g} s: {self.cause}"
         self._sink.failed(self, "lost", LineError, reason)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is, and not just something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def quietly(task: asyncio.Task[Any]) -> None:

@@ -6,6 +6,7 @@ mail, waits behind it, or outlives a process that it was talking to.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from protocols.wire.remote import Grpc
 
 OnLate = Callable[[Envelope], None]
+_IN_A_ROW = 32  # envelopes that may be taken at once until others come to run
 ABORT = "abort"  # the scope in which a party says that it has failed; waiting there is not waiting for mail
 
 
@@ -40,6 +42,7 @@ class Post:
         self.mailbox = Mailbox(grpc.name, numbered=job != CONTROL)
         self._lost: dict[str, str] = {}  # peer -> why there will be no more from it
         self._ended = False
+        self._asked = 0  # for mail
 
     async def deliver(self, envelope: Envelope) -> None:
         """Hand `envelope` over; waits while the peer has too much to acknowledge."""
@@ -53,6 +56,9 @@ class Post:
         if receiver != grpc.name:
             raise ConfigError(f"this is {grpc.name}'s transport, not {receiver}'s")
         link = grpc.link(sender)
+        self._asked += 1
+        if self._asked % _IN_A_ROW == 0:  # what a peer has sent much of must not hold up the loop
+            await asyncio.sleep(0)
         if self.mailbox.holds(sender, scope):
             envelope = await self.mailbox.take(sender, scope)
         else:

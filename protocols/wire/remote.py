@@ -64,10 +64,11 @@ class Grpc:
     loop with each `Change` of a peer.
 
     It carries one job, whatever that is called, if it is used as a transport itself; or many, each through
-    `for_job`, and then mail for a job that is not open here is discarded and counted. `serving` is what the
-    health service says. Leaving waits until the peers have acknowledged everything, at most
-    `limits.handshake` seconds. Errors: ConfigError for what cannot be meant; LineError where a peer is not
-    there, was restarted or has left; ProtocolError where it says what it may not.
+    `for_job`, and then mail for a job that is not open here is discarded and counted. healthy: what the
+    health service says until we leave; asked on the network's thread. Leaving waits until the peers have
+    acknowledged everything, at most `limits.handshake` seconds. Errors: ConfigError for what cannot be meant;
+    LineError where a peer is not there, was restarted or has left; ProtocolError where it says what it may
+    not.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Grpc:
         limits: Limits | None = None,
         revoked: Collection[str] = (),
         on_change: Callable[[Change], None] | None = None,
+        healthy: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name, self.book = network_name(name), dict(book)
         self.limits = limits or Limits()
-        self.serving = True
+        self._healthy, self._leaving = healthy, False
         self.waits = 0  # of roles, for anything
         self._credentials, self._revoked = credentials, read_fingerprints(revoked)
         self._listen = listen or self.book.get(name)
@@ -362,7 +364,7 @@ class Grpc:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.serving = False
+        self._leaving = True
         self.begin_wait()
         unfinished = await self._run(self._stop())
         self.waits -= 1
@@ -385,14 +387,15 @@ class Grpc:
                 address = self.book[peer] if self._dialled(peer) else None
                 self._links[peer] = Link(self._line(peer, session), address, self)
         if self._listen is not None:
-            self._server = Server(
-                self.name, credentials, self.limits, self._links, revoked, lambda: self.serving
-            )
+            self._server = Server(self.name, credentials, self.limits, self._links, revoked, self._serves)
             self.address = await self._server.start(self._listen)
         for link in self._links.values():
             if link.address is not None:
                 connect = partial(dial, link, self.name, credentials, revoked)
                 self._dials.append(asyncio.create_task(link.dial(connect)))
+
+    def _serves(self) -> bool:
+        return self._healthy() and not self._leaving
 
     def _line(self, peer: str, session: bytes) -> Line:
         return Line(self.name, peer, session, self.limits, self._wanted)

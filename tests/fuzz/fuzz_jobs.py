@@ -13,6 +13,7 @@ from protocols.jobs import (
     Claim,
     Ended,
     Over,
+    Prepare,
     Propose,
     Renew,
     Sealed,
@@ -47,7 +48,7 @@ def words() -> list[bytes]:
         Ended(job=JOB, attempt=2, digest="f" * 64),
         Start(job=JOB, attempt=1, done=0),
         Sealed(job=JOB, attempt=1, digests={"bank": "a" * 64}),
-        *(kind(job=JOB, attempt=1) for kind in (Claim, Renew, Cancel, Over)),
+        *(kind(job=JOB, attempt=1) for kind in (Claim, Prepare, Renew, Cancel, Over)),
     ]
     return [bytes([NAMES.index(word.kind)]) + bytes(encode(word)) for word in said]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from protocols import agent as agents
-from protocols import consent
+from protocols import attempt, consent
 from protocols.agent import Agent
 from protocols.arrays import Arrays
 from protocols.config import Parties, PartyConfig, read_config
@@ -28,6 +29,7 @@ from protocols.jobs import (
     Claim,
     Ended,
     Over,
+    Prepare,
     Propose,
     Renew,
     Sealed,
@@ -67,6 +69,11 @@ class Wire:
 
     def peer(self, name: str) -> Peer:
         return Peer(True, 0.0, "")
+
+    def connected(self, peer: str) -> bool:
+        return True
+
+    def raise_failure(self, peer: str) -> None: ...
 
     async def ping(self, name: str, timeout: float) -> float:
         return 0.0
@@ -168,6 +175,8 @@ words: st.SearchStrategy[Word] = st.one_of(
     proposals,
     st.builds(Claim, **about),
     st.builds(Claim, **about),
+    st.builds(Prepare, **about),
+    st.builds(Prepare, **about),
     st.builds(Start, **about, done=st.integers(0, 2)),
     st.builds(Start, **about, done=st.just(0)),
     st.builds(Renew, **about),
@@ -184,10 +193,11 @@ raw = st.tuples(st.sampled_from([Propose.kind, Start.kind, "protocols.None/1", "
 told = st.one_of(words.map(lambda word: (word.kind, encode(word))), raw)
 
 
-def whole(job: str, attempt: int) -> list[tuple[str, bytes]]:
+def whole(job: str, attempt: int, caller: str = "bank") -> list[tuple[str, bytes]]:
     """What an honest caller says about one attempt."""
     of: dict[str, Any] = {"job": job, "attempt": attempt}
-    steps: list[Word] = [PROPOSAL.model_copy(update=of), Claim(**of), Start(**of, done=0)]
+    proposal = PROPOSAL.model_copy(update={**of, "parties": [caller, "telco"]})
+    steps: list[Word] = [proposal, Claim(**of), Prepare(**of), Start(**of, done=0)]
     return [(word.kind, encode(word)) for word in (*steps, Sealed(**of, digests={}), Over(**of))]
 
 
@@ -223,25 +233,25 @@ async def serving(config: PartyConfig, parties: Parties, wire: Wire) -> AsyncIte
         notes.close()
 
 
-async def honest(wire: Wire, job: str, attempt: int = 1) -> None:
+async def honest(wire: Wire, job: str, attempt: int = 1, caller: str = "bank") -> None:
     """A whole job, as a caller should ask for it."""
 
     async def hear(kind: type[Word], state: str = "") -> None:
         while True:
             async with asyncio.timeout(HANG):
-                word = await wire.said["bank"].get()
+                word = await wire.said[caller].get()
             mine = (word.job, word.attempt) == (job, attempt) and isinstance(word, kind)
             if mine and (not isinstance(word, Answer) or word.state == state):
                 return
 
-    propose, claim, start, sealed, over = whole(job, attempt)
+    propose, claim, prepare, start, sealed, over = whole(job, attempt, caller)
     for word, answer, state in (
-        *((propose, Answer, "ready"), (claim, Answer, "agreed")),
+        *((propose, Answer, "ready"), (claim, Answer, "claimed"), (prepare, Answer, "agreed")),
         *((start, Ended, ""), (sealed, Ended, "")),
     ):
-        wire.say("bank", *word)
+        wire.say(caller, *word)
         await hear(answer, state)
-    wire.say("bank", *over)
+    wire.say(caller, *over)
 
 
 async def converse(trial: tuple[PartyConfig, Parties], store: Path, sequence: Any) -> Store:
@@ -280,7 +290,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 @given(sequence=said)
 @example(sequence=[("bank", whole(JOBS[0], attempt), 0.05) for attempt in (1, 1, 2, 1, 2)])
-@example(sequence=[("bank", whole(job, 1)[:3], 0.02) for job in (*JOBS, JOBS[0])])
+@example(sequence=[("bank", whole(job, 1)[:4], 0.02) for job in (*JOBS, JOBS[0])])
 def test_any_conversation(
     trial: tuple[PartyConfig, Parties],
     tmp_path_factory: pytest.TempPathFactory,
@@ -296,8 +306,11 @@ def test_any_conversation(
 
 
 def test_a_peer_may_not_have_any_number_of_jobs_open(
-    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str]
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(agents, "ENOUGH", 60.0)
+    monkeypatch.setattr(agents, "TOO_MUCH", 60.0)
+
     async def propose() -> list[Answer]:
         config, parties = trial
         wire = Wire()
@@ -305,18 +318,128 @@ def test_a_peer_may_not_have_any_number_of_jobs_open(
             for number in range(agents.MOST + 1):
                 wire.say("bank", *whole(f"{number:016x}", 1)[0])
             answers = [await wire.said["bank"].get() for _ in range(agents.MOST + 1)]
-            await honest_of_mill(wire)
+            await honest(wire, "b" * 16, caller="mill")
         return [word for word in answers if isinstance(word, Answer)]
-
-    async def honest_of_mill(wire: Wire) -> None:
-        proposal = PROPOSAL.model_copy(update={"parties": ["mill", "telco"]})
-        wire.say("mill", proposal.kind, encode(proposal))
-        word = await wire.said["mill"].get()
-        assert isinstance(word, Answer) and word.state == "ready"
 
     answers = asyncio.run(propose())
     refused = [word for word in answers if word.state == "refused"]
     assert len(refused) == 1 and "100 jobs of bank are open here already" in refused[0].reason
+
+
+def test_a_peer_that_proposes_without_end_is_refused_and_then_heard_again(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused costs little, so that it is heard as soon as it proposes less."""
+    monkeypatch.setattr(agents, "ENOUGH", 0.1)
+    numbers = itertools.count()
+
+    async def propose(wire: Wire, jobs: int) -> list[str]:
+        proposed = [f"{next(numbers):016x}" for _ in range(jobs)]
+        for job in proposed:
+            cancel = Cancel(job=job, attempt=1)
+            wire.say("bank", *whole(job, 1)[0])
+            wire.say("bank", cancel.kind, encode(cancel))
+        states: list[str] = []
+        open_still = set(proposed)
+        while open_still:
+            word = await wire.said["bank"].get()
+            state = word.state if isinstance(word, Answer) else "ended"
+            states.append(state)
+            if state in ("ended", "refused"):
+                open_still.discard(word.job)
+        return states
+
+    async def flood() -> None:
+        config, parties = trial
+        wire = Wire()
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            states = await propose(wire, 1_000)
+            assert "ready" in states and states.count("refused") > 500
+            await honest(wire, "b" * 16, caller="mill")
+            async with asyncio.timeout(10.0):
+                while "ready" not in await propose(wire, 1):
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(flood())
+
+
+def test_what_was_prepared_does_not_wait_for_ever(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "LONGEST", 0.05)
+
+    async def claim() -> Word:
+        config, parties = trial
+        wire = Wire()
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            for word in whole(JOBS[0], 1)[:3]:
+                wire.say("bank", *word)
+            return await answer(wire, JOBS[0])
+
+    word = asyncio.run(claim())
+    assert isinstance(word, Ended) and word.error == "CancelledJobError"
+    assert word.reason == "bank did not say protocols.Start/1 within 0.05 s" and not ran
+
+
+@pytest.mark.parametrize("last", ["claimed", "agreed"])
+def test_a_turn_that_is_kept_for_nothing_passes_on_and_comes_back(
+    trial: tuple[PartyConfig, Parties],
+    tmp_path: Path,
+    ran: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    last: str,
+) -> None:
+    """The bank claims, or lets us prepare too, and is idle; the mill comes; then the bank goes on."""
+    monkeypatch.setattr(attempt, "CLAIMED", 0.01)
+    monkeypatch.setattr(attempt, "PREPARED", 0.01)
+
+    async def idle() -> list[str]:
+        config, parties = trial
+        wire = Wire()
+        propose, claim, prepare, start, sealed, _ = whole(JOBS[0], 1)
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            for word in (propose, claim, *([prepare] if last == "agreed" else [])):
+                wire.say("bank", *word)
+            await answer(wire, JOBS[0], last)
+            await honest(wire, JOBS[1], caller="mill")
+            words = [await answer(wire, JOBS[0], "queued", "claimed", "agreed") for _ in range(2)]
+            states: list[str] = [word.state for word in words if isinstance(word, Answer)]
+            if last == "claimed":
+                wire.say("bank", *prepare)
+                await answer(wire, JOBS[0], "agreed")
+            for word in (start, sealed):
+                wire.say("bank", *word)
+                ended = await answer(wire, JOBS[0])
+                assert isinstance(ended, Ended) and not ended.error
+            return states
+
+    assert asyncio.run(idle()) == ["queued", last]
+    assert ran == [f"{JOBS[1]}.1", f"{JOBS[0]}.1"]
+
+
+def test_a_start_after_the_turn_has_passed_on_is_a_line_that_was_cut(
+    trial: tuple[PartyConfig, Parties], tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others wait for this party's role, which may come late: its caller makes another attempt."""
+    monkeypatch.setattr(attempt, "PREPARED", 0.01)
+
+    async def start_late() -> Word:
+        config, parties = trial
+        wire = Wire()
+        propose, claim, prepare, start, *_ = whole(JOBS[0], 1)
+        async with serving(config.model_copy(update={"store": tmp_path}), parties, wire):
+            for word in (propose, claim, prepare):
+                wire.say("bank", *word)
+            await answer(wire, JOBS[0], "agreed")
+            for word in whole(JOBS[1], 1, "mill")[:3]:
+                wire.say("mill", *word)
+            await answer(wire, JOBS[0], "queued")
+            monkeypatch.setattr(attempt, "PREPARED", 60.0)
+            wire.say("bank", *start)
+            return await answer(wire, JOBS[0])
+
+    word = asyncio.run(start_late())
+    assert isinstance(word, Ended) and word.error == "LineError" and not ran
 
 
 def asking(**changes: Any) -> tuple[Rule, ...]:
@@ -381,7 +504,8 @@ def test_jobs_that_wait_together_have_one_budget_together(
                     await answer(wire, job, "ready")
             ended = []
             for job in JOBS:
-                said = iter(whole(job, 1)[1:4])  # Claim, Start, Sealed
+                said = iter(whole(job, 1)[1:5])  # Claim, Prepare, Start, Sealed
+                wire.say("bank", *next(said))
                 wire.say("bank", *next(said))
                 word = await answer(wire, job, "agreed")
                 if isinstance(word, Answer):

@@ -171,7 +171,7 @@ def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyP
         talk = Talk(Silent(), {"job": "a" * 16, "attempt": 1}, ["shop"])  # type: ignore[arg-type]
         talk.listen()
         try:
-            await talk.answers("ready")
+            await talk.agree()
         finally:
             await talk.stop()
 

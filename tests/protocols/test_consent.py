@@ -31,7 +31,7 @@ from tests.protocols.test_agent import serving as serving_here
 from tests.protocols.test_agent import trial as trial
 from tests.protocols.test_bypass import ASK, JOB, Caller, Trial, is_answer, play
 from tests.protocols.test_harvest import person
-from tests.protocols.test_jobs import until
+from tests.waiting import until
 from vfl import VerticalNetClassifier
 
 HOUR = timedelta(hours=1)
@@ -199,7 +199,7 @@ def test_a_party_that_is_killed_goes_on_without_a_person(tmp_path: Path) -> None
         ):
             model = VerticalNetClassifier(epochs=40, batch_size=32, random_state=1)
             going = pool.submit(model.fit, bank, target="bank.y", id="id")
-            until(lambda: [r for r in stores["telco"].all() if stores["telco"].checkpoints(r.job).steps], 60)
+            until(lambda: [r for r in stores["telco"].all() if stores["telco"].checkpoints(r.job).steps])
             telco.kill()
             telco.start()
             job = going.result(90).run_
@@ -401,6 +401,6 @@ def test_a_flood_of_proposals_over_the_network_leaves_others_served(tmp_path: Pa
             waits = [mill._there(ask(mill, number)) for number in range(20)]
             flooding.result(60)
         store = Store(tmp_path / "telco-store")
-        until(lambda: not [record for record in store.all() if record.state == "proposed"], 60)
+        until(lambda: not [record for record in store.all() if record.state == "proposed"])
         assert size(store.folder) < 2 * (PROPOSALS + 1) * consent.LARGEST
     assert sorted(waits)[len(waits) // 2] < 1.0

@@ -84,7 +84,7 @@ class Cheat:
             said |= {"kind": "classification", "epochs": 5}
         parameters = found.read(said)
         role = self._cut(found.role(self._action, parameters, seat), seat, after)
-        return Asked(found, self._action, parameters, seat, role, seat.parties, 0, "", {})
+        return Asked(found, self._action, parameters, seat, role, seat.parties, "", {})
 
     def _cut(self, role: Role, seat: Seat, after: int) -> Role:
         """The honest role, until it knows what is common."""

@@ -17,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from protocols import attempt, consent, inbox, jobs, notes
+from protocols import consent, inbox, jobs, notes
 from protocols.arrays import Arrays
 from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
@@ -28,6 +28,7 @@ from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from tests.protocols.test_agent import PROPOSAL
+from tests.protocols.test_connect import watched
 from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier
 
@@ -250,17 +251,51 @@ def test_an_error_that_is_not_ours_ends_the_job_and_not_the_party(
     fit(bank)
 
 
-def test_a_caller_may_not_hold_a_party_for_ever(
+def test_a_party_that_is_kept_for_one_job_does_another_meanwhile(tmp_path: Path) -> None:
+    """`post` is claimed by the bank, which waits for `telco`, where the mill is at work; the farm comes."""
+    found = {**tables(), "farm": tables()["mill"]}
+    lay_out(tmp_path, found, POLICY)
+
+    def calling(caller: str, *served: str) -> Connected:
+        place = tmp_path / f"{caller}-book.toml"
+        left_out = tuple(f"{party} = " for party in found if party not in (caller, *served))
+        lines = (tmp_path / "parties.toml").read_text().splitlines()
+        place.write_text("\n".join(line for line in lines if not line.startswith(left_out)))
+        return Connected(place, caller, found[caller], patience=20.0)
+
+    with (
+        serving(tmp_path, *SERVED),
+        calling("mill", "telco") as mill,
+        calling("bank", *SERVED) as bank,
+        calling("farm", "post") as farm,
+        ThreadPoolExecutor() as pool,
+    ):
+        lock = pool.submit(fit, mill, 10_000)
+        until(lambda: running(tmp_path, "mill"))
+        waiting = pool.submit(fit, bank)
+        until(lambda: running(tmp_path, "bank", "telco", "proposed"))
+        fit(farm)
+        assert running(tmp_path, "mill") and not waiting.done()
+        Store(tmp_path / "telco-store").say("cancel", running(tmp_path, "mill").job)  # type: ignore[union-attr]
+        with pytest.raises(CancelledJobError):
+            lock.result(20)
+        waiting.result(20)
+        fit(farm)
+
+
+def test_whoever_waits_for_a_turn_is_told(
     folder: Path, bank: Connected, mill: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`post` agrees at once, and then waits until `telco`, which is at work, does."""
-    with ThreadPoolExecutor() as pool:
-        lock = pool.submit(fit, mill, 200)
-        until(lambda: running(folder, "mill"))
-        monkeypatch.setattr(attempt, "CLAIM", 0.0)
-        with pytest.raises(CancelledJobError, match=r"did not say protocols.Start/1 within 0 s"):
-            fit(bank)
-        lock.result(HANG)
+    step = "waiting until post has done other jobs"
+    with ThreadPoolExecutor() as pool, watched(monkeypatch) as seen:
+        first = pool.submit(fit, bank, 60)
+        until(lambda: running(folder, "bank"))
+        second = pool.submit(fit, mill)
+        until(lambda: (step, 0, 1) in seen)
+        assert (step, 1, 1) not in seen and running(folder, "bank")
+        first.result(HANG)
+        second.result(HANG)
+        assert [said for said in seen if said[0] == step] == [(step, 0, 1), (step, 1, 1)]
 
 
 def test_no_job_holds_a_party_for_longer_than_it_lets_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import errors
+from protocols import errors, logs
 from protocols.errors import ConfigError, DataError, PartyError, PolicyError, VflError
 from protocols.logs import EVENTS, FIELDS, WITHHELD, log, structured
 
@@ -112,6 +112,25 @@ def test_every_kind_of_error_can_be_described(capsys: pytest.CaptureFixture[str]
     lines = logged(all_of_them, capsys)
     assert [line["error"] for line in lines] == [kind.__name__ for kind in kinds]
     assert [line["error"] for line in lines if "reason" not in line] == ["PartyError"]
+
+
+def test_what_a_peer_can_cause_without_end_does_not_fill_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "A_SECOND", 0.0)
+
+    def flood() -> None:
+        for _ in range(5_000):
+            log.warning("line refused", extra={"peer": "mill"})
+        log.warning("line refused", extra={"peer": "bank"})
+        log.warning("peer lost", extra={"peer": "mill"})
+        logs.A_SECOND = 1e9
+        log.warning("line refused", extra={"peer": "mill"})
+
+    *many, bank, lost, last = logged(flood, capsys)
+    assert len(many) == logs.BURST
+    assert (bank["peer"], lost["event"], last["left_out"]) == ("bank", "peer lost", 5_000 - logs.BURST)
+    assert not [line for line in (*many, bank, lost) if "left_out" in line]
 
 
 def test_an_endless_chain_of_causes_is_cut(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,6 @@ PROPOSAL = Propose(
     parties=["bank", "telco"],
     table="",
     run="",
-    seed=0,
     schemas="",
     version="0",
 )

@@ -405,7 +405,9 @@ def health(address: str | None, credentials: Credentials | None, service: str = 
 
 def test_whoever_has_a_certificate_may_ask_whether_a_party_serves() -> None:
     async def talk() -> None:
-        async with shop_party(SOON) as shop:
+        healthy = True
+        book = {"bank": None, "shop": HERE}
+        async with party("shop", book, SOON, healthy=lambda: healthy) as shop:
 
             async def ask(*more: Any) -> str:
                 return await asyncio.to_thread(health, shop.address, *more)
@@ -414,7 +416,7 @@ def test_whoever_has_a_certificate_may_ask_whether_a_party_serves() -> None:
             assert await ask(watcher) == "SERVING"
             assert await ask(watcher, "vfl.parties.v1.Parties") == "SERVING"
             assert await ask(watcher, "another") == "NOT_FOUND"
-            shop.serving = False
+            healthy = False
             assert await ask(watcher) == "NOT_SERVING"
             assert await ask(None) == "UNAVAILABLE"
 
