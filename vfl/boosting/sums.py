@@ -71,8 +71,8 @@ def sum_up(
         flat = [histogram(binned[:, rows], statistics[rows], counts) for rows in nodes]
         return ClearSums(values=np.concatenate(flat))
     most = int(counts.max())
-    column = np.repeat(np.arange(len(counts)), counts)
-    bin_ = np.arange(len(column)) - np.repeat(starts(counts)[:-1], counts) + 1
+    column = np.repeat(np.arange(len(counts)), counts + 1)
+    bin_ = np.arange(len(column)) - np.repeat(starts(counts)[:-1], counts + 1)
     found = [statistics[rows].bucket_sum(binned[:, rows].T, most + 1)[column, bin_] for rows in nodes]
     sums = concatenated(found)
     words, head = (sums if _blank(sums) else sums.packed()).dump()
@@ -113,7 +113,8 @@ def summing_cost(rows: int, columns: int, statistics: int, bins: int, sealed: bo
     squarings that shift each bin to its place."""
     if not sealed:
         return 2.0 * rows * columns * statistics
-    return {"paillier_product": rows * -(-columns // 2) + 70 * bins, "paillier_refresh": -(-bins // 30)}
+    products = rows * -(-columns // 2) + 35 * statistics * bins
+    return {"paillier_product": products, "paillier_refresh": -(-bins * statistics // 60)}
 
 
 def opening_cost(bins: int, statistics: int, sealed: bool) -> Cost:

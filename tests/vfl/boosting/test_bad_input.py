@@ -247,9 +247,9 @@ def test_sums_under_another_key_or_of_another_size_are_refused() -> None:
         take(sealed, key.public(), (6, 3), 8, 6)
     codes = np.array([[1, 2, 1, 2, 0, 1]], np.uint8)
     sums = sum_up(take(sealed, key.public(), (6, 2), 8, 6), codes, np.array([2]), [np.arange(6)])
-    assert open_sums(sums, key, (1, 2, 2), 6 * 2**8, "shop").tolist() == [[[14, 17], [8, 10]]]
-    with pytest.raises(ProtocolError, match="expected sums of 1 nodes, 3 bins"):
-        open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop")
+    assert open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop").tolist() == [[[8, 9], [14, 17], [8, 10]]]
+    with pytest.raises(ProtocolError, match="expected sums of 1 nodes, 4 bins"):
+        open_sums(sums, key, (1, 4, 2), 6 * 2**8, "shop")
 
 
 def test_a_model_is_continued_only_as_what_it_is() -> None:

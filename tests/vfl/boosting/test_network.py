@@ -83,7 +83,7 @@ def test_nothing_plain_runs_where_it_is_not_granted(folder: Path, encryption: An
 def test_a_policy_sees_how_many_rows_are_behind_a_histogram(folder: Path) -> None:
     with serving(folder, "telco"), Connected(folder / "parties.toml", "bank", two()["bank"]) as all_:
         with pytest.raises(PolicyError, match="min_group"):
-            classifier(max_depth=6, min_samples_split=2, min_child_weight=0.0).fit(all_, **FIT)
+            classifier(max_depth=6, min_samples_leaf=2, min_child_weight=0.0).fit(all_, **FIT)
         classifier(max_depth=6, min_samples_split=20).fit(all_, **FIT)
 
 
