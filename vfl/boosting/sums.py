@@ -15,7 +15,7 @@ import numpy as np
 
 from protocols.arrays import Array
 from protocols.costs import Cost
-from protocols.errors import ProtocolError
+from protocols.errors import DataError, ProtocolError
 from protocols.hazmat.paillier import EncryptedArray, Fixed, concatenated
 from protocols.hazmat.paillier.array import Key
 from protocols.hazmat.paillier.layout import plan
@@ -82,8 +82,8 @@ def sum_up(
 def open_sums(
     message: SealedSums | ClearSums, key: Key | None, shape: tuple[int, int, int], most: int, sender: str
 ) -> Array:
-    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape, or of sums that
-    may be beyond `most`."""
+    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape, of sums that may
+    be beyond `most`, or not what it declares."""
     if isinstance(message, ClearSums):
         size, large = message.values.size, bool(((message.values < -most) | (message.values > most)).any())
     else:
@@ -100,7 +100,10 @@ def open_sums(
     if isinstance(message, ClearSums):
         return message.values.reshape(shape)
     assert key is not None
-    return key.decrypt(sealed).reshape(shape).astype(np.int64)
+    try:
+        return key.decrypt(sealed).reshape(shape).astype(np.int64)
+    except DataError as error:
+        raise ProtocolError(f"{message.kind} from {sender}: {error}") from None
 
 
 def sealing_cost(rows: int, statistics: int, sealed: bool) -> Cost:
