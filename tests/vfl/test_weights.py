@@ -19,6 +19,7 @@ from vfl import (
     VerticalLogisticRegression,
     VerticalPoissonRegressor,
 )
+from vfl.trees.sums import histogram, quantised
 from vfl.weights import FEWEST, LARGEST, carrying_half, check_weights
 
 _weights = st.lists(st.floats(1e-3, 1e6) | st.just(0.0), min_size=1, max_size=60).filter(any).map(np.array)
@@ -90,3 +91,19 @@ def test_a_few_rows_do_not_carry_a_model(model: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["a rare class", "propensities", "exposures", "some left out"])
 def test_weights_that_statisticians_use_will_do(model: str, name: str) -> None:
     MODELS[model].fit(tables(), "bank.y", "id", sample_weight=weighted(name))
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24])
+def test_what_remains_is_a_person_for_nearly_each_bit_of_a_hessian(bits: int) -> None:
+    """Weights that are nearly alike mark people as well: whose bin it is are the digits by which its hessian
+    exceeds its count. The guide says so, and of how many people."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(1, 9, (1, 300)).astype(np.uint8)
+    people, weights = rng.permutation(300)[: bits - 1], np.ones(300)
+    weights[people] += 2.0 ** -np.arange(1, bits)  # a smaller one would be rounded off
+    check_weights(weights)
+    said = quantised(np.zeros((300, 1)), weights[:, None], bits)
+    bins = histogram(codes, said.values, np.array([8]))
+    digits = bins[:, 1] - bins[:, 2] * 2 ** (bits - 1)  # what a row of weight 1 counts
+    for at, person in enumerate(people):
+        assert np.flatnonzero(digits >> (bits - 2 - at) & 1).tolist() == [codes[0, person]]

@@ -89,6 +89,18 @@ def test_a_policy_sees_how_many_rows_are_behind_a_histogram(folder: Path) -> Non
         classifier(max_depth=6, min_samples_split=20).fit(all_, **FIT)
 
 
+def test_a_policy_sees_how_many_rows_a_split_tells_apart(tmp_path: Path) -> None:
+    data = two()
+    few = data["telco"].set_index("id")["b"].reindex(data["bank"]["id"]).rank() <= 5
+    data["bank"] = data["bank"].assign(y=few.to_numpy().astype(int))
+    lay_out(tmp_path, data, "min_intersection = 5\n")
+    with serving(tmp_path, "telco"), Connected(tmp_path / "parties.toml", "bank", data["bank"]) as all_:
+        how: dict[str, Any] = {"max_depth": 1, "min_child_weight": 0.0}
+        with pytest.raises(PolicyError, match="min_group"):
+            classifier(**how, min_samples_leaf=2).fit(all_, **FIT)
+        classifier(**how).fit(all_, **FIT)
+
+
 @pytest.mark.parametrize("encryption", [Plain(), SEALED])
 def test_who_makes_up_its_sums_is_named(
     folder: Path, encryption: Any, monkeypatch: pytest.MonkeyPatch
