@@ -57,6 +57,14 @@ class Guard(Protocol):
     def group(self, rows: int) -> None:
         """Call before a statistic leaves, with the number of rows behind it."""
 
+    def learns(self, ids: Iterable[bytes]) -> None:
+        """Call with the canonical ids of the rows that a model learns from, where they are only some of those
+        that `rows` was told of. It writes to a disk: call it by `Party.compute`."""
+
+    def difference(self, rows: int) -> None:
+        """Call before statistics over another set of rows leave, with how many rows are either in this set or
+        in an earlier one of the same run."""
+
 
 class Unguarded:
     """The guard of a party without a policy: nothing is refused, and nothing looked at."""
@@ -68,6 +76,10 @@ class Unguarded:
     def intersection(self, rows: int) -> None: ...
 
     def group(self, rows: int) -> None: ...
+
+    def learns(self, ids: Iterable[bytes]) -> None: ...
+
+    def difference(self, rows: int) -> None: ...
 
 
 class Checkpoints(Protocol):

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from protocols.errors import PolicyError, nearest
-from protocols.history import History
+from protocols.history import History, Prints
 from protocols.rules import ANY, Action, Rule, has
 
 Verdict = Literal["granted", "ask", "refused"]
@@ -213,17 +213,40 @@ class Guard:
             raise refusal("max_distinct_ids", _too_many_ids(self.rule))
         self.intersection(len(rows))
         if not predicts:
-            differs = self.history.nearest_fit(rows)
-            if differs is not None and differs < self.rule.min_difference:
-                least = self.rule.min_difference
-                said = f"the rows differ from an earlier job's, by fewer than {least}"
-                raise refusal("min_difference", f"{said}; use the same rows, or more")
-            most = self.rule.max_fits
-            if most and len(self.history.fits) >= most and not self.history.fitted(rows):
-                said = f"models were fitted on all {most} sets of rows that are granted"
-                raise refusal("max_fits", f"{said}; use one of them again, or ask the owner for more")
-            # Not recorded if refused: nothing was fitted on them, and they would stand in later jobs' way.
-            self._keep(self.history.with_fit(rows))
+            self._compare(rows, "use the same rows, or more")
+
+    def learns(self, ids: Iterable[bytes]) -> None:
+        """Call with the canonical ids of the rows that a model learns from, where they are only some of those
+        that `rows` was told of.
+
+        They are held to the same number and difference: also from all rows, which another job may learn from.
+        """
+        rows = self.history.fingerprints(ids)
+        if len(rows) < self.rule.min_intersection:
+            said = f"a model would learn from fewer than {self.rule.min_intersection} rows"
+            raise refusal("min_intersection", f"{said}; take more rows, hold out fewer, or weigh more")
+        self._compare(rows, "hold out, or leave out by weights of 0, the same rows as before, or more")
+
+    def difference(self, rows: int) -> None:
+        """Call before statistics over another set of rows leave, with how many rows are either in this set or
+        in an earlier one of the same job."""
+        if 0 < rows < self.rule.min_difference:
+            said = f"two rounds would learn from rows that differ by fewer than {self.rule.min_difference}"
+            raise refusal("min_difference", f"{said}; draw fewer rows a round, or all")
+
+    def _compare(self, rows: Prints, advice: str) -> None:
+        """Refuse a set of rows that nearly is an earlier one, and remember it."""
+        differs = self.history.nearest_fit(rows)
+        if differs is not None and differs < self.rule.min_difference:
+            least = self.rule.min_difference
+            said = f"the rows differ from an earlier job's, by fewer than {least}"
+            raise refusal("min_difference", f"{said}; {advice}")
+        most = self.rule.max_fits
+        if most and len(self.history.fits) >= most and not self.history.fitted(rows):
+            said = f"models were fitted on all {most} sets of rows that are granted"
+            raise refusal("max_fits", f"{said}; use one of them again, or ask the owner for more")
+        # Not recorded if refused: nothing was learned from them, and they would stand in later jobs' way.
+        self._keep(self.history.with_fit(rows))
 
     def intersection(self, rows: int) -> None:
         """Call with the number of matched rows where their ids are not at hand, or the most there can be."""
@@ -275,6 +298,17 @@ class Guards:
         """As of `Guard`."""
         for guard in self._guards:
             guard.group(rows)
+
+    def learns(self, ids: Iterable[bytes]) -> None:
+        """As of `Guard`."""
+        known = list(ids)
+        for guard in self._guards:
+            guard.learns(known)
+
+    def difference(self, rows: int) -> None:
+        """As of `Guard`."""
+        for guard in self._guards:
+            guard.difference(rows)
 
 
 def refusal(clause: str, reason: str) -> PolicyError:

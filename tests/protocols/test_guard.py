@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocols.errors import PolicyError
@@ -43,6 +43,7 @@ def test_fewer_rows_than_the_least_are_refused(least: int, rows: int) -> None:
     counted: list[tuple[str, Callable[[Guard], None]]] = [
         ("min_intersection", lambda one: one.intersection(rows)),
         ("min_intersection", lambda one: one.rows(ids(rows))),
+        ("min_intersection", lambda one: one.learns(ids(rows))),
         ("min_group", lambda one: one.group(rows)),
     ]
     for clause, call in counted:
@@ -176,3 +177,31 @@ def test_what_an_alignment_alone_found_is_counted_by_number() -> None:
     one.announced(JOB.peer, 30, 20)
     one.rows(ids(7))
     assert kept.histories[-1].of(JOB.job)["matched"].tolist() == [7] and kept.histories[-1].found == 0
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 8))
+def test_rows_that_are_left_out_of_a_fit_are_a_difference(left_out: int, before: int, least: int) -> None:
+    """Of all rows of the job, and of those that an earlier job learnt from."""
+    assume(not before or before >= least)
+    history = fitted(ids(20 - before), fitted(ids(20)))
+    one, _ = guard(JOB, history, min_difference=least)
+    one.rows(ids(20))
+    apart = [n for n in (left_out, abs(left_out - before)) if n]
+    if apart and min(apart) < least:
+        refused("min_difference", one.learns, ids(20 - left_out))
+        assert len(one.history.fits) == len(history.fits)
+    else:
+        one.learns(ids(20 - left_out))
+        assert one.history.nearest_fit(one.history.fingerprints(ids(20))) == min(
+            (n for n in (left_out, before) if n), default=None
+        )
+
+
+@given(st.integers(0, 12), st.integers(0, 8))
+def test_rounds_learn_from_the_same_rows_or_from_rather_different_ones(rows: int, least: int) -> None:
+    one, kept = guard(JOB, EMPTY, min_difference=least)
+    if 0 < rows < least:
+        assert str(least) in refused("min_difference", one.difference, rows)
+    else:
+        one.difference(rows)
+    assert kept.histories == []

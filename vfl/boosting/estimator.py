@@ -50,9 +50,10 @@ class _VerticalGradientBoosting(Vertical):
     max_depth: levels of splits.
     max_bins: how many bins each party divides a column into, from 2 to 255.
     l2_regularization: what is added to a leaf's hessian.
-    min_child_weight: the least hessian of a leaf. min_samples_leaf: its least rows; above 1 rows are summed
-        up under encryption too, and sums are half as large again. min_samples_split: the least rows of a node
-        that is split; no histogram is asked of fewer. min_gain: what a split has to gain.
+    min_child_weight: the least hessian of a leaf. min_samples_leaf: its least rows, and those of a category
+        that is told apart at a split; others' policies refuse fewer than their `min_group`.
+        min_samples_split: the least rows of a node that is split; no histogram is asked of fewer. min_gain:
+        what a split has to gain.
     subsample: the share of rows that a round learns from. colsample: the share of all columns.
     top_rate, other_rate: GOSS. Rows with the largest gradients are always drawn (top_rate of all), and
         other_rate of all from the rest, with more weight. It shows feature parties which rows these are.
@@ -89,7 +90,7 @@ class _VerticalGradientBoosting(Vertical):
         max_bins: int = 32,
         l2_regularization: float = 1.0,
         min_child_weight: float = 1.0,
-        min_samples_leaf: int = 1,
+        min_samples_leaf: int = 10,
         min_samples_split: int = 20,
         min_gain: float = 0.0,
         subsample: float = 1.0,
@@ -326,7 +327,7 @@ class VerticalGradientBoostingRegressor(RegressorMixin, _VerticalGradientBoostin
         max_bins: int = 32,
         l2_regularization: float = 1.0,
         min_child_weight: float = 1.0,
-        min_samples_leaf: int = 1,
+        min_samples_leaf: int = 10,
         min_samples_split: int = 20,
         min_gain: float = 0.0,
         subsample: float = 1.0,

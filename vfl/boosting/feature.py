@@ -16,8 +16,10 @@ import pandas as pd
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
+from protocols.hazmat.paillier import EncryptedArray
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
+from protocols.psi.ids import CanonicalIds
 from vfl.align import Aligned, align_feature
 from vfl.boosting.messages import (
     LEAF,
@@ -41,6 +43,7 @@ from vfl.boosting.predict import answer, rows_in_bins
 from vfl.boosting.sums import CHUNK, Statistics, joined, sum_up, summing_cost, take
 from vfl.trees.bins import Bins, fit_all
 from vfl.trees.forest import Splits
+from vfl.weights import carrying_half
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class _Held:
     key: Key | None  # None: in the clear
     alone: bool  # no other feature party takes part
     outputs: int
+    ids: CanonicalIds
+    common: Array = field(repr=False)  # which of `ids` are in the common rows
+    drawn: list[Array] = field(repr=False)  # bits of the rows that rounds of this attempt learnt from
 
 
 async def feature_party(
@@ -64,21 +70,27 @@ async def feature_party(
     async with me.within("align") as at:
         aligned = await align_feature(at, label_party, peers, table.ids, protocol=plan.protocol)
     bins, codes = await divided(me, table, aligned, plan, before)
-    counts = np.array([one.count for one in bins], np.int64)
+    done, state = me.resumed()
+    about = described(bins, table.monotone)
+    if state is not None and not np.array_equal(state["monotone"], about.monotone):
+        raise ConfigError(
+            "monotone is another than when this training began; put it back, or let the caller train anew"
+        ).at(me.name, "setup")
     async with me.within("setup") as at:
         word = await at.recv(label_party, TreeKey)
         check_outputs(table.monotone, word.outputs)
         key = None if plan.scheme is None else plan.scheme.key_from_bytes(word.key)
-        await at.send(label_party, described(bins, table.monotone))
-    held = _Held(label_party, plan, codes, counts, key, len(peers) == 1, word.outputs)
-    done, state = me.resumed()
-    splits, ends = (Splits.empty() if before is None else before.splits), [0]
+        await at.send(label_party, about)
+    counts, every = about.bins.astype(np.int64), [to_bits(np.ones(codes.shape[1], bool))]
+    which = table.ids, aligned.rows, every if plan.draws else []
+    held = _Held(label_party, plan, codes, counts, key, len(peers) == 1, word.outputs, *which)
+    splits = [Splits.empty() if before is None else before.splits]
+    ends = [len(splits[0])]
     if state is not None:
-        splits, ends = Splits.of(state), state["ends"].tolist()
+        splits, ends = [Splits.of(state)], state["ends"].tolist()
     elif before is not None:
-        ends = [len(splits)]
         async with me.within("before") as at:
-            await answer(at, label_party, codes, splits, plan.predict_protocol)
+            await answer(at, label_party, codes, before.splits, plan.predict_protocol)
     enough: Enough | None = None
     async with me.within("fit") as fit:
         for round_ in range(max(done, plan.begin), plan.n_estimators):
@@ -87,16 +99,17 @@ async def feature_party(
                 if isinstance(told, Enough):
                     enough = told
                     break
-                splits = await _help(at, held, told, splits)
-            ends.append(len(splits))
-            me.checkpoint(round_ + 1, partial(_state, splits, ends))
+                added = await _help(at, held, told, first=round_ == 0)
+            splits += added
+            ends.append(ends[-1] + sum(map(len, added)))
+            me.checkpoint(round_ + 1, partial(_state, splits, ends, about.monotone))
     if plan.early_stopping:
         async with me.within("end") as at:
             enough = enough or await at.recv(label_party, Enough)
         if not plan.begin <= enough.rounds < plan.begin + len(ends):
             raise ProtocolError(f"{Enough.kind} from {label_party}: {enough.rounds} rounds were not trained")
-        splits = splits.first(ends[enough.rounds - plan.begin])
-    return Owned(bins, splits), aligned
+        return Owned(bins, Splits.joined(splits).first(ends[enough.rounds - plan.begin])), aligned
+    return Owned(bins, Splits.joined(splits)), aligned
 
 
 async def divided(
@@ -142,40 +155,44 @@ def check_outputs(monotone: Mapping[str, int], outputs: int) -> None:
         raise error
 
 
-async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:
-    """One round: a tree for each output, level by level. Returns the splits with those that were added."""
+async def _help(me: Party, held: _Held, told: Drawn, *, first: bool) -> list[Splits]:
+    """One round: a tree for each output, level by level. Returns the splits that were added.
+
+    first: whether no tree came before, so that hessians in the clear are in the ratio of the rows' weights.
+    """
     plan, label_party, rows = held.plan, held.label_party, held.codes.shape[1]
     if len(told.columns) != len(held.counts):
         raise ProtocolError(
             f"{Drawn.kind} from {label_party}: expected {len(held.counts)} columns, got {len(told.columns)}"
         )
+    added: list[Splits] = []
     if not told.columns.any():
-        return splits
+        return added
     drawing = Drawing(from_bits(told.rows, rows, Drawn.kind, label_party))
     codes = np.ascontiguousarray(held.codes[told.columns][:, drawing.mask])
     counts = held.counts[told.columns]
     level = roots(held.outputs, drawing, plan.min_samples_split)
     if not level.rows:
-        return splits
-    width = 2 * held.outputs + plan.counts_rows
+        return added
+    await _compare(me, held, drawing.mask)
+    width = 2 * held.outputs + 1
     statistics = await _statistics(me, held, len(drawing.rows), width)
+    if first and not isinstance(statistics, EncryptedArray):
+        me.guard.group(carrying_half(statistics[:, 1]))
     for depth in range(plan.max_depth):
         async with me.within(depth) as at:
             at.guard.group(level.smallest)
             nodes = [level.drawn[node] for node in level.summed]
-            cost = summing_cost(
-                sum(map(len, nodes)), len(counts), width, len(nodes) * int(counts.sum()), held.key is not None
-            )
+            bins = len(nodes) * int((counts + 1).sum())
+            cost = summing_cost(sum(map(len, nodes)), len(counts), width, bins, held.key is not None)
             await at.send(label_party, await at.compute(sum_up, statistics, codes, counts, nodes, cost=cost))
             word = await at.recv(label_party, Divided)
             mine, left = _mine(word, level, told.columns, plan.min_samples_split, label_party)
-            numbers = np.arange(len(mine)) + len(splits)
-            splits = splits.plus(word.columns, left, [len(level.drawn[node]) for node in mine])
-            sides = {
-                node: splits.go_left(int(number), held.codes, level.rows[node])
-                for node, number in zip(mine, numbers, strict=True)
-            }
+            split = Splits.new(word.columns, left, [len(level.drawn[node]) for node in mine])
+            added.append(split)
+            sides = {node: split.go_left(n, held.codes, level.rows[node]) for n, node in enumerate(mine)}
             if mine:
+                at.guard.group(_smallest_half(sides, level, drawing, held))
                 await at.send(label_party, Sides(left=to_bits(np.concatenate([*sides.values()]))))
             others = np.flatnonzero(word.fate == OTHERS).tolist()
             if depth + 1 == plan.max_depth or not (mine or others):
@@ -183,10 +200,45 @@ async def _help(me: Party, held: _Held, told: Drawn, splits: Splits) -> Splits:
             if others:
                 said = await at.recv(label_party, Sides)
                 sides |= apart(said, [level.rows[node] for node in others], others, label_party)
+                _smallest_half(sides, level, drawing, held)
             level, _ = below(level, sides, drawing, plan.min_samples_split)
             if not level.rows:
                 break
-    return splits
+    return added
+
+
+async def _compare(me: Party, held: _Held, drawn: Array) -> None:
+    """Ask the policy about the rows that a round learns from: sums over two sets of rows differ by those over
+    the rows that are in one of the sets alone."""
+    bits = to_bits(drawn)
+    apart = [int(np.bitwise_count(bits ^ earlier).sum()) for earlier in held.drawn]
+    if 0 in apart:
+        return
+    if held.plan.draws:
+        me.guard.difference(min(apart))
+    elif apart:
+        raise ProtocolError(
+            f"{Drawn.kind} from {held.label_party}: other rows than in the rounds before; without subsample "
+            "and GOSS all learn from the same"
+        )
+    elif not drawn.all():
+        await me.compute(me.guard.learns, held.ids.at(held.common[drawn]), cost=0.0)
+    held.drawn.append(bits)
+
+
+def _smallest_half(sides: Mapping[int, Array], level: Level, drawing: Drawing, held: _Held) -> int:
+    """Drawn rows in the smallest child of nodes that are split, by which of their rows go left.
+
+    ProtocolError where they are fewer than all were told that a leaf has: the label party has counted them.
+    """
+    halves = [level.rows[node][way] for node, left in sides.items() for way in (left, ~left)]
+    smallest = min(len(drawing.among(half)) for half in halves)
+    if smallest < held.plan.min_samples_leaf:
+        raise ProtocolError(
+            f"{Divided.kind} from {held.label_party}: a split that leaves fewer than "
+            f"{held.plan.min_samples_leaf} rows on a side"
+        )
+    return smallest
 
 
 async def _statistics(me: Party, held: _Held, rows: int, width: int) -> Statistics:
@@ -223,5 +275,5 @@ def apart(said: Sides, rows: Sequence[Array], nodes: Sequence[int], sender: str)
     return dict(zip(nodes, np.split(flags, np.cumsum(sizes)[:-1]), strict=True))
 
 
-def _state(splits: Splits, ends: Sequence[int]) -> Arrays:
-    return Arrays({**splits.arrays(), "ends": np.array(ends, np.int64)})
+def _state(splits: Sequence[Splits], ends: Sequence[int], monotone: Array) -> Arrays:
+    return Arrays({**Splits.joined(splits).arrays(), "ends": np.array(ends, np.int64), "monotone": monotone})

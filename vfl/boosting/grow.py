@@ -15,6 +15,7 @@ from protocols.arrays import Array
 from protocols.costs import Cost
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Coordinator
+from vfl.boosting.checks import Above, check_side, check_sums
 from vfl.boosting.feature import apart
 from vfl.boosting.messages import LEAF, OTHERS, YOURS, ClearSums, Divided, SealedSums, Sides, to_bits
 from vfl.boosting.nodes import Drawing, Level, below, roots
@@ -71,11 +72,11 @@ class Setting:
     @property
     def width(self) -> int:
         """Statistics of a row."""
-        return 2 * self.outputs + self.plan.counts_rows
+        return 2 * self.outputs + 1
 
     def of_output(self, output: int) -> list[int]:
-        """Which statistics a tree of this output is grown from."""
-        return [2 * output, 2 * output + 1, *([self.width - 1] if self.plan.counts_rows else [])]
+        """Which statistics a tree of this output is grown from: gradient, hessian and rows."""
+        return [2 * output, 2 * output + 1, self.width - 1]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,13 @@ class Grower:
     """Adds trees to `growing`, its own splits to `splits`, and what leaves say to `raw` (rows, outputs)."""
 
     def __init__(self, setting: Setting, growing: Growing, splits: Splits, raw: Array) -> None:
-        self.setting, self.growing, self.splits, self.raw = setting, growing, splits, raw
+        self.setting, self.growing, self.raw = setting, growing, raw
+        self._splits = [splits]
+
+    @property
+    def splits(self) -> Splits:
+        """The label party's own, so far."""
+        return Splits.joined(self._splits)
 
     async def round(
         self, me: Coordinator, statistics: Quantised, drawing: Drawing, columns: Array, *, last: bool
@@ -110,15 +117,15 @@ class Grower:
         grown = _Round(statistics, drawing, columns, [s for s in setting.peers if columns[s.at].any()])
         await self._send(me, grown)
         with self._preparing(grown, last):
-            above: Array | None = None  # sums of the nodes above that were split
+            above: Above | None = None
             for depth in range(plan.max_depth):
                 async with me.within(depth) as at:
                     sums = _with_siblings(await self._sums(at, level, grown), level, above)
-                    found = await self._best(at, level, nodes, sums, grown)
+                    found = await self._best(at, level, nodes, sums, grown, above)
                     level, nodes, parents = await self._divide(at, level, nodes, found, grown, depth)
                 if not level.rows:
                     return
-                above = sums[parents]
+                above = Above(sums[parents], found.column[parents], found.left[parents])
 
     async def _send(self, me: Coordinator, grown: _Round) -> None:
         """The drawn rows' statistics, to those who have a column in the round."""
@@ -138,14 +145,14 @@ class Grower:
         return self.setting.key.filling(min(len(grown.statistics.values), MOST_IN_STOCK))
 
     async def _sums(self, me: Coordinator, level: Level, grown: _Round) -> Array:
-        """(summed nodes, drawn columns, bins, statistics): all parties' histograms, padded alike."""
+        """(summed nodes, drawn columns, bins + 1, statistics): all parties' histograms, padded alike."""
         setting, columns, counts = self.setting, grown.columns, self.setting.columns.counts
         width, nodes = setting.width, [level.drawn[node] for node in level.summed]
         most = 2**setting.plan.gradient_bits * len(grown.statistics.values)
         parts = []
         for side in setting.sides:
             chosen = counts[side.at][columns[side.at]]
-            shape = len(nodes), int(chosen.sum()), width
+            shape = len(nodes), int((chosen + 1).sum()), width
             if side.party == setting.me:
                 codes, values = grown.own(setting), grown.statistics.values
                 cost: Cost = 2.0 * sum(map(len, nodes)) * len(codes) * width
@@ -160,18 +167,21 @@ class Grower:
             parts.append(padded(flat, chosen, int(counts[columns].max(initial=0))))
         return np.concatenate(parts, axis=1)
 
-    async def _best(self, me: Coordinator, level: Level, nodes: _Nodes, sums: Array, grown: _Round) -> Found:
+    async def _best(
+        self, me: Coordinator, level: Level, nodes: _Nodes, sums: Array, grown: _Round, above: Above | None
+    ) -> Found:
         """The best split of each node; nodes of too few rows have none."""
-        setting, values = self.setting, grown.statistics.values
+        setting = self.setting
         which = np.array([setting.of_output(output) for output in nodes.output])
         own = np.take_along_axis(sums, which[:, None, None, :], axis=3)
-        totals = np.stack(
-            [values[rows][:, of].sum(axis=0) for rows, of in zip(level.drawn, which, strict=True)]
-        )
+        values = [grown.values(rows, of) for rows, of in zip(level.drawn, which, strict=True)]
+        sides = [(side.party, grown.place(side)) for side in grown.active]
+        await me.compute(check_sums, own, values, above, sides, cost=10.0 * own.size)
+        totals = np.stack([rows.sum(axis=0) for rows in values])
         bits, known = grown.statistics.bits[which], setting.columns.at(grown.columns)
-        rules = setting.plan.rules
+        bounds = nodes.low, nodes.high
         found = await me.compute(
-            best_splits, own, totals, bits, known, rules, nodes.low, nodes.high, cost=40.0 * own.size
+            best_splits, own[:, :, 1:], totals, bits, known, setting.plan.rules, *bounds, cost=40.0 * own.size
         )
         small = [len(rows) < setting.plan.min_samples_split for rows in level.drawn]
         found.gain[small] = 0.0
@@ -188,7 +198,9 @@ class Grower:
         children = {
             node: self.growing.divide(nodes.number[node], owner[node], found.gain[node]) for node in split
         }
-        sides = await self._ask(me, level, found.left, column, owner, grown, last=depth + 1 == plan.max_depth)
+        sides = await self._ask(
+            me, level, nodes, found, column, owner, grown, last=depth + 1 == plan.max_depth
+        )
         lower, parents = below(level, sides, grown.drawing, plan.min_samples_split)
         if depth + 1 == plan.max_depth:
             lower, parents = Level([], [], ()), []
@@ -199,7 +211,7 @@ class Grower:
                 self._settle(nodes.number[node], output, rows, level.drawn[node], bounds, statistics)
             elif node not in parents:
                 for at, half in enumerate((rows[sides[node]], rows[~sides[node]])):
-                    drawn = grown.drawing.at[half[grown.drawing.mask[half]]]
+                    drawn = grown.drawing.among(half)
                     bounds = found.low[node, at], found.high[node, at]
                     self._settle(children[node][at], output, half, drawn, bounds, statistics)
         number = [child for node in parents for child in children[node]]
@@ -214,7 +226,8 @@ class Grower:
         self,
         me: Coordinator,
         level: Level,
-        left: Array,
+        nodes: _Nodes,
+        found: Found,
         column: Array,
         owner: Mapping[int, int],
         grown: _Round,
@@ -223,37 +236,42 @@ class Grower:
     ) -> dict[int, Array]:
         """Of each node that is split, which of its rows go left; all who need it know it then."""
         setting = self.setting
-        wide = np.zeros((len(left), 256), bool)
-        wide[:, : left.shape[1]] = left
-        nodes = {
-            side.party: [node for node, by in owner.items() if by == at]
+        wide = np.zeros((len(found.left), 256), bool)
+        wide[:, : found.left.shape[1]] = found.left
+        by = {
+            side.party: [node for node, place in owner.items() if place == at]
             for at, side in enumerate(setting.sides)
         }
         for side in grown.active:
-            mine = nodes[side.party]
+            mine = by[side.party]
             fate = np.full(len(level.rows), LEAF, np.uint8)
             fate[list(owner)] = OTHERS
             fate[mine] = YOURS
             numbers = (column[mine] - side.at.start).astype(np.uint32)
             await me.send(side.party, Divided(fate=fate, columns=numbers, left=to_bits(wide[mine])))
         sides = {}
-        for node in nodes[setting.me]:
+        for node in by[setting.me]:
             number = np.array([column[node] - setting.at.start])
-            self.splits = self.splits.plus(number, wide[[node]], [len(level.drawn[node])])
-            sides[node] = self.splits.go_left(len(self.splits) - 1, setting.codes, level.rows[node])
+            split = Splits.new(number, wide[[node]], [len(level.drawn[node])])
+            sides[node] = split.go_left(0, setting.codes, level.rows[node])
+            self._splits.append(split)
         told = set()
         for side in grown.active:  # who waits for nobody else's answer is not made to
-            others = [node for node in owner if node not in nodes[side.party]]
+            others = [node for node in owner if node not in by[side.party]]
             if set(others) <= sides.keys():
                 told.add(side.party)
                 await self._tell(me, side, others, sides, last=last)
         for side in grown.active:
-            if mine := nodes[side.party]:
+            if mine := by[side.party]:
                 said = await me.recv(side.party, Sides)
                 sides |= apart(said, [level.rows[node] for node in mine], mine, side.party)
+                for node in mine:
+                    drawn = grown.drawing.among(level.rows[node][sides[node]])
+                    values = grown.values(drawn, setting.of_output(nodes.output[node]))
+                    check_side(side.party, values, found.sums[node])
         for side in grown.active:
             if side.party not in told:
-                others = [node for node in owner if node not in nodes[side.party]]
+                others = [node for node in owner if node not in by[side.party]]
                 await self._tell(me, side, others, sides, last=last)
         return sides
 
@@ -295,17 +313,26 @@ class _Round:
         """The label party's bins: (drawn columns, drawn rows)."""
         return setting.codes[self.columns[setting.at]][:, self.drawing.mask]
 
+    def place(self, side: Side) -> slice:
+        """Where a party's columns are among those of the round."""
+        before = int(self.columns[: side.at.start].sum())
+        return slice(before, before + int(self.columns[side.at].sum()))
+
+    def values(self, drawn: Array, which: Sequence[int] | Array) -> Array:
+        """These statistics of these drawn rows."""
+        return self.statistics.values[drawn][:, which]
+
 
 def _own_sums(codes: Array, values: Array, counts: Array, nodes: Sequence[Array]) -> Array:
     return np.stack([histogram(codes[:, rows], values[rows], counts) for rows in nodes])
 
 
-def _with_siblings(sums: Array, level: Level, above: Array | None) -> Array:
+def _with_siblings(sums: Array, level: Level, above: Above | None) -> Array:
     """(nodes, ...) from sums of one child of each pair, and of their parents."""
     if above is None:
         return sums
     full = np.empty((len(level.rows), *sums.shape[1:]), np.int64)
     summed = np.array(level.summed)
     full[summed] = sums
-    full[summed ^ 1] = above - sums  # children are in pairs
+    full[summed ^ 1] = above.sums - sums  # children are in pairs
     return full

@@ -27,9 +27,11 @@ from vfl.boosting.nodes import Drawing
 from vfl.boosting.parts import Classes, Learnt, Owned, Table
 from vfl.boosting.plan import Boosting
 from vfl.boosting.predict import ask
+from vfl.trees.bins import MOST_BINS
 from vfl.trees.forest import Forest, Growing, Splits
 from vfl.trees.splits import Columns
 from vfl.trees.sums import quantised
+from vfl.weights import check_weights
 
 MOST_GRADIENT = 1e100
 
@@ -54,9 +56,10 @@ async def label_party(
         w = np.ones(len(y)) if weights is None else weights[aligned.rows]
         # Who goes on judges by rows that were not learnt from before.
         validation = me.key("validation") if before is None else before[1].held_out
-        learning = ~held_out(philox(validation), plan, len(y)) & (w > 0)
-        judging = ~learning & (w > 0)
+        kept = ~held_out(philox(validation), plan, len(y))
+        learning, judging = kept & (w > 0), ~kept & (w > 0)
         _check_rows(y, loss, classes, learning, judging, plan)
+        check_weights(w[kept])
     done, state = me.resumed()
     # Before the first round, which may take minutes: whoever watches would still see the alignment.
     me.progress("trees", max(done, plan.begin), plan.n_estimators)
@@ -98,7 +101,7 @@ async def label_party(
                 scale = (w * factor)[mask][:, None]
                 g, h = g[mask] * scale, h[mask] * scale
                 _check_sizes(g, h)
-                statistics = quantised(g, h, plan.gradient_bits, count=plan.counts_rows)
+                statistics = quantised(g, h, plan.gradient_bits)
                 last = round_ + 1 == plan.n_estimators
                 await grower.round(at, statistics, Drawing(mask), columns, last=last)
             if plan.early_stopping:
@@ -144,6 +147,12 @@ async def _set_up(
         np.concatenate([one.categorical for one in every]),
         np.concatenate([one.monotone for one in every]),
     )
+    for party in peers:
+        most = int(told[party].bins.max(initial=0))
+        if most > (MOST_BINS if plan.begin else plan.max_bins):
+            raise ProtocolError(
+                f"{BinCounts.kind} from {party}: a column of {most} bins, expected at most {plan.max_bins}"
+            )
     if not (np.abs(columns.monotone) <= 1).all() or (columns.monotone[columns.categorical] != 0).any():
         raise ProtocolError(f"{BinCounts.kind}: a monotone constraint that is none, or on categories")
     return Setting(plan, me.name, codes, tuple(sides), columns, key, loss.outputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -21,15 +22,19 @@ class Drawing:
 
     mask: Array  # (common rows,) bool
 
-    @property
+    @cached_property
     def rows(self) -> Array:
         """Their positions among the common rows."""
         return np.flatnonzero(self.mask)
 
-    @property
+    @cached_property
     def at(self) -> Array:
         """Of each common row, its position among the drawn ones, if it is one."""
         return np.cumsum(self.mask) - 1
+
+    def among(self, rows: Array) -> Array:
+        """Positions among the drawn rows of those of `rows` that are."""
+        return self.at[rows[self.mask[rows]]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Level:
 
     @property
     def smallest(self) -> int:
-        """Drawn rows in the smallest node whose histogram is computed, by a party's own count."""
-        return min((len(self.drawn[node]) for node in self.summed), default=0)
+        """Drawn rows in the smallest node whose histogram leaves, or follows from its sibling's that does."""
+        return min(map(len, self.drawn), default=0)
 
 
 def roots(trees: int, drawing: Drawing, least: int) -> Level:

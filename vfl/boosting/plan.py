@@ -35,7 +35,7 @@ class Boosting(Parameters):
     max_bins: Annotated[int, Field(ge=2, le=MOST_BINS)] = 32
     l2_regularization: Amount = 1.0
     min_child_weight: Amount = 1.0
-    min_samples_leaf: Annotated[int, Field(ge=1)] = 1
+    min_samples_leaf: Annotated[int, Field(ge=1)] = 10
     min_samples_split: Annotated[int, Field(ge=2)] = 20
     min_gain: Amount = 0.0
     subsample: Fraction = 1.0
@@ -72,14 +72,14 @@ class Boosting(Parameters):
         return bool(self.top_rate or self.other_rate)
 
     @property
+    def draws(self) -> bool:
+        """Whether each round learns from other rows."""
+        return self.goss or self.subsample < 1
+
+    @property
     def is_plain(self) -> bool:
         """Whether what leaves could be read by whoever sees it."""
         return self.encryption == "plain" or self.small_key
-
-    @property
-    def counts_rows(self) -> bool:
-        """Whether rows are summed up beside gradients and hessians."""
-        return self.min_samples_leaf > 1
 
     @property
     def rules(self) -> Rules:

@@ -15,7 +15,7 @@ import numpy as np
 
 from protocols.arrays import Array
 from protocols.costs import Cost
-from protocols.errors import ProtocolError
+from protocols.errors import DataError, ProtocolError
 from protocols.hazmat.paillier import EncryptedArray, Fixed, concatenated
 from protocols.hazmat.paillier.array import Key
 from protocols.hazmat.paillier.layout import plan
@@ -71,8 +71,8 @@ def sum_up(
         flat = [histogram(binned[:, rows], statistics[rows], counts) for rows in nodes]
         return ClearSums(values=np.concatenate(flat))
     most = int(counts.max())
-    column = np.repeat(np.arange(len(counts)), counts)
-    bin_ = np.arange(len(column)) - np.repeat(starts(counts)[:-1], counts) + 1
+    column = np.repeat(np.arange(len(counts)), counts + 1)
+    bin_ = np.arange(len(column)) - np.repeat(starts(counts)[:-1], counts + 1)
     found = [statistics[rows].bucket_sum(binned[:, rows].T, most + 1)[column, bin_] for rows in nodes]
     sums = concatenated(found)
     words, head = (sums if _blank(sums) else sums.packed()).dump()
@@ -82,8 +82,8 @@ def sum_up(
 def open_sums(
     message: SealedSums | ClearSums, key: Key | None, shape: tuple[int, int, int], most: int, sender: str
 ) -> Array:
-    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape, or of sums that
-    may be beyond `most`."""
+    """(nodes, bins, statistics) int64. ProtocolError where the message is not of this shape, of sums that may
+    be beyond `most`, or not what it declares."""
     if isinstance(message, ClearSums):
         size, large = message.values.size, bool(((message.values < -most) | (message.values > most)).any())
     else:
@@ -100,7 +100,10 @@ def open_sums(
     if isinstance(message, ClearSums):
         return message.values.reshape(shape)
     assert key is not None
-    return key.decrypt(sealed).reshape(shape).astype(np.int64)
+    try:
+        return key.decrypt(sealed).reshape(shape).astype(np.int64)
+    except DataError as error:
+        raise ProtocolError(f"{message.kind} from {sender}: {error}") from None
 
 
 def sealing_cost(rows: int, statistics: int, sealed: bool) -> Cost:
@@ -113,7 +116,8 @@ def summing_cost(rows: int, columns: int, statistics: int, bins: int, sealed: bo
     squarings that shift each bin to its place."""
     if not sealed:
         return 2.0 * rows * columns * statistics
-    return {"paillier_product": rows * -(-columns // 2) + 70 * bins, "paillier_refresh": -(-bins // 30)}
+    products = rows * -(-columns // 2) + 35 * statistics * bins
+    return {"paillier_product": products, "paillier_refresh": -(-bins * statistics // 60)}
 
 
 def opening_cost(bins: int, statistics: int, sealed: bool) -> Cost:

@@ -130,6 +130,9 @@ async def feature_party(
         said = await at.recv(label_party, LinearStart)
         held_out = _checked(said, len(aligned.rows), plan)
         at.guard.group(smallest_batch(len(aligned.rows) - len(held_out), plan))
+        if len(held_out):
+            learning = table.ids.at(np.delete(aligned.rows, held_out))
+            await at.compute(at.guard.learns, learning, cost=0.0)
         x = table.x[aligned.rows]
         scaler, columns = prepared(x, table.names, held_out, plan, learns=len(table.names))
         key = plan.keys.key_from_bytes(said.key)

@@ -17,6 +17,7 @@ from protocols.psi.ids import CanonicalIds
 from protocols.tables import Scaler, check_classes, encode_labels, features, labels
 from vfl.linear.block import Columns, check_columns, check_rows
 from vfl.linear.losses import LOSSES, Loss
+from vfl.weights import check_weights
 
 Family = Literal["logistic", "linear", "poisson"]
 Solver = Literal["lbfgs", "sgd"]
@@ -170,6 +171,7 @@ def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers
         raise DataError(f"the {training} common rows of training all have sample_weight 0")
     if len(held_out) and not weights[training:].any():
         raise DataError(f"the {len(held_out)} rows held out for validation all have sample_weight 0")
+    check_weights(weights[:training])
     weights = weights / weights[:training].mean()
     if plan.family == "logistic":
         y, classes = _one_hot(values, training)

@@ -128,12 +128,17 @@ class Splits:
     def __len__(self) -> int:
         return len(self.column)
 
-    def plus(self, column: Array, left: Array, rows: Sequence[int]) -> Splits:
-        """These, and more: column (k,), left (k, 256) bool, rows (k,)."""
-        return Splits(
-            np.concatenate([self.column, column.astype(np.int32)]),
-            np.concatenate([self.left, left]),
-            np.concatenate([self.rows, np.array(rows, np.int32)]),
+    @classmethod
+    def new(cls, column: Array, left: Array, rows: Sequence[int]) -> Splits:
+        """Some: column (k,), left (k, 256) bool, rows (k,)."""
+        return cls(column.astype(np.int32), left, np.array(rows, np.int32))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Splits]) -> Splits:
+        """All of `parts`, one after another."""
+        every = [cls.empty(), *parts]
+        return cls(
+            *(np.concatenate([getattr(one, name) for one in every]) for name in ("column", "left", "rows"))
         )
 
     def first(self, count: int) -> Splits:

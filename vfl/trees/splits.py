@@ -5,6 +5,9 @@ column, then the first bin, then missing values to the right; so whoever has the
 splits. Gains are those of Chen and Guestrin 2016 (XGBoost), equation 7, without its factor 1/2; monotone
 columns as in XGBoost and LightGBM's basic method; categories in the order of their gradient over hessian
 (Fisher 1958), as XGBoost has it: with l2 or a least hessian, the best of all sets may be another one.
+Categories of fewer rows than a leaf needs are not told apart: they go where missing values go. Else a split
+would tell whoever has the column about the labels of these few (LightGBM does the same with
+`min_data_per_group`, against overfitting).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ class Rules:
 
     l2: float = 1.0
     min_child_weight: float = 1.0  # hessian
-    min_samples_leaf: int = 1  # drawn rows; above 1 they are counted
+    min_samples_leaf: int = 1  # drawn rows
     min_gain: float = 0.0
 
 
@@ -48,6 +51,7 @@ class Found:
     left: Array  # (nodes, bins + 1) bool: which bins go left, that of missing values first
     low: Array  # (nodes, 2) float64: bounds of the left child's value and of the right one's
     high: Array  # (nodes, 2) float64
+    sums: Array  # (nodes, s) int64: of the rows that go left
 
 
 def weight(g: Array, h: Array, l2: float) -> Array:
@@ -59,10 +63,12 @@ def best_splits(
     sums: Array, totals: Array, bits: Array, columns: Columns, rules: Rules, low: Array, high: Array
 ) -> Found:
     """
-    sums: (nodes, columns, bins, s) int64, without what is missing; s is gradient, hessian and perhaps rows.
+    sums: (nodes, columns, bins, s) int64, without what is missing; s is gradient, hessian and rows.
     totals: (nodes, s) int64. bits: (nodes, s) their scales. low, high: (nodes,) float64, bounds of values.
     """
     nodes, width, most, _ = sums.shape
+    few = columns.categorical[:, None] & (sums[..., 2] < rules.min_samples_leaf)
+    sums = np.where(few[..., None], 0, sums)
     order = _order(sums, bits, columns, rules)
     ordered = np.take_along_axis(sums, order[..., None], axis=2)
     prefix = np.cumsum(ordered, axis=2)
@@ -75,10 +81,8 @@ def best_splits(
     # (nodes, columns, bins, missing goes right or left, s)
     left = prefix[:, :, :, None, :] + missing * np.array([0, 1])[:, None]
     right = whole - left
-    ok = (left[..., 1] > 0) & (right[..., 1] > 0)
-    ok[..., 1] &= missing[..., 0, 1] > 0  # nothing is missing: one way is enough
-    if rules.min_samples_leaf > 1:
-        ok &= (left[..., 2] >= rules.min_samples_leaf) & (right[..., 2] >= rules.min_samples_leaf)
+    ok = (left[..., 2] >= rules.min_samples_leaf) & (right[..., 2] >= rules.min_samples_leaf)
+    ok[..., 1] &= missing[..., 0, 2] > 0  # nothing is missing: one way is enough
     gl, hl, gr, hr = (
         np.ldexp(side[..., at].astype(np.float64), -bits[:, at, None, None, None])
         for side in (left, right)
@@ -88,39 +92,39 @@ def best_splits(
     g, h = (np.ldexp(totals[:, at].astype(np.float64), -bits[:, at]) for at in (0, 1))
     # All that is there goes left, and what is missing right: no constraint is about these two.
     alone = np.zeros(ok.shape, bool)
-    alone[..., 0] = prefix[..., 1] == prefix[:, :, -1:, 1]
+    alone[..., 0] = prefix[..., 2] == prefix[:, :, -1:, 2]
     gain = _gains(gl, hl, gr, hr, g, h, ok, alone, columns, rules, low, high)
     flat = gain.reshape(nodes, -1)
     if not flat.shape[1]:
         nothing = np.zeros(nodes)
         both = np.stack([low, low], axis=1), np.stack([high, high], axis=1)
-        return Found(nothing, nothing.astype(np.int64), np.zeros((nodes, most + 1), bool), *both)
+        return Found(nothing, nothing.astype(np.int64), np.zeros((nodes, most + 1), bool), *both, totals * 0)
     best = flat.argmax(axis=1)  # the first of equals
     column, bin_, side = np.unravel_index(best, gain.shape[1:])
     at = np.arange(nodes)
     here = (at, column, bin_, side)
     found = np.maximum(gain[here], 0.0)
     mask = _up_to(order[at, column], bin_)
-    nobody = missing[at, column, 0, 0, 1] == 0  # misses a value here: they go with the heavier child
+    nobody = missing[at, column, 0, 0, 2] == 0  # misses a value here: they go with the heavier child
     bigger = hl[here] >= hr[here]
     mask[:, 0] = np.where(nobody, bigger, side == 1)
-    empty = columns.categorical[column][:, None] & (sums[at, column, :, 1] == 0)
+    empty = columns.categorical[column][:, None] & (sums[at, column, :, 2] == 0)
     mask[:, 1:] = np.where(empty, mask[:, :1], mask[:, 1:])
     held = np.where(alone[here], 0, columns.monotone[column])
     mask[held != columns.monotone[column], 1:] = True  # values above those that are there too
     bounds = _bounds(gl[here], hl[here], gr[here], hr[here], held, rules, low, high)
-    return Found(found, column, mask, *bounds)
+    return Found(found, column, mask, *bounds, left[here])
 
 
 def _order(sums: Array, bits: Array, columns: Columns, rules: Rules) -> Array:
-    """(nodes, columns, bins): as they are; categories by gradient over hessian, those without rows last."""
+    """(nodes, columns, bins): as they are; categories by gradient over hessian, empty ones last."""
     nodes, width, most, _ = sums.shape
     order = np.broadcast_to(np.arange(most), (nodes, width, most)).copy()
     which = np.flatnonzero(columns.categorical)
     if len(which) and most:
         ints = sums[:, which]
         g, h = (np.ldexp(ints[..., at].astype(np.float64), -bits[:, at, None, None]) for at in (0, 1))
-        there = ints[..., 1] > 0
+        there = ints[..., 2] > 0
         ratio = np.where(there, g / np.where(there, h + rules.l2, 1.0), np.inf)
         order[:, which] = np.argsort(ratio, axis=2, kind="stable")
     return order

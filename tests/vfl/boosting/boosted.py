@@ -20,7 +20,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 def plan(**settings: Any) -> Boosting:
     told = {"label_party": "bank", "kind": "classification", "encryption": "plain"}
-    small = {"key_bits": 1024, "small_key": True, "min_samples_split": 2}
+    small = {"key_bits": 1024, "small_key": True, "min_samples_split": 2, "min_samples_leaf": 1}
     return Boosting.model_validate(told | small | settings)
 
 

@@ -247,9 +247,9 @@ def test_sums_under_another_key_or_of_another_size_are_refused() -> None:
         take(sealed, key.public(), (6, 3), 8, 6)
     codes = np.array([[1, 2, 1, 2, 0, 1]], np.uint8)
     sums = sum_up(take(sealed, key.public(), (6, 2), 8, 6), codes, np.array([2]), [np.arange(6)])
-    assert open_sums(sums, key, (1, 2, 2), 6 * 2**8, "shop").tolist() == [[[14, 17], [8, 10]]]
-    with pytest.raises(ProtocolError, match="expected sums of 1 nodes, 3 bins"):
-        open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop")
+    assert open_sums(sums, key, (1, 3, 2), 6 * 2**8, "shop").tolist() == [[[8, 9], [14, 17], [8, 10]]]
+    with pytest.raises(ProtocolError, match="expected sums of 1 nodes, 4 bins"):
+        open_sums(sums, key, (1, 4, 2), 6 * 2**8, "shop")
 
 
 def test_a_model_is_continued_only_as_what_it_is() -> None:
@@ -321,6 +321,9 @@ def test_sums_beyond_those_of_all_rows_are_refused(largest: int) -> None:
         message = SealedSums(words=words, head=head | changes)
         with pytest.raises(ProtocolError, match="SealedSums/1 from shop: sums that are larger"):
             open_sums(message, key, (1, 1, 2), 100, "shop")
+    modest = SealedSums(words=words, head=head | {"bound": hex(100)})
+    with pytest.raises(ProtocolError, match="SealedSums/1 from shop: .*declare"):
+        open_sums(modest, key, (1, 1, 2), 100, "shop")
     for value in (101, -101, -(2**63)):
         with pytest.raises(ProtocolError, match="ClearSums/1 from shop: sums that are larger"):
             open_sums(ClearSums(values=np.array([[value, 1]])), None, (1, 1, 2), 100, "shop")
@@ -341,3 +344,73 @@ def test_a_node_of_too_few_rows_is_not_split_for_anybody(monkeypatch: pytest.Mon
     wants = plan(n_estimators=1, max_depth=3, min_samples_split=30, min_child_weight=0.0)
     with pytest.raises(ProtocolError, match="shop/.*a split of fewer than 30 rows"):
         simulate(roles(tables_, y, wants))
+
+
+def test_a_leaf_of_fewer_rows_than_all_were_told_of_is_made_for_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = Party.send
+
+    async def greedy(self: Party, to: str, message: Any) -> None:
+        if isinstance(message, Divided):
+            left = np.zeros((1, 32), np.uint8)
+            left[0, 0] = 0b01000000  # bin 1 alone
+            message = Divided(fate=np.array([1], np.uint8), columns=np.zeros(1, np.uint32), left=left)
+        await send(self, to, message)
+
+    monkeypatch.setattr(Party, "send", greedy)
+    tables_, y = shared(60, (2, 3))
+    with pytest.raises(ProtocolError, match="shop/.*a split that leaves fewer than 10 rows on a side"):
+        simulate(roles(tables_, y, plan(n_estimators=1, max_depth=3, min_samples_leaf=10)))
+
+
+def test_rounds_learn_from_the_same_rows_unless_all_were_told_that_they_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send = Party.send
+
+    async def choosing(self: Party, to: str, message: Any) -> None:
+        if isinstance(message, Drawn) and "/1" in self.scope:
+            message = Drawn(rows=np.invert(message.rows), columns=message.columns)
+        await send(self, to, message)
+
+    monkeypatch.setattr(Party, "send", choosing)
+    tables_, y = shared(64, (2, 3))
+    weights = (np.arange(64) % 2).astype(float)
+    with pytest.raises(ProtocolError, match="shop/fit/1: .*other rows than in the rounds before"):
+        simulate(roles(tables_, y, plan(n_estimators=2), weights=weights))
+
+
+class Kept:
+    """Where a party's states are kept, as over a network."""
+
+    def __init__(self) -> None:
+        self.done, self.state = 0, None
+
+    def latest(self) -> tuple[int, Any]:
+        return self.done, self.state
+
+    def save(self, done: int, state: Any) -> None:
+        self.done, self.state = done, state
+
+
+def test_a_constraint_that_is_changed_between_attempts_is_noticed() -> None:
+    tables_, y = shared(60, (2, 3))
+    kept = {party: Kept() for party in tables_}
+
+    def attempt(rounds: int, way: int) -> Any:
+        everybody = roles(tables_, y, plan(n_estimators=rounds), monotone={"shop": {"x2": way}})
+
+        def resumed(party: str) -> Any:
+            async def role(me: Any) -> Any:
+                me.desk.checkpoints = kept[party]
+                return await everybody[party](me)
+
+            return role
+
+        return simulate({party: resumed(party) for party in everybody})
+
+    attempt(2, 1)
+    with pytest.raises(ConfigError, match="shop/setup: monotone is another than when this training began"):
+        attempt(4, -1)
+    assert attempt(4, 1).results["bank"][1].rounds == 4

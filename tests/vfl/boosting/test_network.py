@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import vfl.boosting.feature
 from protocols.connect import Connected
-from protocols.errors import ConfigError, PolicyError, VflError
+from protocols.errors import ConfigError, PolicyError, ProtocolError, VflError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.wire.transport import Network
@@ -19,6 +20,7 @@ from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from tests.vfl.boosting.test_estimator import classifier, tables
 from vfl import VerticalGradientBoostingClassifier
+from vfl.boosting.sums import sum_up
 
 SEALED = Paillier(backend="gmpy2")
 FIT: dict[str, Any] = {"target": "bank.y", "id": "id"}
@@ -85,8 +87,35 @@ def test_nothing_plain_runs_where_it_is_not_granted(folder: Path, encryption: An
 def test_a_policy_sees_how_many_rows_are_behind_a_histogram(folder: Path) -> None:
     with serving(folder, "telco"), Connected(folder / "parties.toml", "bank", two()["bank"]) as all_:
         with pytest.raises(PolicyError, match="min_group"):
-            classifier(max_depth=6, min_samples_split=2, min_child_weight=0.0).fit(all_, **FIT)
+            classifier(max_depth=6, min_samples_leaf=2, min_child_weight=0.0).fit(all_, **FIT)
         classifier(max_depth=6, min_samples_split=20).fit(all_, **FIT)
+
+
+def test_a_policy_sees_how_many_rows_a_split_tells_apart(tmp_path: Path) -> None:
+    data = two()
+    few = data["telco"].set_index("id")["b"].reindex(data["bank"]["id"]).rank() <= 5
+    data["bank"] = data["bank"].assign(y=few.to_numpy().astype(int))
+    lay_out(tmp_path, data, "min_intersection = 5\n")
+    with serving(tmp_path, "telco"), Connected(tmp_path / "parties.toml", "bank", data["bank"]) as all_:
+        how: dict[str, Any] = {"max_depth": 1, "min_child_weight": 0.0}
+        with pytest.raises(PolicyError, match="min_group"):
+            classifier(**how, min_samples_leaf=2).fit(all_, **FIT)
+        classifier(**how).fit(all_, **FIT)
+
+
+@pytest.mark.parametrize("encryption", [Plain(), SEALED])
+def test_who_makes_up_its_sums_is_named(
+    folder: Path, encryption: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_one(statistics: Any, binned: Any, counts: Any, nodes: Any) -> Any:
+        return sum_up(statistics, binned, counts, [rows[1:] for rows in nodes])
+
+    monkeypatch.setattr(vfl.boosting.feature, "sum_up", without_one)
+    with serving(folder, "telco"), Connected(folder / "parties.toml", "bank", two()["bank"]) as all_:
+        with pytest.raises(ProtocolError, match="bank/fit/0/0: sums from telco: of 1 nodes and 2 columns, 2"):
+            classifier(encryption=encryption).fit(all_, **FIT)
+        monkeypatch.undo()
+        classifier(n_estimators=1).fit(all_, **FIT)
 
 
 @pytest.mark.parametrize("encryption", [Plain(), Paillier(512, "gmpy2", small_key=True)])

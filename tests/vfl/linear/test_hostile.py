@@ -102,7 +102,7 @@ def test_a_step_is_not_tried_without_end(data: Data, monkeypatch: pytest.MonkeyP
 def test_rows_without_weight_keep_no_label_hidden(data: Data) -> None:
     """Two columns' gradient of fewer than 20 rows that count says too much of these rows' labels."""
     weights = np.zeros(len(data["bank"]))
-    weights[:15] = 1.0
+    weights[:21] = 1.0
     for settings in ({}, {"l1": 0.01}, {"solver": "sgd", "batch_size": 10_000}):
         with pytest.raises(DataError, match="bank/fit.*: a batch of 1. rows is too small for 2 columns"):
             classifier(**settings).fit(data, **FIT, sample_weight=weights)

@@ -17,7 +17,7 @@ def grown() -> tuple[Forest, dict[str, Splits]]:
         growing.settle(node, value)
     mask = np.zeros((1, 256), bool)
     mask[0, 1] = True  # bin 1 goes left
-    one = Splits.empty().plus(np.array([0]), mask, [5])
+    one = Splits.new(np.array([0]), mask, [5])
     return growing.done(), {"bank": one, "shop": one}
 
 

@@ -25,20 +25,18 @@ def columns(
     )
 
 
-def found(
-    codes: Any, g: Any, h: Any, known: Columns, rules: Rules, bounds: Any = FREE, count: bool = False
-) -> Found:
+def found(codes: Any, g: Any, h: Any, known: Columns, rules: Rules, bounds: Any = FREE) -> Found:
     """The best split of one node with all rows. codes: (columns, rows)."""
-    q = quantised(g[:, None], h[:, None], 16, count=count)
+    q = quantised(g[:, None], h[:, None], 16)
     flat = histogram(codes, q.values, known.counts)
-    sums = padded(flat[None], known.counts, int(known.counts.max()))
+    sums = padded(flat[None], known.counts, int(known.counts.max()))[:, :, 1:]
     totals, low_high = q.values.sum(axis=0)[None], bounds
     return best_splits(sums, totals, q.bits[None], known, rules, *low_high)
 
 
 def gain_of(left: Any, g: Any, h: Any, rules: Rules) -> float:
     """By the formula, from the rows."""
-    q = quantised(g[:, None], h[:, None], 16, count=False)
+    q = quantised(g[:, None], h[:, None], 16)
     g, h = (np.ldexp(q.values[:, at].astype(float), -q.bits[at]) for at in (0, 1))
     parts = [(g[side].sum(), h[side].sum()) for side in (left, ~left)]
     if not left.any() or left.all() or min(h for _, h in parts) < rules.min_child_weight:
@@ -49,7 +47,7 @@ def gain_of(left: Any, g: Any, h: Any, rules: Rules) -> float:
 
 def ranked(codes: Any, bins: int, g: Any, h: Any, l2: float) -> Any:
     """The place of each bin but 0 among all, by gradient over hessian; those without rows last."""
-    q = quantised(g[:, None], h[:, None], 16, count=False)
+    q = quantised(g[:, None], h[:, None], 16)
     g, h = (np.ldexp(q.values[:, at].astype(float), -q.bits[at]) for at in (0, 1))
     rows = [codes == bin_ for bin_ in range(1, bins + 1)]
     ratio = [g[here].sum() / (h[here].sum() + l2) if here.any() else np.inf for here in rows]
@@ -125,7 +123,7 @@ def test_small_children_are_not_made() -> None:
     assert found(codes, g, h, columns([2]), Rules(min_child_weight=0.25)).gain[0] > 0
     assert found(codes, g, h, columns([2]), Rules(min_child_weight=0.3)).gain[0] == 0
     leaf = Rules(min_child_weight=0, min_samples_leaf=2)
-    assert found(codes, g, h, columns([2]), leaf, count=True).gain[0] == 0
+    assert found(codes, g, h, columns([2]), leaf).gain[0] == 0
     assert found(codes, g, h, columns([2]), Rules(min_gain=100.0)).gain[0] == 0
 
 
@@ -175,7 +173,7 @@ def test_quantised_numbers_are_near_and_hessians_never_0(
     rng = np.random.default_rng(seed)
     g = rng.normal(size=(rows, outputs)) * 10.0 ** rng.integers(-9, 9)
     h = rng.uniform(0, 1, (rows, outputs)) * (rng.random((rows, outputs)) < 0.7)
-    q = quantised(g, h, bits, count=True)
+    q = quantised(g, h, bits)
     assert np.abs(q.values).max() <= 2**bits and (q.values[:, -1] == 1).all()
     back = np.ldexp(q.values[:, :-1].astype(float), -q.bits[:-1]).reshape(rows, outputs, 2)
     assert np.abs(back[..., 0] - g).max() <= np.abs(g).max() * 2.0**-bits
