@@ -50,6 +50,12 @@ class Guard(Protocol):
     def group(self, rows: int) -> None:
         """Call before a statistic leaves, with the number of rows behind it."""
 
+    def protocol(self, name: str) -> None:
+        """Call before ids are compared, and anything for that leaves, with the protocol's name or "auto"."""
+
+    def lets(self, protocol: str) -> bool:
+        """Whether ids may be compared by `protocol`."""
+
 
 class Unguarded:
     """The guard of a party without a policy: nothing is refused, and nothing looked at."""
@@ -59,6 +65,11 @@ class Unguarded:
     def intersection(self, rows: int) -> None: ...
 
     def group(self, rows: int) -> None: ...
+
+    def protocol(self, name: str) -> None: ...
+
+    def lets(self, protocol: str) -> bool:
+        return True
 
 
 class Checkpoints(Protocol):

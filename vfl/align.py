@@ -46,6 +46,7 @@ from protocols.psi.choose import Protocol, check_protocol, held, meet
 from protocols.psi.ecdh import Learns
 from protocols.psi.ids import CanonicalIds, Duplicates, Ids, Normalise, Rows, canonical, check_rules
 from protocols.psi.risk import Guessable, guessable
+from protocols.rules import Bound
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 
@@ -68,6 +69,11 @@ SPOKEN = (
     *choose.SPOKEN,
     *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
 )
+
+
+# What a caller may ask of the ids of others unless their policies say more: of ids that are hard to guess the
+# digits alone may be easy.
+CAREFUL = {"normalise": Bound(values=("strip", "casefold"))}
 
 
 @dataclass(frozen=True)

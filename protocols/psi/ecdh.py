@@ -53,10 +53,14 @@ from protocols.wire.message import Message, Spec
 MOST_IDS = 2**32  # that a peer may announce: what serves so many is made ready before any of them is seen
 
 
-class IdKind(Message, reveals="how many ids it has, and whether they are integers or text"):
+class IdKind(
+    Message,
+    reveals="how many ids it has, whether they are integers or text, and whether it lets KKRT be taken",
+):
     tag: Annotated[str, Field(pattern=rf"^(int|str)(\+(int|str)){{0,{MOST_COLUMNS - 1}}}$")]  # of each column
     count: Annotated[int, Field(ge=0, le=MOST_IDS, strict=True)]
     public_key: Annotated[Array, Spec("uint8", (32,))]  # X25519, of this run only
+    kkrt: Annotated[bool, Field(strict=True)] = False  # whether "auto" may stand for KKRT
 
 
 class BlindedIds(Message, reveals="its ids as points under its own secret, in random order: their number"):
@@ -70,6 +74,15 @@ class TwiceBlinded(
 
 
 Learns = Literal["both", "me", "peer", "size"]
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What two parties know of each other before their ids meet."""
+
+    key: bytes = field(repr=False)  # of this run's hash: both derive it, nobody else can
+    count: int  # the peer's ids
+    kkrt: bool  # whether both let "auto" stand for KKRT
 
 
 @dataclass(frozen=True)
@@ -101,8 +114,8 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
 
     `peer` calls it with the counterpart, "peer" for "me".
     """
-    key, m = await agree(me, peer, ids)
-    return await compare(me, peer, ids, learns, key, m)
+    agreed = await agree(me, peer, ids, "ecdh")
+    return await compare(me, peer, ids, learns, agreed.key, agreed.count)
 
 
 async def compare(
@@ -140,11 +153,16 @@ async def ready(me: Party, count: int) -> None:
         me.progress(switch.STEP, 1, 1)
 
 
-async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
-    """Exchange types, counts and ephemeral keys: (key of this run's hash, number of the peer's ids)."""
+async def agree(me: Party, peer: str, ids: Ids, protocol: str) -> Agreed:
+    """Exchange types, counts and ephemeral keys, before ids are compared by `protocol`.
+
+    A guard that does not let the protocol is a PolicyError before anything leaves.
+    """
+    me.guard.protocol(protocol)
+    kkrt = protocol == "auto" and me.guard.lets("kkrt")
     mine = X25519PrivateKey.generate()
     public_key = np.frombuffer(mine.public_key().public_bytes_raw(), np.uint8)
-    await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key))
+    await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key, kkrt=kkrt))
     other = await me.recv(peer, IdKind)
     if other.tag != ids.tag and len(ids) and other.count:  # no ids are of no type
         fix = 'cast one side, or let both be normalised (normalise="strip")'
@@ -159,7 +177,7 @@ async def agree(me: Party, peer: str, ids: Ids) -> tuple[bytes, int]:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:
         raise unlike(me, peer, other, str(error)) from None
-    return key, other.count
+    return Agreed(key, other.count, kkrt and other.kkrt)
 
 
 def _said(tag: str) -> str:

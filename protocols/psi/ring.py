@@ -111,7 +111,8 @@ async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bo
     learn rows, and not the size only. tell: whether the feature parties learn it too."""
     keys, counts = {}, {me.name: len(ids)}
     for peer in ring:
-        keys[peer], counts[peer] = await agree(me, peer, ids)
+        agreed = await agree(me, peer, ids, "ecdh")
+        keys[peer], counts[peer] = agreed.key, agreed.count
     key = secrets.token_bytes(32)
     known = np.array([counts[peer] for peer in ring], np.int64)
     for peer in ring:
@@ -201,18 +202,18 @@ async def _start(
     me: Party, label_party: str, ring: Sequence[str], ids: CanonicalIds
 ) -> tuple[bytes, dict[str, int]]:
     """(key of this run's hash, how many ids each party has)."""
-    pair_key, count = await agree(me, label_party, ids)
+    agreed = await agree(me, label_party, ids, "ecdh")
     told = await me.recv(label_party, RingKey)
     counts = told.counts
     if len(counts) != len(ring) or not _sane(counts) or counts[ring.index(me.name)] != len(ids):
         raise unlike(me, label_party, told, f"expected the counts of {len(ring)} parties, ours among them")
     try:
-        key = ChaCha20Poly1305(pair_key).decrypt(_NONCE, told.wrapped, None)
+        key = ChaCha20Poly1305(agreed.key).decrypt(_NONCE, told.wrapped, None)
     except InvalidTag:
         raise unlike(me, label_party, told, "its key does not open") from None
     if len(key) != 32:
         raise unlike(me, label_party, told, f"expected a key of 32 bytes, got {len(key)}")
-    return key, {label_party: count, **dict(zip(ring, counts.tolist(), strict=True))}
+    return key, {label_party: agreed.count, **dict(zip(ring, counts.tolist(), strict=True))}
 
 
 def _sane(counts: Array) -> bool:

@@ -18,6 +18,7 @@ OPEN = Rule(
     actions=("fit", "predict", "align"),
     columns=("*",),
     show_columns=True,
+    protocols=("ecdh", "kkrt", "unbalanced"),
     consent="grant",
     consent_predict="grant",
     min_intersection=0,

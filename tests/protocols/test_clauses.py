@@ -31,6 +31,7 @@ BASE = {  # grants everything
     "actions": ["fit", "predict"],
     "columns": ["*"],
     "show_columns": True,
+    "protocols": ["ecdh", "kkrt", "unbalanced"],
     "consent": "grant",
     "consent_predict": "grant",
     "allow_plain": True,
@@ -49,9 +50,9 @@ def tables() -> dict[str, pd.DataFrame]:
 Play = Callable[[Connected], Any]
 
 
-def fit(bank: Connected, epochs: int = 1) -> VerticalNetClassifier:
+def fit(bank: Connected, epochs: int = 1, **more: Any) -> VerticalNetClassifier:
     """By columns: bank has some, telco others."""
-    model = VerticalNetClassifier(epochs=epochs, random_state=1)
+    model = VerticalNetClassifier(epochs=epochs, random_state=1, **more)
     return model.fit(bank, target="bank.y", id="id")
 
 
@@ -119,6 +120,12 @@ BREACHES = [
         "epochs should be at most 1",
         lambda bank: fit(bank, epochs=2),
         {'parameters."*".epochs': {"max": 1}},
+    ),
+    Breach(
+        "protocols",
+        "ids may not be compared by kkrt; granted are ecdh",
+        lambda bank: fit(bank, protocol="kkrt"),
+        {"protocols": ["ecdh"]},
     ),
     Breach(
         "allow_plain",
