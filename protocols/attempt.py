@@ -57,14 +57,14 @@ class Attempts:
         await asyncio.gather(*older, return_exceptions=True)
         try:
             with marked(self.config.name, proposal.action):
-                record, case = self.consent.admit(caller, proposal)
+                record, case = await self.consent.admit(caller, proposal)
                 record = await self.consent.ask(record, case, inbox, say)
                 await say(Answer(**about, state="ready"))
                 await inbox.next(Claim)
                 async with self._turns(inbox), self._bounded(inbox, proposal.action) as bound:
                     # The jobs before ours may have used up what it was to be granted from.
                     try:
-                        await self._run(record, self.consent.judged_now(case), bound, inbox, say)
+                        await self._run(record, await self.consent.judged_now(case), bound, inbox, say)
                     finally:
                         self.store.clear_scratch()
         except Exception as caught:
@@ -87,10 +87,12 @@ class Attempts:
         async with self.grpc.for_job(name, self.notes.late(record, inbox.lose)) as post:
             seat, role, told = await inbox.meanwhile(asyncio.to_thread(self._prepare, case, record))
             record = self.notes.state(record.model_copy(update={"table_digest": told}), "agreed")
-            await say(Answer(**about, state="agreed", steps=tuple(checkpoints.steps)))
+            steps, aligned = tuple(checkpoints.steps), checkpoints.aligned
+            await say(Answer(**about, state="agreed", steps=steps, aligned=aligned))
             start = await inbox.next(Start, within=CLAIM)
-            checkpoints.agree(start.done)
-            record = self.notes.state(record, "running")
+            record = self.consent.begins(record, case, start)
+            checkpoints.agree(start.done, start.aligned)
+            record, guard = self.notes.state(record, "running"), await self.consent.guard(case)
             run = await inbox.meanwhile(
                 serve_role(
                     post,
@@ -100,7 +102,7 @@ class Attempts:
                     seed=proposal.seed,
                     job=name,
                     checkpoints=checkpoints if proposal.action != "predict" else None,
-                    guard=self.consent.guard(case),
+                    guard=guard,
                     speaks=case.program.speaks.get(proposal.action, ()),
                     on_entry=self.notes.entered(record),
                 )

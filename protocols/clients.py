@@ -117,7 +117,7 @@ def check_columns(tables: Mapping[str, pd.DataFrame], target: str, id: str | Non
 async def tell_columns(at: Party, server: str, rows: Rows) -> None:
     """A client's half, and its first message: before it, its policy is asked about the rows."""
     if rows.id is not None:
-        at.guard.rows(canonical_ids(rows.id))
+        await at.compute(at.guard.rows, canonical_ids(rows.id), cost=0.0)
     at.guard.group(len(rows.x))
     said = json.dumps([at.desk.seed, [_said(name) for name in rows.columns]])
     digest = np.frombuffer(hashlib.sha256(said.encode()).digest(), np.uint8)

@@ -194,10 +194,11 @@ class Connected(Mapping[str, pd.DataFrame]):
     # A job.
 
     async def _job(self, asked: Asked, on_progress: Report | None) -> Run:
-        record, tries, before = self._begin(asked), 0, 0
+        record, tries, before = self._begin(asked), 0, (False, 0)
         try:
             with marked(self.me, asked.action):
                 self._notes.begin()
+                self._notes.tidy()
                 await self._clear()
                 while True:
                     await self._meet(asked, on_progress)
@@ -205,7 +206,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                         return await self._attempt(record, asked, on_progress)
                     except LineError:
                         self._notes.end(record, "failed", "a line was cut")
-                        done = max(self.store.checkpoints(record.job).steps, default=0)
+                        done = self.store.checkpoints(record.job).reached
                         tries, before = (tries + 1 if done <= before else 1), max(done, before)
                         if tries == TRIES:
                             raise
@@ -272,9 +273,11 @@ class Connected(Mapping[str, pd.DataFrame]):
         try:
             async with self._grpc.for_job(name, self._notes.late(record, talk.fail)) as post:
                 await self._agree(record, asked, talk, on_progress)
-                done = common_step([checkpoints.steps, *talk.steps.values()])
-                checkpoints.agree(done)
-                await talk.say(Start(**about, done=done))
+                agreed = talk.agreed.values()
+                aligned = checkpoints.aligned and all(said.aligned for said in agreed)
+                done = common_step([checkpoints.steps, *(said.steps for said in agreed)])
+                checkpoints.agree(done, aligned)
+                await talk.say(Start(**about, done=done, aligned=aligned))
                 self._notes.state(record, "running")
                 run = await talk.unless_failed(
                     serve_role(

@@ -2,31 +2,46 @@
 
 Takes part: one party, about its own tables; `protocols.policy` says what its caller learns. A job is judged
 when it is proposed, when a person approves it, and when its turn comes.
+
+What a person consents to is one beginning of a job, and going on with it. The caller's table is no part of
+the request, so an attempt that begins anew may be about other people, and is asked about again. One that goes
+on after a checkpoint is of the rows that this party kept there itself, whatever the caller says; but it lets
+the caller make its last step once more, so it is covered only `consent_attempts` times, and `consent_hours`
+long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import json
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pydantic import JsonValue
+
 from protocols.config import Parties, PartyConfig
-from protocols.errors import ConfigError, ProtocolError
-from protocols.history import History, load_history, save_history
+from protocols.errors import CancelledJobError, ConfigError, LineError, ProtocolError
+from protocols.history import Histories, History
 from protocols.inbox import GIVEN_UP, POLL, Inbox
-from protocols.jobs import Answer, Propose, Record, Word, release
+from protocols.jobs import Answer, Given, Propose, Record, Start, Word, release
 from protocols.logs import log
 from protocols.notes import Notes
 from protocols.policy import Decision, Guard, Guards, Request, judge, strictest
 from protocols.programs import Parameters, Program, program
+from protocols.rules import Rule
 from protocols.serving import Abort
 from protocols.wire.message import Message
 from protocols.wire.record_rows import By
 
 Say = Callable[[Word], Awaitable[None]]
+LARGEST = 1 << 14  # bytes of a proposal's parameters, as JSON
+DEEPEST = 8  # lists and objects in each other there
+PATIENCE = timedelta(days=7)  # for which a job waits for a person
+WAITING = 20  # jobs of one caller that wait for a person at once
 
 
 @dataclass(frozen=True)
@@ -47,9 +62,18 @@ class Consent:
 
     def __init__(self, config: PartyConfig, parties: Parties, notes: Notes) -> None:
         self.config, self.parties, self.notes, self.store = config, parties, notes, notes.store
+        self._histories = Histories(notes.store.folder)
+        self._one: defaultdict[str, asyncio.Lock] = defaultdict(
+            asyncio.Lock
+        )  # proposal of a caller at a time
+        self._waiting: Counter[str] = Counter()  # jobs of a caller, for a person
 
-    def admit(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
+    async def admit(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
         """The job as this party records it, if it is one that it may take part in at all."""
+        async with self._one[caller]:
+            return await self._admitted(caller, proposal)
+
+    async def _admitted(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
         me = self.config.name
         self.notes.begin()
         if caller not in proposal.parties or me not in proposal.parties:
@@ -59,6 +83,7 @@ class Consent:
             raise ProtocolError(
                 f"{len(strangers)} parties of the job are not in this party's book, or named twice"
             )
+        check_size(proposal.parameters)
         try:
             found = program(proposal.program)
             parameters = found.read(proposal.parameters)
@@ -69,33 +94,68 @@ class Consent:
                 f"the messages of {found.name} have other schemas at {caller}, which runs vfl-toolkit "
                 f"{proposal.version}; {me} runs {release()}: both need the same version of {found.package}"
             )
-        table, request, decision = self._judged(caller, proposal, found, parameters)
-        record = self._recorded(caller, proposal)
+        # The disk is read in a thread: meanwhile others are heard.
+        await asyncio.to_thread(self._tidy, caller, proposal)
+        judged = await asyncio.to_thread(self._judged, caller, proposal, found, parameters)
+        table, request, decision = judged
+        record = self._recorded(caller, proposal, decision.check())
         return record, Case(proposal, caller, found, parameters, decision, request, table)
 
-    def judged_now(self, case: Case) -> Case:
+    async def judged_now(self, case: Case) -> Case:
         """The case by what the policy says now: a day or a budget may have ended since it was proposed."""
-        table, request, decision = self._judged(case.caller, case.proposal, case.program, case.parameters)
+        of = case.caller, case.proposal, case.program, case.parameters
+        table, request, decision = await asyncio.to_thread(self._judged, *of)
         return replace(case, table=table, request=request, decision=decision)
 
     async def ask(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
-        """Wait for a person where the policy says so; that is in the ledger before anything leaves."""
-        by: By = "person" if case.decision.verdict == "ask" else "policy"
-        if by == "person" and not record.granted:
-            await say(
-                Answer(job=record.job, attempt=record.attempt, state="waiting", reason=case.decision.reason)
+        """Wait for a person where the policy says so."""
+        if case.decision.verdict != "ask":
+            return self.notes.state(
+                record.model_copy(update={"granted": "policy", "given": None}), "proposed"
             )
+        if record.granted:  # by a person, and this attempt goes on under it
+            return record
+        with self._one_more_waiting(case.caller):
+            reason = case.decision.reason
+            await say(Answer(job=record.job, attempt=record.attempt, state="waiting", reason=reason))
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
             await inbox.meanwhile(self._approved(record.job))
-            self.judged_now(case)  # a person cannot grant what the policy has come to refuse
-        record = record.model_copy(update={"granted": by})
-        told = reveals(case.program, record.action)
-        self.notes.ledger.grant(record.job, case.program.name, by, told)
+        await self.judged_now(case)  # a person cannot grant what the policy has come to refuse
+        given = Given(attempt=record.attempt, when=datetime.now(UTC))
+        record = record.model_copy(update={"granted": "person", "given": given})
+        self.notes.ledger.grant(record.job, case.program.name, "person", reveals(case.program, record.action))
         return self.notes.state(record, "proposed")
 
-    def guard(self, case: Case) -> Guards:
+    def begins(self, record: Record, case: Case, start: Start) -> Record:
+        """What the record says from here on, where the attempt is covered by what was granted. That is in the
+        ledger before anything leaves.
+
+        LineError for one that begins anew, or begins too late, under a consent that is not for it: its caller
+        makes another attempt, and a person is asked again.
+        """
+        by: By = "policy"
+        given, under = record.given, ""
+        if given is not None:
+            if not self._in_time(given, case.decision.check()) or (given.begun and start.anew):
+                self.store.save(record.model_copy(update={"granted": "", "given": None}))
+                raise LineError(
+                    "a person's consent is for one beginning of a job, and for going on with it, while it "
+                    f"lasts; attempt {record.attempt} needs another, and a person is asked at the next"
+                )
+            by = "person" if given.attempt == record.attempt else "resumed"
+            under = f"the consent of {given.when.isoformat(timespec='seconds')} to attempt {given.attempt}"
+            record = record.model_copy(update={"given": given.model_copy(update={"begun": True})})
+        if by != "person":  # that is there since it was given
+            told, under = reveals(case.program, record.action), under if by == "resumed" else ""
+            self.notes.ledger.grant(record.job, case.program.name, by, told, under=under)
+        return record.model_copy(update={"ran": record.attempt})
+
+    async def guard(self, case: Case) -> Guards:
         """What its role has to ask while it runs: each peer who is to learn something has its own rule and
         history. A predict job counts from here on."""
+        return await asyncio.to_thread(self._guards, case)
+
+    def _guards(self, case: Case) -> Guards:
         peers = dict.fromkeys((case.caller, *self._learners(case.proposal, case.program, case.parameters)))
         guards = Guards(self._guard_of(peer, case) for peer in peers)
         guards.start()
@@ -105,7 +165,7 @@ class Consent:
         table, history = case.table, self._history(peer, case.table)
         request = replace(case.request, peer=peer)
         rule = judge(self.config.policy, request, history).check()
-        return Guard(rule, request, history, partial(save_history, self.store.folder, peer, table or "none"))
+        return Guard(rule, request, history, lambda new: self._histories.save(peer, table or "none", new))
 
     def _judged(
         self, caller: str, proposal: Propose, found: Program[Any], parameters: Parameters
@@ -144,12 +204,19 @@ class Consent:
         others = tuple(party for party in proposal.parties if party != self.config.name)
         return found.learners(parameters, others)
 
-    def _recorded(self, caller: str, proposal: Propose) -> Record:
+    def _tidy(self, caller: str, proposal: Propose) -> None:
+        """Delete checkpoints that nobody will go on after."""
+        self.notes.tidy()
+        if self.store.find(proposal.job) is not None:
+            return
+        for done in self.store.resumable():  # its caller was killed before it could say Over
+            if (done.caller, done.state) == (caller, "done"):
+                self.store.checkpoints(done.job).drop()
+
+    def _recorded(self, caller: str, proposal: Propose, rule: Rule) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
+        self.store.said("approve", new.job)  # of an earlier attempt, which was lost before it was heard
         if old is None:
-            for done in self.store.resumable():  # its caller was killed before it could say Over
-                if (done.caller, done.state) == (caller, "done"):
-                    self.store.checkpoints(done.job).drop()
             return self.notes.state(new, "proposed")
         if old.request != new.request:
             raise ProtocolError(
@@ -160,19 +227,62 @@ class Consent:
             raise ProtocolError(
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )
-        # A consent holds for going on after a cut, not for a job that is over, nor against a person's no.
-        over = old.state == "done" and not self.store.checkpoints(old.job).steps
-        lasts = old.granted == "person" and not over and old.reason != GIVEN_UP
-        granted = old.granted if lasts else ""  # what a policy granted, it is asked about again
-        kept = old.model_copy(update={"attempt": new.attempt, "reason": "", "granted": granted})
-        return self.notes.state(kept, "proposed")
+        again: dict[str, Any] = {"attempt": new.attempt, "reason": "", "granted": "", "given": None}
+        given = old.given
+        if given is not None and self._lasts(old, given, rule):
+            one_more = given.model_copy(update={"attempts": given.attempts + 1})
+            again |= {"granted": "person", "given": one_more}
+        return self.notes.state(
+            old.model_copy(update=again), "proposed"
+        )  # what a policy granted, it is asked again
+
+    def _lasts(self, record: Record, given: Given, rule: Rule) -> bool:
+        """Whether a person's consent may cover one more attempt: not at a job that is over, nor against a
+        person's no. What it begins at shows later."""
+        kept = self.store.checkpoints(record.job).some
+        open_still = kept if given.begun else record.state != "done"
+        fewer = given.attempts < rule.consent_attempts
+        return open_still and fewer and record.reason != GIVEN_UP and self._in_time(given, rule)
+
+    def _in_time(self, given: Given, rule: Rule) -> bool:
+        age = datetime.now(UTC) - given.when
+        return timedelta(0) <= age <= timedelta(hours=rule.consent_hours)
+
+    @contextmanager
+    def _one_more_waiting(self, caller: str) -> Iterator[None]:
+        if self._waiting[caller] >= WAITING:
+            raise ProtocolError(f"{WAITING} jobs of {caller} wait for a person here already; end one of them")
+        self._waiting[caller] += 1
+        try:
+            yield
+        finally:
+            self._waiting[caller] -= 1
 
     async def _approved(self, job: str) -> None:
-        while not self.store.said("approve", job):
-            await asyncio.sleep(POLL)
+        try:
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                while not self.store.said("approve", job):
+                    await asyncio.sleep(POLL)
+        except TimeoutError:
+            raise CancelledJobError(f"nobody approved it within {PATIENCE.days} days") from None
 
     def _history(self, peer: str, table: str) -> History:
-        return load_history(self.store.folder, peer, table or "none")
+        return self._histories.load(peer, table or "none")
+
+
+def check_size(parameters: dict[str, JsonValue]) -> None:
+    """ProtocolError for parameters that are larger than any method's: they are kept while a job waits."""
+    deep: list[tuple[JsonValue, int]] = [(parameters, 1)]
+    while deep:
+        value, depth = deep.pop()
+        if not isinstance(value, dict | list):
+            continue
+        if depth > DEEPEST:
+            raise ProtocolError(f"the parameters are more than {DEEPEST} lists and objects deep")
+        deep += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
+    size = len(json.dumps(parameters))
+    if size > LARGEST:
+        raise ProtocolError(f"the parameters have {size} bytes, at most {LARGEST} are taken")
 
 
 def reveals(found: Program[Any], action: str) -> list[str]:

@@ -1,12 +1,16 @@
 """What earlier jobs of one peer used of one table: how a policy counts, and compares, over time.
 
 Takes part: one party, alone; nothing here leaves it. Kept in its store, as `_history/<peer>.<table>.npz`:
-which predict jobs began, which ids they predicted, and the distinct row sets that models were fitted on. No
-id is kept: each stands as BLAKE2b-128 under a key of this store (`_history/key`), so the file without the key
+which predict jobs began, which ids they predicted, the distinct row sets that models were fitted on, and for
+each attempt that compared ids when that was, how many the peer announced and how many of them matched. No id
+is kept: each stands as BLAKE2b-128 under a key of this store (`_history/key`), so the file without the key
 tells nobody who is in it, and with the key it can only be tested against guesses. Among 2**40 ids two collide
 with probability below 2**-48.
 
-Row sets of one table overlap, so ids are kept once, sorted, and a set is one bit for each of them.
+Row sets of one table overlap, so ids are kept once, sorted, and a set is one bit for each of them, in memory
+too. What there is of one peer and table is thus bounded by the ids of the table and by the number of row sets
+that a policy grants (`max_fits`): none is forgotten, which would let a later one differ from it by one row.
+Alignments are kept one by one for `KEPT`, and older ones as one sum.
 
 Sources: BLAKE2, RFC 7693.
 """
@@ -21,6 +25,7 @@ import secrets
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +36,17 @@ from protocols.errors import ConfigError, DataError
 
 SIZE = 16  # bytes of a fingerprint
 KEY = 32  # bytes of the key
-FORMAT = 1
+FORMAT = 2
 PRINT = np.dtype((np.void, SIZE))
+# One attempt that compared ids: seconds since 1970, what stands for its job, how many ids the peer announced,
+# how many of them matched (the most that can have, where this party did not learn it).
+ALIGNMENT = np.dtype([("when", "<i8"), ("job", PRINT), ("announced", "<i8"), ("matched", "<i8")])
+KEPT = timedelta(days=8)  # for which each alignment is kept by itself
+MOST = 4096  # that are
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.[A-Za-z0-9][A-Za-z0-9_-]*")
 Prints = NDArray[np.void]  # sorted, distinct
 Bits = NDArray[np.bool_]
+Rows = NDArray[Any]  # of ALIGNMENT
 
 
 def _none() -> Prints:
@@ -50,7 +61,9 @@ class History:
     jobs: Prints = field(default_factory=_none, repr=False)  # of the predict jobs that began
     ids: Prints = field(default_factory=_none, repr=False)  # (n,), all that any job used
     predicted: Bits = field(default_factory=lambda: np.empty(0, bool), repr=False)  # (n,)
-    fits: Bits = field(default_factory=lambda: np.empty((0, 0), bool), repr=False)  # (sets, n), no two alike
+    # (sets, bytes) uint8: of each set, one bit for each of `ids`; no two alike.
+    fits: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), np.uint8), repr=False)
+    aligned: Rows = field(default_factory=lambda: np.empty(0, ALIGNMENT), repr=False)  # the oldest first
 
     @property
     def predictions(self) -> int:
@@ -61,6 +74,45 @@ class History:
     def distinct(self) -> int:
         """How many distinct ids were predicted, in all."""
         return int(self.predicted.sum())
+
+    @property
+    def found(self) -> int:
+        """How many distinct ids the peer has found here, in all, as far as this party was to learn which."""
+        return len(self.ids)
+
+    def since(self, when: datetime) -> Rows:
+        """The alignments at `when` and later; those that are one sum count from the last of them."""
+        found: Rows = self.aligned[self.aligned["when"] >= int(when.timestamp())]
+        return found
+
+    def of(self, job: str) -> Rows:
+        """The alignments of one job: one for each attempt that compared ids, not for one that went on after
+        it."""
+        found: Rows = self.aligned[self.aligned["job"] == self._print(job)]
+        return found
+
+    def with_alignment(self, job: str, announced: int, most: int, when: datetime) -> History:
+        """With an attempt at `job` for which the peer announced so many ids; at `most` so many match."""
+        latest = self.aligned["when"].max(initial=0)  # a clock that is set back makes none older
+        row = np.array([(max(latest, int(when.timestamp())), self._print(job), announced, most)], ALIGNMENT)
+        return replace(self, aligned=_summed(np.concatenate([self.aligned, row]), when - KEPT))
+
+    def with_matched(self, job: str, matched: int) -> History:
+        """With how many ids matched in the last alignment of `job`; the same history where there is none."""
+        at = np.flatnonzero(self.aligned["job"] == self._print(job))
+        if not len(at) or self.aligned["matched"][at[-1]] == matched:
+            return self
+        aligned = self.aligned.copy()
+        aligned["matched"][at[-1]] = matched
+        return replace(self, aligned=aligned)
+
+    def with_found(self, rows: Prints) -> History:
+        """With the ids of these rows among those that the peer has found here."""
+        return self if np.isin(rows, self.ids).all() else self._grown(rows)[0]
+
+    def _print(self, name: str) -> np.void:
+        found: np.void = self.fingerprints([name.encode()])[0]
+        return found
 
     def fingerprints(self, ids: Iterable[bytes]) -> Prints:
         """What stands for these canonical ids here: sorted, each once."""
@@ -84,14 +136,16 @@ class History:
     def with_predicted(self, rows: Prints) -> History:
         """With the ids of these rows among those predicted."""
         grown, used = self._grown(rows)
-        return replace(grown, predicted=grown.predicted | used)
+        return (
+            self if not (used & ~grown.predicted).any() else replace(grown, predicted=grown.predicted | used)
+        )
 
     def with_fit(self, rows: Prints) -> History:
         """With this set of rows among those that models were fitted on."""
         grown, used = self._grown(rows)
-        if (grown.fits == used).all(axis=1).any():
+        if 0 in _differences(grown.fits, used):
             return self
-        return replace(grown, fits=np.vstack([grown.fits, used]))
+        return replace(grown, fits=np.vstack([grown.fits, np.packbits(used)[None]]))
 
     def nearest_fit(self, rows: Prints) -> int | None:
         """By how many rows this set differs from the most similar earlier one that is not equal to it.
@@ -99,21 +153,87 @@ class History:
         None where there is no such set. Rows in either and not in both count.
         """
         grown, used = self._grown(rows)
-        differing = (grown.fits ^ used).sum(axis=1)
-        differing = differing[differing > 0]
-        return int(differing.min()) if len(differing) else None
+        return min((n for n in _differences(grown.fits, used) if n), default=None)
+
+    def fitted(self, rows: Prints) -> bool:
+        """Whether a model was fitted on exactly this set of rows."""
+        grown, used = self._grown(rows)
+        return 0 in _differences(grown.fits, used)
 
     def _grown(self, rows: Prints) -> tuple[History, Bits]:
         """This history with room for `rows`, and which of its ids they are."""
+        if np.isin(rows, self.ids).all():
+            return self, np.isin(self.ids, rows)
         united = np.union1d(self.ids, rows)
         place = np.searchsorted(united, self.ids)
-        predicted = np.zeros(len(united), bool)
-        predicted[place] = self.predicted
-        fits = np.zeros((len(self.fits), len(united)), bool)
-        fits[:, place] = self.fits
-        used = np.zeros(len(united), bool)
-        used[np.searchsorted(united, rows)] = True
-        return replace(self, ids=united, predicted=predicted, fits=fits), used
+
+        def moved(known: Bits) -> Bits:
+            there = np.zeros(len(united), bool)
+            there[place] = known
+            return there
+
+        every = [moved(np.unpackbits(one, count=len(self.ids)).astype(bool)) for one in self.fits]
+        fits = np.stack([np.packbits(one) for one in every]) if every else _no_fits(len(united))
+        used = np.isin(united, rows)
+        return replace(self, ids=united, predicted=moved(self.predicted), fits=fits), used
+
+
+def _no_fits(ids: int) -> NDArray[np.uint8]:
+    return np.empty((0, (ids + 7) // 8), np.uint8)
+
+
+def _differences(fits: NDArray[np.uint8], used: Bits) -> list[int]:
+    """By how many rows each of these sets differs from that one."""
+    packed = np.packbits(used)
+    return [int(np.bitwise_count(one ^ packed).sum()) for one in fits]  # one by one: all may be large
+
+
+def _summed(aligned: Rows, before: datetime) -> Rows:
+    """The same with all that is older than `before`, or more than the `MOST` latest, as one row in front."""
+    old = max(int((aligned["when"] < int(before.timestamp())).sum()), len(aligned) - MOST)
+    if old < 2:
+        return aligned
+    first = np.zeros(1, ALIGNMENT)
+    first["when"] = aligned["when"][:old].max()
+    for name in ("announced", "matched"):
+        first[name] = aligned[name][:old].sum()
+    return np.concatenate([first, aligned[old:]])
+
+
+class Histories:
+    """All of one store, each of which is read from the disk once, and again where its file has changed.
+
+    Any thread may call; who saves holds the store, and runs one job at a time.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._known: dict[Path, tuple[Any, History]] = {}
+
+    def load(self, peer: str, table: str) -> History:
+        """As `load_history`."""
+        place, key = _place(self._store, peer, table), _key(self._store)
+        stamp, known = _stamp(place), self._known.get(place)
+        if known is not None and known[0] == stamp and known[1].key == key:
+            return known[1]
+        history = load_history(self._store, peer, table)
+        self._known[place] = stamp, history  # if it was written meanwhile, it is read again
+        return history
+
+    def save(self, peer: str, table: str, history: History) -> None:
+        """As `save_history`."""
+        save_history(self._store, peer, table, history)
+        place = _place(self._store, peer, table)
+        self._known[place] = _stamp(place), history
+
+
+def _stamp(place: Path) -> tuple[int, int, int] | None:
+    """Tells one state of a file from another; None where there is none."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def load_history(store: Path, peer: str, table: str) -> History:
@@ -156,7 +276,8 @@ def _arrays(history: History) -> dict[str, NDArray[Any]]:
         "jobs": history.jobs,
         "ids": history.ids,
         "predicted": np.packbits(history.predicted),
-        "fits": np.packbits(history.fits, axis=1),
+        "fits": history.fits,
+        "aligned": history.aligned,
     }
 
 
@@ -164,7 +285,7 @@ def _checked(key: bytes, arrays: dict[str, NDArray[Any]]) -> History:
     """ValueError or KeyError for arrays that no `save_history` with this key wrote."""
     jobs, ids = arrays["jobs"], arrays["ids"]
     width = (len(ids) + 7) // 8
-    fits, predicted = arrays["fits"], arrays["predicted"]
+    fits, predicted, aligned = arrays["fits"], arrays["predicted"], arrays["aligned"]
     whole = (
         int(arrays["format"]) == FORMAT
         and arrays["check"].tobytes() == _check(key)
@@ -173,12 +294,13 @@ def _checked(key: bytes, arrays: dict[str, NDArray[Any]]) -> History:
         and predicted.shape == (width,)
         and fits.ndim == 2
         and fits.shape[1] == width
+        and aligned.dtype == ALIGNMENT
+        and aligned.ndim == 1
     )
     if not whole:
         raise ValueError("not a history of this store")
     bits = np.unpackbits(predicted, count=len(ids)).astype(bool)
-    rows = np.unpackbits(fits, axis=1, count=len(ids)).astype(bool)
-    return History(key, jobs, ids, bits, rows)
+    return History(key, jobs, ids, bits, fits, aligned)
 
 
 def _check(key: bytes) -> bytes:

@@ -7,7 +7,7 @@ apart from the roles' own messages:
     Propose  ------------------->                       its policy, or a person, decides
              <-------------------  Answer "ready"       (or "waiting" for a person, or "refused")
     Claim    ------------------->                       in the order of names: no two callers block each other
-             <-------------------  Answer "agreed"      its turn has come; steps it could go on after
+             <-------------------  Answer "agreed"      its turn has come; what it could go on after
     Start    ------------------->                       the roles run; Renew every few seconds
              <-------------------  Ended                with the digest of its part, or what failed
     Sealed   ------------------->                       the digests of all parts; each is kept
@@ -17,9 +17,11 @@ apart from the roles' own messages:
 A caller that falls silent is noticed by its lease, and the job is cancelled everywhere. An attempt that was
 cut off is proposed again under the same job with the next attempt's number, and goes on after the last step
 that all parties have a checkpoint of; so each keeps its checkpoints until it hears Over, since another may
-have been killed before it kept its part. An attempt's number never comes twice, so a replay is refused. A
-word about an attempt that is not open at a party is answered with how it ended there, so nobody waits for
-what was lost with a process or a line.
+have been killed before it kept its part. The first of these checkpoints holds which rows are common: an
+attempt that goes on after it compares no ids again, and so is of the same rows, whatever the caller's table
+holds by now. An attempt's number never comes twice, so a replay is refused. A word about an attempt that is
+not open at a party is answered with how it ended there, so nobody waits for what was lost with a process or a
+line.
 
 Who learns what: each party that is asked sees method, parameters, the parties, and the name of its own table
 that is wanted; the caller sees who agrees, why not, and from which steps a party could go on. Semi-honest
@@ -33,6 +35,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -55,6 +58,8 @@ from protocols.wire.transport import Envelope, Transport
 SCOPE = "jobs"
 LEASE = 30.0  # seconds without a word from the caller, until its job is cancelled
 RENEW = 5.0  # seconds between two words
+CUT = 5  # jobs of one caller that were cut off and can be gone on with
+ALIGNED = "aligned"  # the checkpoint that holds which rows are common
 State = Literal["proposed", "agreed", "running", "done", "failed", "cancelled"]
 OPEN: tuple[State, ...] = ("proposed", "agreed", "running")
 
@@ -88,7 +93,8 @@ class Propose(
 
 class Answer(
     Message,
-    reveals="whether a party takes part in a job, and why it does not; after which steps it could go on",
+    reveals="whether a party takes part in a job, and why it does not; after which steps it could go on, and "
+    "whether it knows which rows are common",
 ):
     """To the caller."""
 
@@ -99,6 +105,7 @@ class Answer(
     scope: Annotated[str, Field(max_length=512)] = ""
     reason: Reason = ""
     steps: Annotated[tuple[int, ...], Field(max_length=64)] = ()
+    aligned: bool = False  # whether it has the common rows from an earlier attempt
 
 
 class Claim(Message, reveals="that the sender's turn to claim a party for its job has come"):
@@ -108,12 +115,21 @@ class Claim(Message, reveals="that the sender's turn to claim a party for its jo
     attempt: Attempt
 
 
-class Start(Message, reveals="that all parties agreed to a job, and after how many steps it goes on"):
+class Start(
+    Message,
+    reveals="that all parties agreed to a job, after how many steps it goes on, and whether they compare ids",
+):
     """From the caller: run."""
 
     job: JobId
     attempt: Attempt
     done: Annotated[int, Field(ge=0, strict=True)]
+    aligned: bool = False  # whether all go on with the common rows of an earlier attempt
+
+    @property
+    def anew(self) -> bool:
+        """Whether the job begins from the beginning."""
+        return not (self.done or self.aligned)
 
 
 class Renew(Message, reveals="that the caller of a job is still there"):
@@ -192,6 +208,17 @@ class Control:
         return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
 
 
+class Given(BaseModel):
+    """A person's consent to a job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attempt: Attempt  # for which it was given
+    when: AwareDatetime
+    attempts: int = 1  # under it so far, that one too
+    begun: bool = False  # whether one of them began the job: then it holds for going on alone
+
+
 class Record(BaseModel):
     """What one party keeps on disk about a job. Holds no data, but parameters and names."""
 
@@ -210,6 +237,8 @@ class Record(BaseModel):
     state: State
     reason: str = ""
     granted: Literal["", "policy", "person"] = ""  # by whom
+    given: Given | None = None  # by a person
+    ran: int = 0  # the last attempt that ran
     table_digest: str = Field(default="", repr=False)
     created: AwareDatetime
     updated: AwareDatetime
@@ -268,11 +297,18 @@ class Store:
         """The ledger file."""
         return self.folder / "ledger.jsonl"
 
-    def save(self, record: Record) -> Record:
+    def save(self, record: Record, *, durable: bool = True) -> Record:
         """Write `record`, whole or not at all; returns it with the time of now."""
         record = record.model_copy(update={"updated": datetime.now(UTC)})
-        write_whole(self.folder / "jobs" / f"{record.job}.json", record.model_dump_json(indent=1).encode())
+        path = self.folder / "jobs" / f"{record.job}.json"
+        write_whole(path, record.model_dump_json(indent=1).encode(), durable=durable)
         return record
+
+    def forget(self, job: str) -> None:
+        """Delete what is kept about `job`."""
+        self.checkpoints(job).drop()
+        with suppress(OSError):
+            (self.folder / "jobs" / f"{job}.json").unlink(missing_ok=True)
 
     def find(self, job: str) -> Record | None:
         """The record of `job`, if there is one. DataError if it is damaged."""
@@ -308,17 +344,20 @@ class Store:
         """Delete the records of ended jobs that were last updated before `limit`; how many."""
         old = [record for record in self.all() if record.state not in OPEN and record.updated < limit]
         for record in old:
-            self.checkpoints(record.job).drop()
-            (self.folder / "jobs" / f"{record.job}.json").unlink(missing_ok=True)
+            self.forget(record.job)
         return len(old)
 
     def drop_checkpoints(self, limit: datetime) -> None:
-        """Delete the checkpoints of ended jobs that were last updated before `limit`; their records stay.
+        """Delete the checkpoints of ended jobs that were last updated before `limit`, and all but the `CUT`
+        latest of each caller's; their records stay.
 
         Whoever goes on with such a job nevertheless begins it anew, which gives the same bits.
         """
-        for record in self.resumable():
-            if record.state not in OPEN and record.updated < limit:
+        ended = [record for record in self.resumable() if record.state not in OPEN]
+        kept: Counter[str] = Counter()
+        for record in sorted(ended, key=lambda record: record.updated, reverse=True):
+            kept[record.caller] += 1
+            if record.updated < limit or kept[record.caller] > CUT:
                 self.checkpoints(record.job).drop()
 
     def say(self, what: Literal["approve", "cancel"], job: str) -> None:
@@ -349,44 +388,83 @@ class Store:
 
 
 class Kept:
-    """A job's checkpoints on disk: the last two steps, since parties may be one apart."""
+    """A job's checkpoints on disk: the common rows, and the last two steps; parties may be one step apart."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._done = folder, 0
+        self._folder, self._done, self._aligned = folder, 0, False
 
     @property
     def steps(self) -> list[int]:
         """Steps after which a state is kept, ascending."""
         return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
 
-    def agree(self, done: int) -> None:
-        """Go on after `done` steps. ProtocolError if there is no such checkpoint, DataError for what the disk
-        refuses.
+    @property
+    def aligned(self) -> bool:
+        """Whether the common rows are kept."""
+        return self._place(ALIGNED).exists()
+
+    @property
+    def some(self) -> bool:
+        """Whether there is something to go on after."""
+        return self.reached != (False, 0)
+
+    @property
+    def reached(self) -> tuple[bool, int]:
+        """How far the job has come here."""
+        return self.aligned, max(self.steps, default=0)
+
+    def agree(self, done: int, aligned: bool = False) -> None:
+        """Go on after `done` steps, with the common rows that are kept if `aligned`.
+
+        ProtocolError if that is not kept, or if steps after an alignment are to be gone on with after another
+        one; DataError for what the disk refuses.
         """
         if done and done not in self.steps:
             raise ProtocolError(f"asked to go on after step {done}, kept are {self.steps or 'none'}")
+        if aligned != self.aligned and (aligned or done):
+            raise ProtocolError(
+                f"asked to go on after step {done} {'after' if aligned else 'without'} an alignment, kept is "
+                f"{'one' if self.aligned else 'none'}"
+            )
         # What comes after is made again, with other secrets: the old would fit nobody else's.
         self._delete(step for step in self.steps if step > done)
-        self._done = done
+        if not aligned:
+            self._delete([ALIGNED])
+        self._done, self._aligned = done, aligned
 
     def latest(self) -> tuple[int, Arrays | None]:
         """Steps that were done, as agreed, and the state after them."""
-        if not self._done:
-            return 0, None
-        path = self._folder / f"{self._done}.safetensors"
-        try:
-            return self._done, Arrays(safetensors.numpy.load(path.read_bytes()))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
+        return (self._done, self._load(self._done)) if self._done else (0, None)
+
+    def alignment(self) -> Arrays | None:
+        """What is kept of the common rows, if all agreed to go on with them."""
+        return self._load(ALIGNED) if self._aligned else None
 
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps. DataError for what the disk refuses."""
-        write_whole(self._folder / f"{done}.safetensors", safetensors.numpy.save(dict(state)), durable=False)
+        self._save(done, state)
         self._delete(step for step in self.steps if step < done - 1)
 
-    def _delete(self, steps: Iterable[int]) -> None:
+    def save_alignment(self, state: Arrays) -> None:
+        """Keep the common rows. DataError for what the disk refuses."""
+        self._save(ALIGNED, state)
+
+    def _place(self, step: int | str) -> Path:
+        return self._folder / f"{step}.safetensors"
+
+    def _load(self, step: int | str) -> Arrays:
+        path = self._place(step)
+        try:
+            return Arrays(safetensors.numpy.load(path.read_bytes()))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
+
+    def _save(self, step: int | str, state: Arrays) -> None:
+        write_whole(self._place(step), safetensors.numpy.save(dict(state)), durable=False)
+
+    def _delete(self, steps: Iterable[int | str]) -> None:
         for step in steps:
-            path = self._folder / f"{step}.safetensors"
+            path = self._place(step)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

@@ -39,7 +39,14 @@ _SMALL = 1 << 18  # bytes
 
 
 class Guard(Protocol):
-    """What a party's own policy says while its role runs; each raises PolicyError to refuse."""
+    """What a party's own policy says while its role runs; each raises PolicyError to refuse.
+
+    `announced` and `rows` write to a disk: call them by `Party.compute`.
+    """
+
+    def announced(self, peer: str, ids: int, most: int) -> None:
+        """Call with how many ids `peer` announces, before it can learn which are here; at `most` so many
+        match."""
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that a run uses, as soon as they are known."""
@@ -59,6 +66,8 @@ class Guard(Protocol):
 
 class Unguarded:
     """The guard of a party without a policy: nothing is refused, and nothing looked at."""
+
+    def announced(self, peer: str, ids: int, most: int) -> None: ...
 
     def rows(self, ids: Iterable[bytes]) -> None: ...
 
@@ -80,6 +89,12 @@ class Checkpoints(Protocol):
 
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps, whole or not at all."""
+
+    def alignment(self) -> Arrays | None:
+        """Which rows are common, where all agreed to go on with those of an earlier attempt."""
+
+    def save_alignment(self, state: Arrays) -> None:
+        """Keep which rows are common, whole or not at all."""
 
 
 @dataclass(slots=True)
@@ -234,6 +249,15 @@ class Party:
         """Keep `state()`, with which this party could go on after `done` steps; only where runs are kept."""
         if self.desk.checkpoints is not None:
             self.desk.checkpoints.save(done, state())
+
+    def alignment(self) -> Arrays | None:
+        """What `keep_alignment` kept, where all parties go on with it; then no ids are compared again."""
+        return None if self.desk.checkpoints is None else self.desk.checkpoints.alignment()
+
+    def keep_alignment(self, state: Callable[[], Arrays]) -> None:
+        """Keep `state()`, which rows are common, for going on after a crash; only where runs are kept."""
+        if self.desk.checkpoints is not None:
+            self.desk.checkpoints.save_alignment(state())
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Tell whoever watches how far this party is."""

@@ -86,7 +86,8 @@ def strictest(decisions: Mapping[str, Decision]) -> Decision:
     columns = tuple(name for name in lists[0] if all(name in names for names in lists)) if lists else (ANY,)
     if rules[0].columns and not columns:
         return Decision("refused", "columns", "no column is granted to all who would learn of it", rules[0])
-    return replace(first, rule=rules[0].model_copy(update={"columns": columns}))
+    lasts = {key: min(getattr(rule, key) for rule in rules) for key in ("consent_hours", "consent_attempts")}
+    return replace(first, rule=rules[0].model_copy(update={"columns": columns, **lasts}))
 
 
 def _expires(rule: Rule, request: Request, history: History) -> str:
@@ -132,7 +133,7 @@ def _parameters(rule: Rule, request: Request, history: History) -> str:
 
 def _protocols(rule: Rule, request: Request, history: History) -> str:
     # The guard asks again, whatever a method calls the parameter: this is for the caller to hear it at once.
-    asked = request.parameters.get("protocol")
+    asked = str(request.parameters.get("protocol", ""))
     return _not_let(rule, asked) if asked in ("auto", *get_args(Compared)) else ""
 
 
@@ -148,7 +149,9 @@ def _allow_plain(rule: Rule, request: Request, history: History) -> str:
 
 
 def _max_predictions(rule: Rule, request: Request, history: History) -> str:
-    if request.action != "predict" or not rule.max_predictions or history.began(request.job):
+    if request.action == "predict" and history.began(request.job):  # its record may be gone by now
+        return "this job was run before, and a prediction is not run twice"
+    if request.action != "predict" or not rule.max_predictions:
         return ""
     if history.predictions < rule.max_predictions:
         return ""
@@ -200,28 +203,41 @@ class Guard:
         if self.request.action == "predict":
             self._keep(self.history.with_prediction(self.request.job))
 
+    def announced(self, peer: str, ids: int, most: int) -> None:
+        """Call with how many ids `peer` announces, before it can learn which of them are here; at `most` so
+        many match. Not called by an attempt that goes on after an alignment: that compares no ids."""
+        if peer == self.request.peer:
+            when = datetime.now(UTC)
+            self._keep(self.history.with_alignment(self.request.job, ids, most, when))
+
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that the job uses, as soon as they are known.
 
         Checks their number, when predicting the budget of distinct ids, when fitting the difference from
         earlier row sets.
         """
-        if self.request.action not in ("predict", "fit"):  # nothing of them is kept: their number will do
-            return self.intersection(len(ids) if isinstance(ids, Sized) else len(list(ids)))
-        rows = self.history.fingerprints(ids)
-        if self.request.action == "predict":
-            # Recorded even if refused below: by aligning, the peer has learned that we have these ids.
-            self._keep(self.history.with_predicted(rows))
-            if self.rule.max_distinct_ids and self.history.distinct > self.rule.max_distinct_ids:
-                raise refusal("max_distinct_ids", _too_many_ids(self.rule))
+        known = ids if isinstance(ids, Sized) else list(ids)
+        history = self.history.with_matched(self.request.job, len(known))
+        if self.request.action == "align":  # of them, their number is all that is kept
+            self._keep(history)
+            return self.intersection(len(known))
+        # Recorded even if refused below: by aligning, the peer has learned that we have these ids.
+        rows, predicts = history.fingerprints(known), self.request.action == "predict"
+        self._keep(history.with_predicted(rows) if predicts else history.with_found(rows))
+        if predicts and self.rule.max_distinct_ids and self.history.distinct > self.rule.max_distinct_ids:
+            raise refusal("max_distinct_ids", _too_many_ids(self.rule))
         self.intersection(len(rows))
-        if self.request.action == "fit":
+        if not predicts:
             differs = self.history.nearest_fit(rows)
             if differs is not None and differs < self.rule.min_difference:
                 least = self.rule.min_difference
                 said = f"the rows differ from an earlier job's, by fewer than {least}"
                 raise refusal("min_difference", f"{said}; use the same rows, or more")
-            # Not recorded if refused: nothing was learned from them, and they would stand in later jobs' way.
+            most = self.rule.max_fits
+            if most and len(self.history.fits) >= most and not self.history.fitted(rows):
+                said = f"models were fitted on all {most} sets of rows that are granted"
+                raise refusal("max_fits", f"{said}; use one of them again, or ask the owner for more")
+            # Not recorded if refused: nothing was fitted on them, and they would stand in later jobs' way.
             self._keep(self.history.with_fit(rows))
 
     def intersection(self, rows: int) -> None:
@@ -246,6 +262,8 @@ class Guard:
             raise refusal("min_group", f"a statistic would be of fewer than {least} rows; take more rows")
 
     def _keep(self, history: History) -> None:
+        if history is self.history:
+            return
         self._record(history)
         self.history = history
 
@@ -260,6 +278,11 @@ class Guards:
         """As of `Guard`."""
         for guard in self._guards:
             guard.start()
+
+    def announced(self, peer: str, ids: int, most: int) -> None:
+        """As of `Guard`."""
+        for guard in self._guards:
+            guard.announced(peer, ids, most)
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """As of `Guard`."""

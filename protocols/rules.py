@@ -89,11 +89,14 @@ class Rule(Section):
     protocols: tuple[Compared, ...] = ("ecdh",)  # by which ids may be compared
     consent: Consent = "ask"  # for fit and align
     consent_predict: Consent = "ask"
+    consent_hours: Count = 24  # for which a person's consent to a job holds
+    consent_attempts: Annotated[int, Field(strict=True, ge=1)] = 5  # at the job under it, in all
     min_intersection: Count = 100  # matched rows
     min_group: Count = 10  # rows behind any released statistic
     allow_plain: StrictBool = False  # embeddings, gradients or updates in the clear
     max_predictions: Count = 100  # predict jobs, in all
     max_distinct_ids: Count = 10_000  # ids that were ever predicted for one peer
+    max_fits: Count = 100  # distinct sets of rows that models are fitted on, in all
     min_difference: Count = 10  # rows by which a training set differs from each earlier one, unless equal
     expires: date | None = None  # nothing is granted from the beginning of this day (UTC) on
     parameters: dict[str, dict[str, Bound]] = Field(default_factory=dict)  # method or "*" -> parameter

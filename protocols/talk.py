@@ -28,7 +28,7 @@ class Talk:
 
     def __init__(self, control: Control, about: dict[str, Any], others: Sequence[str]) -> None:
         self.about, self.others = about, tuple(others)
-        self.steps: dict[str, Sequence[int]] = {}
+        self.agreed: dict[str, Answer] = {}  # by party
         self._control = control
         self._inboxes: dict[str, asyncio.Queue[Word]] = {party: asyncio.Queue() for party in others}
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,7 +90,7 @@ class Talk:
                 asked = True
                 on_progress(step, int(word.state != "waiting"), 1)
             if word.state == state:
-                self.steps[party] = word.steps
+                self.agreed[party] = word
                 return
 
     async def ends(self) -> dict[str, str]:

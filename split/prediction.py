@@ -29,7 +29,7 @@ async def ask(me: Party, part: ClientPart, x: Array, ids: pd.Series | None = Non
     ids: of the rows (n,), where they have any, for the client's policy.
     """
     if ids is not None:
-        me.guard.rows(canonical_ids(ids))
+        await me.compute(me.guard.rows, canonical_ids(ids), cost=0.0)
     async with me.within("predict") as at:
         await at.send(SERVER, RowCount(rows=len(x)))
         results = []

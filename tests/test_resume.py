@@ -44,6 +44,7 @@ class Memory:
 
     done: int = 0
     states: dict[int, Arrays] = field(default_factory=dict)
+    aligned: Arrays | None = None
 
     def latest(self) -> tuple[int, Arrays | None]:
         return self.done, self.states.get(self.done)
@@ -51,6 +52,13 @@ class Memory:
     def save(self, done: int, state: Arrays) -> None:
         assert done > self.done, "a step that was done already"
         self.states[done] = state
+
+    def alignment(self) -> Arrays | None:
+        return self.aligned
+
+    def save_alignment(self, state: Arrays) -> None:
+        assert self.aligned is None, "ids were compared that had been before"
+        self.aligned = state
 
 
 def play(make: Make, kept: Mapping[str, Memory]) -> Run:
@@ -80,12 +88,13 @@ def check(make: Make) -> None:
     for memory in kept.values():
         assert sorted(memory.states) == list(range(1, STEPS + 1))
     for done in range(STEPS + 1):
-        again = {name: Memory(done, dict(memory.states)) for name, memory in kept.items()}
+        again = {name: Memory(done, dict(memory.states), memory.aligned) for name, memory in kept.items()}
         rest = play(make, again)
         assert prints(rest) == expected, done
         # Steps that were done are not done again, and those that were not are.
         scopes = {entry.scope.split("/")[1] for entry in rest.ledger if entry.scope.startswith("fit/")}
         assert scopes == {str(step) for step in range(done, STEPS)}
+        assert not [entry for entry in rest.ledger if entry.scope.startswith("align")]
         assert {name: m.states for name, m in again.items()} == {name: m.states for name, m in kept.items()}
 
 

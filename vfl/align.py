@@ -43,8 +43,9 @@ from protocols.party import Party
 from protocols.progress import bar
 from protocols.psi import choose, ring
 from protocols.psi.choose import Protocol, check_protocol, held, meet
-from protocols.psi.ecdh import Learns
+from protocols.psi.ecdh import Learns, Met
 from protocols.psi.ids import CanonicalIds, Duplicates, Ids, Normalise, Rows, canonical, check_rules
+from protocols.psi.once import once
 from protocols.psi.risk import Guessable, guessable
 from protocols.rules import Bound
 from protocols.wire.ledger import Ledger
@@ -137,14 +138,16 @@ async def align_label(
     rows at two parties.
     """
     rows_learnt = reveal != "size"
-    if len(features) == 1:
-        learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
-        met = await meet(me, features[0], ids, learns[reveal], protocol, resume=resume, store=store)
-        rows, size, sizes = met.rows, met.size, {}
-    else:
+
+    async def compare() -> Met:
+        if len(features) == 1:
+            learns: dict[Reveal, Learns] = {"all": "both", "label-party": "me", "size": "size"}
+            return await meet(me, features[0], ids, learns[reveal], protocol, resume=resume, store=store)
         tell = reveal != "label-party"
-        rung = await ring.compare(me, sorted(features), await held(me, ids), rows=rows_learnt, tell=tell)
-        rows, size, sizes = rung.rows, rung.size, dict(rung.sizes)
+        return await ring.compare(me, sorted(features), await held(me, ids), rows=rows_learnt, tell=tell)
+
+    met = await once(me, compare)
+    rows, size, sizes = met.rows, met.size, dict(met.sizes)
     if size == 0 and rows_learnt:
         if not may_be_empty:
             raise _nothing_shared(ids, sizes)
@@ -153,7 +156,7 @@ async def align_label(
     if rows is None:
         me.guard.intersection(size or 0)
         return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, sizes, many=ids.many)
-    me.guard.rows(ids.at(rows))
+    await me.compute(me.guard.rows, ids.at(rows), cost=0.0)
     if ids.many and reveal == "all":
         rows = await _repeat_for_all(me, features, ids, rows)
     elif ids.many:
@@ -173,23 +176,24 @@ async def align_feature(
     store: Path | None = None,
 ) -> Aligned:
     """A feature party's role. features: all feature parties, this one among them."""
-    rows_learnt, told = reveal != "size", reveal != "label-party"
-    if len(features) == 1:
-        learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
-        met = await meet(me, label_party, ids, learns[reveal], protocol, resume=resume, store=store)
-        rows, size = met.rows, met.size
-    else:
-        rung = await ring.pass_on(
-            me, label_party, sorted(features), await held(me, ids), rows=rows_learnt, tell=told
-        )
-        rows, size = rung.rows, rung.size
+    rows_learnt, tell = reveal != "size", reveal != "label-party"
+
+    async def compare() -> Met:
+        if len(features) == 1:
+            learns: dict[Reveal, Learns] = {"all": "both", "label-party": "peer", "size": "size"}
+            return await meet(me, label_party, ids, learns[reveal], protocol, resume=resume, store=store)
+        own = await held(me, ids)
+        return await ring.pass_on(me, label_party, sorted(features), own, rows=rows_learnt, tell=tell)
+
+    met = await once(me, compare)
+    rows, size = met.rows, met.size
     if rows is None:
         if size is not None:
             me.guard.intersection(size)
         return Aligned(np.zeros(0, np.int64), ids.total, _left_out(ids), size, many=ids.many)
     if size == 0:  # the label party says whether that is an error
         await me.recv(label_party, ring.InAllSize)
-    me.guard.rows(ids.at(rows))
+    await me.compute(me.guard.rows, ids.at(rows), cost=0.0)
     if ids.many:
         rows = await _repeat_as_told(me, label_party, ids, rows)
     return Aligned(rows, ids.total, _left_out(ids), size, many=ids.many)

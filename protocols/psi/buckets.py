@@ -42,7 +42,7 @@ async def by_buckets(
     """`compare` of each bucket, and what they say together; other arguments as `compare` takes them.
 
     resume: whether this run keeps its state after each bucket as a checkpoint of the job, and goes on from
-    there; for jobs that do nothing else.
+    there; for jobs that do nothing else. ProtocolError where the peer then has another number of ids.
     """
     n = len(ids)
     count = -(-max(n, m) // BUCKET)
@@ -50,7 +50,9 @@ async def by_buckets(
     done, state = me.resumed() if resume else (0, None)
     shared, places = np.zeros(ids.total, np.bool_), _expand(key, "places")
     if state is not None:
-        shared, places = _rows_and_key(state, ids.total)
+        shared, places, before = _kept(state, ids.total)
+        if before != m:
+            raise ProtocolError(f"{peer} announced {before} ids when this began, now {m}; begin it anew")
     me.progress("buckets", done, count)
     buckets = await me.compute(spread, ids, places, count, done, cost={"id_match": n})
     try:
@@ -65,25 +67,37 @@ async def by_buckets(
             if met.rows is not None:
                 shared[met.rows] = True
             if resume:
-                me.checkpoint(bucket + 1, partial(_state, shared, places))
+                me.checkpoint(bucket + 1, partial(_state, shared, places, m))
             buckets.drop(bucket)
             me.progress("buckets", bucket + 1, count)
     finally:
         buckets.close()
     if learns == "peer":
-        return Met(None, None)
+        return Met(None, None, kept=resume)
     found = await me.compute(_ordered, ids, shared, cost={"id_match": n})
-    return Met(found, len(found))
+    return Met(found, len(found), kept=resume)
 
 
-def _state(shared: Mask, key: bytes) -> Arrays:
+def askable(me: Party, n: int, resume: bool, m: int) -> int:
+    """About how many ids a peer that announces m can ask, where n are here: of places in buckets that are
+    still to be compared there are more than ids, and one that cheats fills them with guesses."""
+    if max(n, m) < FROM:
+        return m
+    count = -(-max(n, m) // BUCKET)
+    done = me.resumed()[0] if resume else 0
+    return max(0, count - done) * capacity(m, count)
+
+
+def _state(shared: Mask, key: bytes, m: int) -> Arrays:
     # A bit for each row: the state is as small after the last bucket as after the first.
     state: dict[str, Array] = {"rows": np.packbits(shared), "key": np.frombuffer(key, np.uint8)}
-    return Arrays(state)
+    return Arrays({**state, "count": np.array([m], np.int64)})
 
 
-def _rows_and_key(state: Arrays, total: int) -> tuple[Mask, bytes]:
-    return np.unpackbits(state["rows"], count=total).astype(np.bool_), state["key"].tobytes()
+def _kept(state: Arrays, total: int) -> tuple[Mask, bytes, int]:
+    """Which rows are known to be shared, the key of all places, and how many ids the peer had announced."""
+    shared = np.unpackbits(state["rows"], count=total).astype(np.bool_)
+    return shared, state["key"].tobytes(), int(state["count"][0])
 
 
 def _ordered(ids: Ids, shared: Mask) -> Rows:

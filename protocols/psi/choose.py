@@ -10,6 +10,7 @@ protocol keeps a key for longer than a run, and so is taken by name only.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -44,7 +45,10 @@ async def meet(
     goes bucket by bucket, unless the size alone is to be learnt; `resume` is for `protocols.psi.buckets`.
     `store`, this party's own folder, is for `protocols.psi.unbalanced`, which has no buckets.
     """
-    agreed = await agree(me, peer, ids, protocol)
+    # Sizes of buckets would say more than the one size that is to be learnt.
+    bucketed = learns != "size" and protocol != "unbalanced"
+    asks = partial(buckets.askable, me, len(ids), resume) if bucketed else int
+    agreed = await agree(me, peer, ids, protocol, asks)
     key, m = agreed.key, agreed.count
     if protocol == "unbalanced":
         return await unbalanced.compare(me, peer, await held(me, ids), learns, key, m, store)
@@ -54,8 +58,7 @@ async def meet(
     if by == "kkrt":
         kkrt.check_counts(peer, len(ids), m)
         compare = kkrt.compare
-    # Sizes of buckets would say more than the one size that is to be learnt.
-    if max(len(ids), m) >= buckets.FROM and learns != "size":
+    if bucketed and max(len(ids), m) >= buckets.FROM:
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)
     return await compare(me, peer, await held(me, ids), learns, key, m)
 

@@ -31,6 +31,7 @@ Sources: Meadows 1986, "A more efficient cryptographic matchmaking protocol"; Hu
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -87,11 +88,14 @@ class Agreed:
 
 @dataclass(frozen=True)
 class Met:
-    """What one party has learnt. rows: of its table, with ids that the peer has; None if it was not to learn
-    them. size: how many ids are shared; None if it was not to learn it."""
+    """What one party has learnt. rows: of its table, with ids that the others have; None if it was not to
+    learn them. size: how many ids are shared; None if it was not to learn it. sizes: at the label party of
+    three or more, for each group of parties, how many ids they share."""
 
     rows: Rows | None = field(repr=False)
     size: int | None
+    sizes: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    kept: bool = False  # whether checkpoints of the comparison itself hold it
 
 
 async def intersect(me: Party, peer: str, ids: CanonicalIds) -> Rows:
@@ -153,10 +157,11 @@ async def ready(me: Party, count: int) -> None:
         me.progress(switch.STEP, 1, 1)
 
 
-async def agree(me: Party, peer: str, ids: Ids, protocol: str) -> Agreed:
+async def agree(me: Party, peer: str, ids: Ids, protocol: str, asks: Callable[[int], int] = int) -> Agreed:
     """Exchange types, counts and ephemeral keys, before ids are compared by `protocol`.
 
-    A guard that does not let the protocol is a PolicyError before anything leaves.
+    asks: about how many ids a peer can ask that announces so many. PolicyError, before anything leaves, where
+    the guard does not let the protocol, and before any id does, where it is about the number.
     """
     me.guard.protocol(protocol)
     kkrt = protocol == "auto" and me.guard.lets("kkrt")
@@ -173,6 +178,8 @@ async def agree(me: Party, peer: str, ids: Ids, protocol: str) -> Agreed:
         )
     # No more can match than the smaller side brings; it is still time not to show which do.
     me.guard.intersection(min(len(ids), other.count))
+    asked = asks(other.count)
+    await me.compute(me.guard.announced, peer, asked, min(len(ids), asked), cost=0.0)
     try:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Annotated
 
@@ -49,6 +48,7 @@ from protocols.party import Party
 from protocols.psi.curve import multiply, new_scalar
 from protocols.psi.ecdh import (
     MOST_IDS,
+    Met,
     agree,
     as_values,
     blind,
@@ -95,18 +95,7 @@ class InAllSize(Message, reveals="how many ids are at every party"):
     count: Annotated[int, Field(ge=0, strict=True)]
 
 
-@dataclass(frozen=True)
-class Rung:
-    """What one party has learnt. rows: of its table, with ids that are at every party; None if it was not to
-    learn them. size: how many such ids there are; None if it was not to learn it. sizes: at the label party,
-    for each group of parties, how many ids they share."""
-
-    rows: Rows | None = field(repr=False)
-    size: int | None
-    sizes: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-
-
-async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bool, tell: bool) -> Rung:
+async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bool, tell: bool) -> Met:
     """The label party's role. ring: all feature parties, by name, two or more. rows: whether any party is to
     learn rows, and not the size only. tell: whether the feature parties learn it too."""
     keys, counts = {}, {me.name: len(ids)}
@@ -139,21 +128,25 @@ async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bo
     if not rows:
         for peer in ring if tell else ():
             await me.send(peer, InAllSize(count=size))
-        return Rung(None, size, sizes)
+        return Met(None, size, sizes)
     for peer in ring if tell else ():
         await me.send(peer, InAll(mask=masks[peer]))
     await me.send(ring[-1], Unshuffle(mask=masks[me.name]))
     mask = (await _mask(me, ring[0], InAll, n)).mask
     if np.count_nonzero(mask) != size:
         raise ProtocolError(f"{ring[0]} marks {np.count_nonzero(mask)} ids, expected {size}")
-    return Rung(in_order(ids, order[mask]), size, sizes)
+    return Met(in_order(ids, order[mask]), size, sizes)
 
 
 async def pass_on(
     me: Party, label_party: str, ring: Sequence[str], ids: CanonicalIds, *, rows: bool, tell: bool
-) -> Rung:
+) -> Met:
     """A feature party's role; the arguments as for `compare`."""
     key, counts = await _start(me, label_party, ring, ids)
+    for peer in ring:
+        if peer != me.name:
+            most = min(len(ids), counts[peer])
+            await me.compute(me.guard.announced, peer, counts[peer], most, cost=0.0)
     place, n, scalar = ring.index(me.name), len(ids), new_scalar()
     before, after = ring[place - 1], ring[(place + 1) % len(ring)]
     shuffle: Rows = np.zeros(0, np.int64)
@@ -184,7 +177,7 @@ async def pass_on(
         me.progress("ids blinded for all", done, total)
     if not rows:
         size = (await me.recv(label_party, InAllSize)).count if tell else None
-        return Rung(None, size)
+        return Met(None, size)
     mask = (await _mask(me, label_party, InAll, n)).mask if tell else None
     back = await _mask(me, label_party if after == ring[0] else after, Unshuffle, counts[label_party])
     straight = np.empty_like(back.mask)
@@ -194,8 +187,8 @@ async def pass_on(
     else:
         await me.send(before, Unshuffle(mask=straight))
     if mask is None:
-        return Rung(None, None)
-    return Rung(in_order(ids, order[mask]), int(np.count_nonzero(mask)))
+        return Met(None, None)
+    return Met(in_order(ids, order[mask]), int(np.count_nonzero(mask)))
 
 
 async def _start(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 What = Literal["changed", "dropped", "inserted", "moved"]
 # Of an exported ledger, in order; what an entry does not have is missing.
-COLUMNS = ["index", "at", "entry", "job", "attempt", "state", "reason", "method", "by", "scope", "round"]
-COLUMNS += ["sequence", "sender", "receiver", "kind", "bytes", "digest", "reveals", "taken", "party"]
+COLUMNS = ["index", "at", "entry", "job", "attempt", "state", "reason", "method", "by", "under", "scope"]
+COLUMNS += ["round", "sequence", "sender", "receiver", "kind", "bytes", "digest", "reveals", "taken", "party"]
 COLUMNS += ["version", "format", "cut", "chain"]
 
 

@@ -145,12 +145,21 @@ class Record:
         )
 
     def grant(
-        self, job: str, method: str, by: By, reveals: Iterable[str], *, at: datetime | None = None
+        self,
+        job: str,
+        method: str,
+        by: By,
+        reveals: Iterable[str],
+        *,
+        under: str = "",
+        at: datetime | None = None,
     ) -> None:
         """Record a consent, and flush: it is on the disk before anything leaves because of it."""
         said = tuple(reveals)
         self._add(
-            lambda i, now: GrantRow(index=i, at=at or now, job=job, method=method, by=by, reveals=said),
+            lambda i, now: GrantRow(
+                index=i, at=at or now, job=job, method=method, by=by, under=under, reveals=said
+            ),
             flush=True,
         )
 

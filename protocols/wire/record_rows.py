@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 START = bytes(32)  # the chain before the first row
 BEGINNING = b'{"index":'  # of every row, as it is written
-By = Literal["policy", "person"]
+By = Literal["policy", "person", "resumed"]
 State = Literal["proposed", "refused", "agreed", "running", "done", "failed", "cancelled"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # what every JSON reader holds exactly
@@ -60,12 +60,14 @@ class MessageRow(_Row):
 
 
 class GrantRow(_Row):
-    """A consent: to which job, which method, given by the policy or by a person, and what it lets leave."""
+    """A consent: to which job, which method, given by the policy or by a person, or resumed, and then `under`
+    which consent of a person; and what it lets leave."""
 
     entry: Literal["grant"] = "grant"
     job: str
     method: str
     by: By
+    under: str = ""
     reveals: tuple[str, ...]
 
 

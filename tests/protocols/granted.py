@@ -26,6 +26,7 @@ OPEN = Rule(
     allow_plain=True,
     max_predictions=0,
     max_distinct_ids=0,
+    max_fits=0,
     min_difference=0,
 )
 JOB = Request(

@@ -62,24 +62,25 @@ def test_no_two_fits_differ_by_less_than_the_least(windows: list[tuple[int, int]
         close = any(0 < len(rows ^ earlier) < least for earlier in passed)
         if close:
             refused("min_difference", one.rows, list(rows))
-            assert kept.histories == []
         else:
             one.rows(list(rows))
             passed.append(rows)
-            history = kept.histories[-1]
+        history = one.history
+        assert len(history.fits) == len(set(passed))
+        assert not kept.histories or history is kept.histories[-1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), max_size=6), st.integers(1, 15))
 def test_no_more_distinct_ids_are_predicted_than_granted(windows: list[tuple[int, int]], most: int) -> None:
     history, seen = EMPTY, set[bytes]()
     for start, count in windows:
-        one, kept = guard(PREDICT, history, max_distinct_ids=most)
+        one, _ = guard(PREDICT, history, max_distinct_ids=most)
         seen |= set(ids(count, start))
         if len(seen) > most:
             refused("max_distinct_ids", one.rows, ids(count, start))
         else:
             one.rows(ids(count, start))
-        history = kept.histories[-1]
+        history = one.history
         assert history.distinct == len(seen)  # aligning told the peer of the refused ones too
 
 
@@ -145,4 +146,27 @@ def test_a_fit_that_is_resumed_passes_again() -> None:
     one.rows(ids(20))
     again, kept = guard(JOB, kept.histories[-1], min_difference=5)
     again.rows(ids(20))
-    assert len(kept.histories[-1].fits) == 1
+    assert len(again.history.fits) == 1
+
+
+def test_each_attempt_that_compares_ids_is_counted() -> None:
+    one, kept = guard(JOB, min_intersection=10)
+    one.announced("mill", 30, 20)  # another guard's
+    assert not len(one.history.of(JOB.job))
+    one.announced(JOB.peer, 30, 20)
+    assert kept.histories[-1].of(JOB.job)[["announced", "matched"]].tolist() == [(30, 20)]
+    refused("min_intersection", one.rows, ids(4))  # the peer has found them nevertheless
+    assert kept.histories[-1].of(JOB.job)[["announced", "matched"]].tolist() == [(30, 4)]
+    assert kept.histories[-1].found == 4
+    again, kept = guard(JOB, one.history)
+    again.announced(JOB.peer, 50, 20)  # another attempt, with ids that may be others
+    again.rows(ids(6, start=2))
+    assert again.history.of(JOB.job)[["announced", "matched"]].tolist() == [(30, 4), (50, 6)]
+    assert again.history.found == 8
+
+
+def test_what_an_alignment_alone_found_is_counted_by_number() -> None:
+    one, kept = guard(replace(JOB, action="align"))
+    one.announced(JOB.peer, 30, 20)
+    one.rows(ids(7))
+    assert kept.histories[-1].of(JOB.job)["matched"].tolist() == [7] and kept.histories[-1].found == 0

@@ -9,6 +9,7 @@ import stat
 import zipfile
 from base64 import b64encode
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocols import history as histories
 from protocols.errors import ConfigError, DataError
 from protocols.history import KEY, History, load_history, save_history
 
@@ -65,14 +67,51 @@ def test_what_is_saved_is_loaded(
     store = tmp_path_factory.mktemp("store")
     history = load_history(store, "bank", "main").with_prediction("job")
     history = history.with_fit(history.fingerprints(a)).with_fit(history.fingerprints(b))
-    history = history.with_predicted(history.fingerprints(c))
+    history = history.with_predicted(history.fingerprints(c)).with_alignment("job", 5, 4, NOW)
     save_history(store, "bank", "main", history)
     loaded = load_history(store, "bank", "main")
     assert (loaded.predictions, loaded.distinct) == (1, history.distinct)
-    for name in ("jobs", "ids", "predicted", "fits"):
+    for name in ("jobs", "ids", "predicted", "fits", "aligned"):
         before, after = getattr(history, name), getattr(loaded, name)
         assert before.dtype == after.dtype and np.array_equal(before, after)
     assert loaded.nearest_fit(loaded.fingerprints(c)) == difference(c, [a, b])
+
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 9), st.integers(0, 9)), max_size=30))
+def test_nothing_of_an_alignment_is_lost_when_old_ones_become_one_sum(
+    said: list[tuple[int, int, int]],
+) -> None:
+    history, kept = History(SECRET), []
+    for at, (hour, announced, matched) in enumerate(sorted(said)):
+        history = history.with_alignment(f"job {at}", announced, matched, NOW + hour * HOUR)
+        kept.append((hour, announced, matched))
+    for column, name in ((1, "announced"), (2, "matched")):
+        assert history.aligned[name].sum() == sum(one[column] for one in kept)
+        now = max((hour for hour, *_ in kept), default=0)
+        for back in (0, 1, 24, 8 * 24):
+            known = history.since(NOW + (now - back) * HOUR)[name].sum()
+            assert known == sum(one[column] for one in kept if one[0] >= now - back)
+    assert (np.diff(history.aligned["when"]) >= 0).all()
+
+
+def test_a_clock_that_is_set_back_hides_no_alignment() -> None:
+    history = History(SECRET).with_alignment("job 1", 10, 10, NOW).with_alignment("job 2", 10, 10, NOW - HOUR)
+    assert len(history.since(NOW)) == 2
+
+
+def test_alignments_take_a_bounded_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "MOST", 5)
+    history = History(SECRET)
+    for at in range(20):
+        history = history.with_alignment(f"job {at}", 10, 10, NOW).with_matched(f"job {at}", 3)
+    assert len(history.aligned) == 6 and history.aligned["announced"].sum() == 200
+    assert history.aligned["matched"].sum() == 60
+    assert history.since(NOW)["announced"].sum() == 200  # what is one sum counts at its last moment
+    assert history.of("job 19")["matched"].tolist() == [3] and not len(history.of("job 1"))
 
 
 def test_peers_and_tables_have_histories_of_their_own(tmp_path: Path) -> None:
@@ -119,7 +158,8 @@ def kept(store: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "damage", ["empty", "cut", "flip", "no zip", "one array", "missing array", "types", "bits", "order"]
+    "damage",
+    ["empty", "cut", "flip", "no zip", "one array", "missing array", "types", "bits", "order", "alignments"],
 )
 def test_a_damaged_history_does_not_count_as_empty(damage: str, tmp_path: Path) -> None:
     file = kept(tmp_path)
@@ -146,6 +186,8 @@ def test_a_damaged_history_does_not_count_as_empty(damage: str, tmp_path: Path) 
             np.savez(file, **{**arrays, "ids": arrays["ids"].view(np.uint64)})
         case "bits":
             np.savez(file, **{**arrays, "predicted": np.zeros(2, np.uint8)})
+        case "alignments":
+            np.savez(file, **{**arrays, "aligned": np.zeros(2, np.int64)})
         case "order":
             np.savez(file, **{**arrays, "ids": arrays["ids"][::-1]})
     with pytest.raises(DataError, match=r"bank\.main\.npz: it is damaged or of another store's key; restore"):

@@ -273,10 +273,15 @@ def test_the_columns_of_a_job_are_those_named_else_those_granted() -> None:
     assert judge([OPEN], replace(JOB, columns=None), EMPTY).columns is None
 
 
-def test_a_job_that_is_resumed_is_not_another() -> None:
-    once = rule(max_predictions=1)
-    assert judge([once], PREDICT, EMPTY.with_prediction(PREDICT.job)).verdict == "granted"
-    assert judge([once], JOB, EMPTY.with_prediction("other")).verdict == "granted"  # fitting is no prediction
+def test_a_prediction_is_not_run_twice_and_fitting_is_none() -> None:
+    """Else a number whose record is gone would be good for any number of predictions."""
+    for most in (0, 1, 5):
+        said = judge([rule(max_predictions=most)], PREDICT, EMPTY.with_prediction(PREDICT.job))
+        assert (said.verdict, said.clause) == (
+            "refused",
+            "max_predictions",
+        ) and "not run twice" in said.reason
+    assert judge([rule(max_predictions=1)], JOB, EMPTY.with_prediction("other")).verdict == "granted"
 
 
 def test_what_was_predicted_may_be_predicted_again() -> None:

@@ -17,9 +17,9 @@ from protocols.errors import AlignmentError, ProtocolError
 from protocols.party import Desk, Party, run
 from protocols.psi import ring
 from protocols.psi.curve import multiply, new_scalar
-from protocols.psi.ecdh import blind
+from protocols.psi.ecdh import Met, blind
 from protocols.psi.ids import CanonicalIds, canonical
-from protocols.psi.ring import InAll, RingKey, RingMarks, RingPoints, Rung, Unshuffle, compare, pass_on
+from protocols.psi.ring import InAll, RingKey, RingMarks, RingPoints, Unshuffle, compare, pass_on
 from protocols.wire.clock import run_virtual
 from protocols.wire.codec import decode
 from protocols.wire.ledger import Ledger
@@ -59,7 +59,7 @@ def honest(sets: Sets, *, rows: bool = True, tell: bool = True) -> dict[str, Rol
     return {name: role(name) for name in names}
 
 
-def meet(sets: Sets, **how: bool) -> tuple[dict[str, Rung], list[Envelope]]:
+def meet(sets: Sets, **how: bool) -> tuple[dict[str, Met], list[Envelope]]:
     return talk(honest(sets, **how))
 
 
