@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
 from protocols.errors import PolicyError, nearest
@@ -22,6 +22,7 @@ from protocols.history import History
 from protocols.rules import ANY, Action, Bound, Compared, Rule, has
 
 Verdict = Literal["granted", "ask", "refused"]
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,23 @@ class Guard:
     def announced(self, peer: str, ids: int, most: int) -> None:
         """Call with how many ids `peer` announces, before it can learn which of them are here; at `most` so
         many match. Not called by an attempt that goes on after an alignment: that compares no ids."""
-        if peer == self.request.peer:
-            when = datetime.now(UTC)
-            self._keep(self.history.with_alignment(self.request.job, ids, most, when))
+        if peer != self.request.peer:
+            return
+        when, job, rule = datetime.now(UTC), self.request.job, self.rule
+        for clause, limit, before, where in (
+            (
+                "max_asked_job",
+                rule.max_asked_job,
+                self.history.of(job),
+                "in one job, all attempts at it together",
+            ),
+            ("max_asked_day", rule.max_asked_day, self.history.since(when - DAY), "within 24 hours"),
+            ("max_asked", rule.max_asked, self.history.aligned, "in all"),
+        ):
+            if limit and int(before["announced"].sum()) + ids > limit:  # nothing was learnt of these yet
+                said = f"a peer may ask about {limit} ids {where}, counting all that it announces, each time"
+                raise refusal(clause, f"{said}, and these would be more; bring fewer, or ask the owner")
+        self._keep(self.history.with_alignment(job, ids, most, when))
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that the job uses, as soon as they are known.

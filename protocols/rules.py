@@ -96,6 +96,11 @@ class Rule(Section):
     allow_plain: StrictBool = False  # embeddings, gradients or updates in the clear
     max_predictions: Count = 100  # predict jobs, in all
     max_distinct_ids: Count = 10_000  # ids that were ever predicted for one peer
+    max_asked_job: Count = (
+        2_000_000  # ids that the peer asks about in all attempts at a job; all that it announces
+    )
+    max_asked_day: Count = 10_000_000  # in any 24 hours
+    max_asked: Count = 100_000_000  # in all; each time counts, so of distinct ids it is at most so many
     max_fits: Count = 100  # distinct sets of rows that models are fitted on, in all
     min_difference: Count = 10  # rows by which a training set differs from each earlier one, unless equal
     expires: date | None = None  # nothing is granted from the beginning of this day (UTC) on

@@ -17,6 +17,10 @@ many ids they share, and not which: it cannot link its own set, shuffled by the 
 that two parties share and a third lacks stay hidden from every party by itself. A party that sees a set on
 its way sees points under secrets that it does not know, and no two sets under the same secrets.
 
+A policy's smallest intersection is asked about the announced counts, as with two parties, and about how many
+all share: by the label party before it tells anybody, by a feature party before it passes back what the label
+party needs to know which of its ids they are.
+
 Parties that conspire can take their own secrets off the sets that they saw. The label party and a feature
 party learn so which of that feature party's ids each of the others has. Of three and more feature parties,
 the one before and the one after a third learn which of the former's ids the third has; others may learn how
@@ -125,6 +129,8 @@ async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bo
     marks = {me.name: back.marks, **marks}
     masks, sizes = await me.compute(_compare, marks, cost={"id_match": total})
     size = sizes[tuple(marks)]
+    if size:  # nobody knows yet which they are; that there is none is told in words of its own
+        me.guard.intersection(size)
     if not rows:
         for peer in ring if tell else ():
             await me.send(peer, InAllSize(count=size))
@@ -180,6 +186,8 @@ async def pass_on(
         return Met(None, size)
     mask = (await _mask(me, label_party, InAll, n)).mask if tell else None
     back = await _mask(me, label_party if after == ring[0] else after, Unshuffle, counts[label_party])
+    if back.mask.any():
+        me.guard.intersection(int(np.count_nonzero(back.mask)))  # before the label party can know which
     straight = np.empty_like(back.mask)
     straight[shuffle] = back.mask
     if place == 0:

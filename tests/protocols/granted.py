@@ -26,6 +26,9 @@ OPEN = Rule(
     allow_plain=True,
     max_predictions=0,
     max_distinct_ids=0,
+    max_asked_job=0,
+    max_asked_day=0,
+    max_asked=0,
     max_fits=0,
     min_difference=0,
 )

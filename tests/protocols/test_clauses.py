@@ -37,6 +37,7 @@ BASE = {  # grants everything
     "allow_plain": True,
     **dict.fromkeys(("min_intersection", "min_group", "min_difference"), 0),
     **dict.fromkeys(("max_predictions", "max_distinct_ids"), 0),
+    **dict.fromkeys(("max_asked_job", "max_asked_day", "max_asked"), 0),
 }
 
 
@@ -70,6 +71,12 @@ def predict(times: int) -> Play:
     return play
 
 
+def fit_again(bank: Connected) -> None:
+    """The same ids count again."""
+    fit(bank)
+    fit(bank)
+
+
 def fit_twice(bank: Connected) -> None:
     fit(bank)
     fit(bank.holding(tables()["bank"].iloc[3:]))
@@ -95,6 +102,10 @@ class Breach:
 
 
 NOTHING = "nothing is granted to this peer for this table and method; ask the owner for a rule"
+ASKED = (
+    "a peer may ask about {} ids {}, counting all that it announces, each time, and these would be more; "
+    "bring fewer, or ask the owner"
+)
 SERVER: dict[str, Any] = {"play": federate, "by": "server"}
 BREACHES = [
     Breach("peers", NOTHING, changes={"peers": ["server"]}, clause="policy"),
@@ -159,6 +170,14 @@ BREACHES = [
         {"max_distinct_ids": 39},
         runs=True,
         step="predict",
+    ),
+    *(
+        Breach(key, ASKED.format(most, where), fit_again, {key: most}, runs=True)
+        for key, most, where in (
+            ("max_asked_job", 39, "in one job, all attempts at it together"),
+            ("max_asked_day", 79, "within 24 hours"),
+            ("max_asked", 79, "in all"),
+        )
     ),
     Breach(
         "min_difference",

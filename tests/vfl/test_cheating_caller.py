@@ -21,15 +21,17 @@ from protocols.federation import Role
 from protocols.hazmat.blake2s import row_digests
 from protocols.hazmat.cuckoo import third_of
 from protocols.hazmat.oblivious import Columns, as_rows, both_seeds, offer
+from protocols.history import load_history
 from protocols.party import Party
 from protocols.programs import Seat, program, registered
-from protocols.psi import choose
+from protocols.psi import buckets, choose
 from protocols.psi.curve import multiply, new_scalar
 from protocols.psi.ecdh import BlindedIds, TwiceBlinded, agree, blind, mark_width
 from protocols.psi.ids import canonical
 from protocols.psi.kkrt import FunctionValues, MaskedCodes, SeedChoices, SeedOffer, TableHash, ValuesFound
 from protocols.psi.oprf import CODE, Own, fill_table, masked, unmask, values_of
 from protocols.psi.ring import InAllSize
+from protocols.psi.stored import drawer_of
 from tests.protocols.served import lay_out, serving
 from vfl import (
     VerticalGradientBoostingClassifier,
@@ -150,31 +152,87 @@ def test_a_policy_that_names_kkrt_shows_a_cheat_every_id_that_can_be_listed(tmp_
     assert isinstance(error, PolicyError) and error.clause == "min_intersection"  # too late
 
 
-@pytest.mark.parametrize("asked", [100, 101, 20_000])
-def test_by_ecdh_a_caller_asks_about_as_many_ids_as_it_announced(tmp_path: Path, asked: int) -> None:
-    """It announces 100, and sends so many points; all possible ids where it can, and none that it holds."""
-    chosen = POSSIBLE.iloc[:asked]
+async def guesses(
+    at: Party, key: bytes, m: int, announced: int, chosen: pd.Series, runs: int = 1
+) -> Knowledge:
+    """ECDH with these guesses, whatever was announced, and no answer of use to the shop."""
+    order, points = blind(key, scalar := new_scalar(), canonical(chosen))
+    await at.send("shop", BlindedIds(points=points))
+    theirs, width = await at.recv("shop", BlindedIds), mark_width(announced, m, runs)
+    shop = {mark.tobytes() for mark in multiply(scalar, theirs.points)[:, :width]}
+    marks = (await at.recv("shop", TwiceBlinded)).marks
+    await at.send("shop", TwiceBlinded(marks=np.zeros((m, width), np.uint8)))
+    return {int(chosen.iloc[order[i]]) for i in range(len(marks)) if marks[i].tobytes() in shop}
+
+
+def ask_about(chosen: pd.Series) -> Cheat:
+    """Announces 100 ids."""
 
     async def cheat(at: Party) -> Knowledge:
         agreed = await agree(at, "shop", canonical(BANK["id"]), "ecdh")
-        order, points = blind(agreed.key, scalar := new_scalar(), canonical(chosen))
-        await at.send("shop", BlindedIds(points=points))
-        theirs = await at.recv("shop", BlindedIds)
-        width = mark_width(len(BANK), agreed.count)
-        shop = {mark.tobytes() for mark in multiply(scalar, theirs.points)[:, :width]}
-        marks = (await at.recv("shop", TwiceBlinded)).marks
-        await at.send("shop", TwiceBlinded(marks=np.zeros((agreed.count, width), np.uint8)))
+        found = await guesses(at, agreed.key, agreed.count, len(BANK), chosen)
         await at.send("shop", InAllSize(count=0))
-        return {int(chosen.iloc[order[i]]) for i in range(len(marks)) if marks[i].tobytes() in shop}
+        return found
 
-    book = trial(tmp_path)
-    known, error = play(book, "ecdh", cheat)
+    return cheat
+
+
+@pytest.mark.parametrize("asked", [100, 101, 20_000])
+def test_by_ecdh_a_caller_asks_about_as_many_ids_as_it_announced(tmp_path: Path, asked: int) -> None:
+    """It announces 100, and sends so many points, of guesses."""
+    chosen, book = POSSIBLE.iloc[:asked], trial(tmp_path)
+    known, error = play(book, "ecdh", ask_about(chosen))
     if asked == 100:
         assert known == {*chosen} & {*CUSTOMERS.tolist()}
         assert isinstance(error, PolicyError) and error.clause == "min_intersection"  # the shop saw no match
     else:
         assert known == set() and "protocols.TwiceBlinded/1" not in said_by_shop(book)
         assert f"expected the 100 points announced, got {asked}" in str(error)
+
+
+@pytest.mark.parametrize("clause", ["max_asked_day", "max_asked"])
+def test_job_after_job_a_caller_asks_about_no_more_ids_than_granted(tmp_path: Path, clause: str) -> None:
+    """Each job is about other ids, and is refused afterwards, since the shop is made to see no match."""
+    book, known = trial(tmp_path, f"{clause} = 250\n"), set[int]()
+    for at, expected in ((0, "min_intersection"), (100, "min_intersection"), (200, clause), (300, clause)):
+        found, error = play(book, "ecdh", ask_about(POSSIBLE.iloc[at : at + 100]))
+        assert isinstance(error, PolicyError) and error.clause == expected
+        known |= found
+    assert known == {*range(200)} & {*CUSTOMERS.tolist()}
+    assert said_by_shop(book).count("protocols.TwiceBlinded/1") == 2
+
+
+@pytest.mark.parametrize(("most", "granted"), [(0, True), (960, True), (959, False)])
+def test_places_that_are_filled_up_in_buckets_count_as_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, granted: bool
+) -> None:
+    """Of a caller that announces 100 ids each of 30 buckets has 32 places, so that its size says nothing: a
+    cheat fills them with guesses."""
+    monkeypatch.setattr(buckets, "FROM", 1000)
+    monkeypatch.setattr(buckets, "BUCKET", 100)
+    every, places = canonical(POSSIBLE), buckets.capacity(100, 30)
+
+    async def cheat(at: Party) -> Knowledge:
+        agreed = await agree(at, "shop", canonical(BANK["id"]), "ecdh")
+        drawers = drawer_of(every.values, buckets._expand(agreed.key, "places"), 30, 3000)
+        known: Knowledge = set()
+        for bucket in range(30):
+            async with at.within(f"bucket {bucket}") as one:
+                key, chosen = buckets._expand(agreed.key, f"bucket {bucket}"), POSSIBLE[drawers == bucket]
+                m = buckets.capacity(agreed.count, 30)
+                known |= await guesses(one, key, m, places, chosen.iloc[:places], 30)
+        await at.send("shop", InAllSize(count=0))
+        return known
+
+    book = trial(tmp_path, f"max_asked_job = {most}\n")
+    known, error = play(book, "ecdh", cheat)
+    assert isinstance(error, PolicyError)
+    if granted:
+        assert error.clause == "min_intersection" and 90 < len(known) < 200
+        (asked,) = load_history(tmp_path / "shop-store", "bank", "main").aligned["announced"]
+        assert asked == 30 * places == 960  # each of which had an answer
+    else:
+        assert error.clause == "max_asked_job" and known == set()
 
 
 # Every other way to ask for more.
