@@ -175,6 +175,7 @@ class Attempts:
         part: Part | None = None
         if case.proposal.action != "predict":
             part = case.program.keep(case.parameters, replace(seat, job=record.job), result)
+        await asyncio.to_thread(self.notes.ledger.flush)  # what others call done is on our disk
         await say(Ended(**about, digest=digest(part) if part else ""))
         sealed = await inbox.next(Sealed)
         if part is not None:

@@ -52,6 +52,7 @@ from protocols.rules import Action
 from protocols.serving import said_of, serve_role
 from protocols.talk import FAREWELL, Talk
 from protocols.wire.frames import CONTROL, Limits
+from protocols.wire.record_rows import CUT
 from protocols.wire.remote import Change, Grpc
 
 T = TypeVar("T")
@@ -291,12 +292,14 @@ class Connected(Mapping[str, pd.DataFrame]):
                     )
                 )
                 post.finish()
+                cut = ""
                 try:  # late mail is on its way until all have ended: it is still ours to take down
                     await self._seal(record, asked, talk, run)
                 except LineError:
                     if asked.action != "predict":  # else we have what we asked for
                         raise
-            self._notes.state(record, "done")
+                    cut = CUT
+            self._notes.state(record, "done", cut)
             await talk.tell(Over(**about))
             checkpoints.drop()
             return replace(run, job=record.job)
@@ -324,6 +327,7 @@ class Connected(Mapping[str, pd.DataFrame]):
             others = {party: digests.get(party, "") for party in talk.others}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
             digests |= {self.me: digest(part)}
+        await asyncio.to_thread(self._notes.ledger.flush)  # what others call done is on our disk
         await talk.say(Sealed(**talk.about, digests=digests))
         await talk.ends()
 

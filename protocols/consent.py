@@ -184,6 +184,7 @@ class Consent:
             columns=named,
             plain=found.plain,
             when=datetime.now(UTC),
+            careful=found.careful,
         )
         # A table that is not here is refused as one that no rule is about: neither tells which there are.
         known = table in self.config.tables or not (table or self.config.tables)

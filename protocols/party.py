@@ -65,6 +65,12 @@ class Guard(Protocol):
         """Call before statistics over another set of rows leave, with how many rows are either in this set or
         in an earlier one of the same run."""
 
+    def protocol(self, name: str) -> None:
+        """Call before ids are compared, and anything for that leaves, with the protocol's name or "auto"."""
+
+    def lets(self, protocol: str) -> bool:
+        """Whether ids may be compared by `protocol`."""
+
 
 class Unguarded:
     """The guard of a party without a policy: nothing is refused, and nothing looked at."""
@@ -80,6 +86,11 @@ class Unguarded:
     def learns(self, ids: Iterable[bytes]) -> None: ...
 
     def difference(self, rows: int) -> None: ...
+
+    def protocol(self, name: str) -> None: ...
+
+    def lets(self, protocol: str) -> bool:
+        return True
 
 
 class Checkpoints(Protocol):

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
 
 from protocols.errors import PolicyError, nearest
-from protocols.history import History, Prints
-from protocols.rules import ANY, Action, Rule, has
+from protocols.history import History
+from protocols.past import Prints
+from protocols.rules import ANY, Action, Bound, Compared, Rule, has
 
 Verdict = Literal["granted", "ask", "refused"]
+DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Request:
     columns: tuple[str, ...] | None  # of this table that the peer names, a target too; None: what is granted
     plain: bool  # sends embeddings, gradients or updates in the clear
     when: datetime  # aware, by this party's own clock
+    careful: Mapping[str, Bound] = field(default_factory=dict)  # of parameters, unless a rule bounds them
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,27 @@ def _columns(rule: Rule, request: Request, history: History) -> str:
 
 
 def _parameters(rule: Rule, request: Request, history: History) -> str:
-    for name, bound in rule.bounds(request.method).items():
+    bounds = rule.bounds(request.method, request.careful)
+    for name, bound in bounds.items():
         if name not in request.parameters:
             # A bound of "*" is for the methods that have such a parameter.
             if name in rule.parameters.get(request.method, {}):
                 return f"{name} should be {bound}, and the job does not say it"
         elif not bound.holds(request.parameters[name]):
-            return f"{name} should be {bound}"
+            wider = "; a rule grants more by a bound of its own" if bound is request.careful.get(name) else ""
+            return f"{name} should be {bound}{wider}"
     return ""
+
+
+def _protocols(rule: Rule, request: Request, history: History) -> str:
+    # The guard asks again, whatever a method calls the parameter: this is for the caller to hear it at once.
+    asked = str(request.parameters.get("protocol", ""))
+    return _not_let(rule, asked) if asked in ("auto", *get_args(Compared)) else ""
+
+
+def _not_let(rule: Rule, protocol: str) -> str:
+    granted = ", ".join(rule.protocols) or "none"
+    return "" if rule.lets(protocol) else f"ids may not be compared by {protocol}; granted are {granted}"
 
 
 def _allow_plain(rule: Rule, request: Request, history: History) -> str:
@@ -163,6 +179,7 @@ CLAUSES: dict[str, Clause] = {  # in the order in which they are judged; "" if m
     "show_columns": _show_columns,
     "columns": _columns,
     "parameters": _parameters,
+    "protocols": _protocols,
     "allow_plain": _allow_plain,
     "max_predictions": _max_predictions,
     "max_distinct_ids": _max_distinct_ids,
@@ -191,9 +208,23 @@ class Guard:
     def announced(self, peer: str, ids: int, most: int) -> None:
         """Call with how many ids `peer` announces, before it can learn which of them are here; at `most` so
         many match. Not called by an attempt that goes on after an alignment: that compares no ids."""
-        if peer == self.request.peer:
-            when = datetime.now(UTC)
-            self._keep(self.history.with_alignment(self.request.job, ids, most, when))
+        if peer != self.request.peer:
+            return
+        when, job, rule = datetime.now(UTC), self.request.job, self.rule
+        for clause, limit, before, where in (
+            (
+                "max_asked_job",
+                rule.max_asked_job,
+                self.history.of(job),
+                "in one job, all attempts at it together",
+            ),
+            ("max_asked_day", rule.max_asked_day, self.history.since(when - DAY), "within 24 hours"),
+            ("max_asked", rule.max_asked, self.history.aligned, "in all"),
+        ):
+            if limit and int(before["announced"].sum()) + ids > limit:  # nothing was learnt of these yet
+                said = f"a peer may ask about {limit} ids {where}, counting all that it announces, each time"
+                raise refusal(clause, f"{said}, and these would be more; bring fewer, or ask the owner")
+        self._keep(self.history.with_alignment(job, ids, most, when))
 
     def rows(self, ids: Iterable[bytes]) -> None:
         """Call with the canonical ids of the rows that the job uses, as soon as they are known.
@@ -254,6 +285,15 @@ class Guard:
             least = self.rule.min_intersection
             raise refusal("min_intersection", f"fewer than {least} rows match; take more rows")
 
+    def protocol(self, name: str) -> None:
+        """Call before ids are compared, and anything for that leaves, with the protocol's name or "auto"."""
+        if reason := _not_let(self.rule, name):
+            raise refusal("protocols", reason)
+
+    def lets(self, protocol: str) -> bool:
+        """Whether `protocol` would be let."""
+        return self.rule.lets(protocol)
+
     def group(self, rows: int) -> None:
         """Call before a statistic leaves, with the number of rows behind it."""
         if rows < self.rule.min_group:
@@ -293,6 +333,15 @@ class Guards:
         """As of `Guard`."""
         for guard in self._guards:
             guard.intersection(rows)
+
+    def protocol(self, name: str) -> None:
+        """As of `Guard`."""
+        for guard in self._guards:
+            guard.protocol(name)
+
+    def lets(self, protocol: str) -> bool:
+        """As of `Guard`."""
+        return all(guard.lets(protocol) for guard in self._guards)
 
     def group(self, rows: int) -> None:
         """As of `Guard`."""

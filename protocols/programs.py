@@ -28,6 +28,7 @@ from protocols.errors import ConfigError, nearest
 from protocols.federation import Role
 from protocols.logs import log
 from protocols.parts import Part
+from protocols.rules import Bound
 from protocols.sources import fingerprint
 from protocols.wire.message import Message
 from protocols.wire.reveals import fields, load_messages
@@ -100,7 +101,8 @@ class Program(Generic[P]):
         before any line opens. keep: what `fit`'s role returned -> the party's part. recall: a part -> what
         `kept` of the seat is when predicting. plain: whether embeddings, gradients or updates leave in the
         clear. ids_only: whether ids are all that its roles look at of a table. learners: those of a party's
-        `others` who learn of its rows, and need a grant.
+        `others` who learn of its rows, and need a grant. careful: bounds of the parameters by which a caller
+        could widen what others show; they hold unless a rule of a party's policy has a bound of its own.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Program(Generic[P]):
     ids_only: bool = False
     target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
     learners: Callable[[P, tuple[str, ...]], tuple[str, ...]] = lambda parameters, others: others
+    careful: Mapping[str, Bound] = field(default_factory=dict)
 
     def read(self, parameters: Mapping[str, Any]) -> P:
         """Parameters as they came over the wire. ConfigError naming those that do not fit."""

@@ -8,7 +8,7 @@ What a rule does not say is not granted: its lists are empty until filled, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +21,7 @@ ANY = "*"
 MOST_COLUMNS = 16  # of one id
 Action = Literal["fit", "predict", "align"]
 Consent = Literal["ask", "grant"]
+Compared = Literal["ecdh", "kkrt", "unbalanced"]  # by which two parties' ids are; "ecdh" three and more's too
 Names = tuple[Annotated[str, Field(min_length=1)], ...]  # ("*",) stands for all
 Count = Annotated[int, Field(strict=True, ge=0)]
 
@@ -85,6 +86,7 @@ class Rule(Section):
     actions: tuple[Action, ...] = ()
     columns: Names = ()  # that jobs may use, or "*"
     show_columns: StrictBool = False  # may the peer be told what the columns are called, and name them
+    protocols: tuple[Compared, ...] = ("ecdh",)  # by which ids may be compared
     consent: Consent = "ask"  # for fit and align
     consent_predict: Consent = "ask"
     consent_hours: Count = 24  # for which a person's consent to a job holds
@@ -94,6 +96,11 @@ class Rule(Section):
     allow_plain: StrictBool = False  # embeddings, gradients or updates in the clear
     max_predictions: Count = 100  # predict jobs, in all
     max_distinct_ids: Count = 10_000  # ids that were ever predicted for one peer
+    max_asked_job: Count = (
+        2_000_000  # ids that the peer asks about in all attempts at a job; all that it announces
+    )
+    max_asked_day: Count = 10_000_000  # in any 24 hours
+    max_asked: Count = 100_000_000  # in all; each time counts, so of distinct ids it is at most so many
     max_fits: Count = 100  # distinct sets of rows that models are fitted on, in all
     min_difference: Count = 10  # rows by which a training set differs from each earlier one, unless equal
     expires: date | None = None  # nothing is granted from the beginning of this day (UTC) on
@@ -114,9 +121,16 @@ class Rule(Section):
         asked = ((self.peers, peer), (self.tables, table), (self.methods, method))
         return all(has(names, name) for names, name in asked)
 
-    def bounds(self, method: str) -> dict[str, Bound]:
-        """The bounds of a method's parameters: those of "*", and over them its own."""
-        return {**self.parameters.get(ANY, {}), **self.parameters.get(method, {})}
+    def bounds(self, method: str, careful: Mapping[str, Bound]) -> dict[str, Bound]:
+        """The bounds of a method's parameters: its program's `careful` ones, over them those of "*", and over
+        these its own."""
+        return {**careful, **self.parameters.get(ANY, {}), **self.parameters.get(method, {})}
+
+    def lets(self, protocol: str) -> bool:
+        """Whether ids may be compared by `protocol`; "auto" is one that is let, by the numbers of ids."""
+        return protocol in self.protocols or (
+            protocol == "auto" and bool({"ecdh", "kkrt"} & {*self.protocols})
+        )
 
 
 def _same(value: object, one: object) -> bool:

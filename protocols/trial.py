@@ -192,8 +192,9 @@ show_columns = true  # FedAvg and split learning name the column of the label
 consent = "grant"  # or "ask": each job waits for `vfl approve`
 consent_predict = "grant"  # the same for predictions
 allow_plain = true  # embeddings, gradients and updates may leave in the clear
+# protocols = ["ecdh", "kkrt"]  # KKRT is faster for large sets, and shows a peer that cheats all ids: psi.md
 # expires = 2027-01-01  # nothing is granted from that day on
-# What else a rule can limit (rows, predictions, parameters), with its defaults: docs/guides/policy.md
+# What else a rule can limit (ids, rows, predictions, parameters), with its defaults: docs/guides/policy.md
 """
 
 

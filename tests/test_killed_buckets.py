@@ -76,7 +76,7 @@ def test_a_killed_party_goes_on_at_its_bucket(tmp_path: Path, many: int, start: 
     rng = np.random.default_rng(1)
     owned = {"bank": rng.permutation(many), "shop": rng.permutation(many) + many // 2}
     tables = {p: pd.DataFrame({"id": ids.to_numpy()[rows], p: np.arange(many)}) for p, rows in owned.items()}
-    book = lay_out(tmp_path, dict.fromkeys(tables), "")
+    book = lay_out(tmp_path, dict.fromkeys(tables), 'protocols = ["ecdh", "kkrt"]\n')
     for party, table in tables.items():
         table.to_parquet(tmp_path / f"{party}.parquet", row_group_size=many // 3)
     config = tmp_path / "shop.toml"

@@ -47,6 +47,7 @@ from protocols.psi.ecdh import Learns, Met
 from protocols.psi.ids import CanonicalIds, Duplicates, Ids, Normalise, Rows, canonical, check_rules
 from protocols.psi.once import once
 from protocols.psi.risk import Guessable, guessable
+from protocols.rules import Bound
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 
@@ -69,6 +70,11 @@ SPOKEN = (
     *choose.SPOKEN,
     *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
 )
+
+
+# What a caller may ask of the ids of others unless their policies say more: of ids that are hard to guess the
+# digits alone may be easy.
+CAREFUL = {"normalise": Bound(values=("strip", "casefold"))}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from protocols.psi.choose import Protocol, check_protocol
 from protocols.psi.ids import Duplicates, Ids, Rows, Rule, canonical
 from protocols.psi.ring import InAllSize
 from protocols.psi.risk import guessable
+from protocols.rules import Bound
 from vfl.align import (
+    CAREFUL,
     SPOKEN,
     Aligned,
     AlignmentReport,
@@ -187,4 +189,8 @@ program = Program(
     plain=False,
     ids_only=True,
     learners=learners,
+    careful={
+        **CAREFUL,
+        "duplicates": Bound(values=("error", "first")),
+    },  # "many" tells how many rows an id has
 )

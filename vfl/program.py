@@ -15,12 +15,13 @@ from protocols.errors import DataError
 from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
+from protocols.psi.choose import Once
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
 from protocols.tables import Kind, features
 from protocols.training import Settings, load_optimizers
 from vfl import saving
-from vfl.align import SPOKEN, feature_parties, ids_of
+from vfl.align import CAREFUL, SPOKEN, feature_parties, ids_of
 from vfl.layout import Columns, Width, embedding_width
 from vfl.neural import (
     Bottom,
@@ -52,7 +53,7 @@ class VerticalNet(Parameters):
     standardise: bool = True
     duplicates: Literal["error", "first"] = "error"
     normalise: tuple[Rule, ...] = ()
-    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
+    protocol: Once = "auto"
     may_be_empty: bool = False  # when predicting: no common row is no error
 
     @property
@@ -134,4 +135,7 @@ SPEAKS = {
 }
 
 
-program = Program("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall)
+program = Program(
+    *("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
+    careful=CAREFUL,
+)

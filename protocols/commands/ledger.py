@@ -144,7 +144,7 @@ def _print(verdict: Verdict, files: tuple[Path, Path]) -> None:
             said.append(f"broken: {file}, {fault}")
         if torn:
             said.append(f"torn: {file} ends in {torn} bytes of a row that was not written to its end")
-    differing = [f"differs: {found}" for found in (*verdict.differences, *verdict.unended)]
+    differing = [f"differs: {found}" for found in (*verdict.clashes, *verdict.differences)]
     said += differing[:_SHOWN]
     if differing[_SHOWN:]:
         said.append(f"... and {len(differing) - _SHOWN:,} more; --json has all")

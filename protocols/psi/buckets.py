@@ -67,7 +67,7 @@ async def by_buckets(
             if met.rows is not None:
                 shared[met.rows] = True
             if resume:
-                me.checkpoint(bucket + 1, partial(_state, shared, places, m, count))
+                me.checkpoint(bucket + 1, partial(_state, shared, places, m))
             buckets.drop(bucket)
             me.progress("buckets", bucket + 1, count)
     finally:
@@ -78,22 +78,26 @@ async def by_buckets(
     return Met(found, len(found), kept=resume)
 
 
-def left(me: Party) -> float:
-    """How much of a comparison that is gone on with is still to be made; 1 for one that begins."""
-    done, state = me.resumed()
-    return 1.0 if state is None else max(0.0, 1 - done / int(state["counts"][1]))
+def askable(me: Party, n: int, resume: bool, m: int) -> int:
+    """About how many ids a peer that announces m can ask, where n are here: of places in buckets that are
+    still to be compared there are more than ids, and one that cheats fills them with guesses."""
+    if max(n, m) < FROM:
+        return m
+    count = -(-max(n, m) // BUCKET)
+    done = me.resumed()[0] if resume else 0
+    return max(0, count - done) * capacity(m, count)
 
 
-def _state(shared: Mask, key: bytes, m: int, count: int) -> Arrays:
+def _state(shared: Mask, key: bytes, m: int) -> Arrays:
     # A bit for each row: the state is as small after the last bucket as after the first.
     state: dict[str, Array] = {"rows": np.packbits(shared), "key": np.frombuffer(key, np.uint8)}
-    return Arrays({**state, "counts": np.array([m, count], np.int64)})
+    return Arrays({**state, "count": np.array([m], np.int64)})
 
 
 def _kept(state: Arrays, total: int) -> tuple[Mask, bytes, int]:
     """Which rows are known to be shared, the key of all places, and how many ids the peer had announced."""
     shared = np.unpackbits(state["rows"], count=total).astype(np.bool_)
-    return shared, state["key"].tobytes(), int(state["counts"][0])
+    return shared, state["key"].tobytes(), int(state["count"][0])
 
 
 def _ordered(ids: Ids, shared: Mask) -> Rows:

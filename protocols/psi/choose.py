@@ -1,13 +1,16 @@
 """Which protocol two parties compare their ids by.
 
-Two parties. Both decide by what both know, the announced numbers of ids, and so decide alike. KKRT takes a
-third of the time of ECDH, or less, where both sets are large; it moves more bytes, in proportion to the
-larger set, and costs a fixed quarter of a second. Who learns what is the same, but of KKRT one party learns
-before the other. The unbalanced protocol keeps a key for longer than a run, and so is taken by name only.
+Two parties. Both decide by what both know, the announced numbers of ids and whether both let KKRT be taken,
+and so decide alike. KKRT takes a third of the time of ECDH, or less, where both sets are large; it moves more
+bytes, in proportion to the larger set, and costs a fixed quarter of a second. Who learns what is the same
+among parties that follow it, but of KKRT one learns before the other, and one that does not follow it is
+held to no number of ids: so a party with a policy lets it be taken only where that names it. The unbalanced
+protocol keeps a key for longer than a run, and so is taken by name only.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,8 +20,10 @@ from protocols.psi import buckets, ecdh, kkrt, unbalanced
 from protocols.psi.ecdh import Learns, Met, agree
 from protocols.psi.ids import CanonicalIds, Ids
 from protocols.psi.stored import StoredIds
+from protocols.rules import Compared
 
-Protocol = Literal["auto", "ecdh", "kkrt", "unbalanced"]
+Protocol = Literal["auto", Compared]
+Once = Literal["auto", "ecdh", "kkrt"]  # those that keep nothing from one run to the next
 
 LARGE = 300_000  # ids at the smaller side
 RATIO = 4  # of the larger side to the smaller, at most
@@ -40,15 +45,20 @@ async def meet(
     goes bucket by bucket, unless the size alone is to be learnt; `resume` is for `protocols.psi.buckets`.
     `store`, this party's own folder, is for `protocols.psi.unbalanced`, which has no buckets.
     """
-    key, m = await agree(me, peer, ids, buckets.left(me) if resume else 1.0)
+    # Sizes of buckets would say more than the one size that is to be learnt.
+    bucketed = learns != "size" and protocol != "unbalanced"
+    asks = partial(buckets.askable, me, len(ids), resume) if bucketed else int
+    agreed = await agree(me, peer, ids, protocol, asks)
+    key, m = agreed.key, agreed.count
     if protocol == "unbalanced":
         return await unbalanced.compare(me, peer, await held(me, ids), learns, key, m, store)
     compare = ecdh.compare
-    if chosen(protocol, len(ids), m, learns) == "kkrt":
+    by = chosen(protocol, len(ids), m, learns, agreed.kkrt)
+    me.guard.protocol(by)  # what "auto" stands for may not be let
+    if by == "kkrt":
         kkrt.check_counts(peer, len(ids), m)
         compare = kkrt.compare
-    # Sizes of buckets would say more than the one size that is to be learnt.
-    if max(len(ids), m) >= buckets.FROM and learns != "size":
+    if bucketed and max(len(ids), m) >= buckets.FROM:
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)
     return await compare(me, peer, await held(me, ids), learns, key, m)
 
@@ -61,12 +71,12 @@ async def held(me: Party, ids: Ids) -> CanonicalIds:
     return ids
 
 
-def chosen(protocol: Protocol, n: int, m: int, learns: Learns) -> Literal["ecdh", "kkrt", "unbalanced"]:
-    """What "auto" stands for with n and m ids; else `protocol`."""
+def chosen(protocol: Protocol, n: int, m: int, learns: Learns, let: bool) -> Compared:
+    """What "auto" stands for with n and m ids, and KKRT `let` or not; else `protocol`."""
     if protocol != "auto":
         return protocol
     small, large = sorted((n, m))
-    fits = learns != "size" and small >= LARGE and large <= min(RATIO * small, kkrt.MOST)
+    fits = let and learns != "size" and small >= LARGE and large <= min(RATIO * small, kkrt.MOST)
     return "kkrt" if fits else "ecdh"
 
 

@@ -30,9 +30,8 @@ Sources: Meadows 1986, "A more efficient cryptographic matchmaking protocol"; Hu
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -55,10 +54,14 @@ from protocols.wire.message import Message, Spec
 MOST_IDS = 2**32  # that a peer may announce: what serves so many is made ready before any of them is seen
 
 
-class IdKind(Message, reveals="how many ids it has, and whether they are integers or text"):
+class IdKind(
+    Message,
+    reveals="how many ids it has, whether they are integers or text, and whether it lets KKRT be taken",
+):
     tag: Annotated[str, Field(pattern=rf"^(int|str)(\+(int|str)){{0,{MOST_COLUMNS - 1}}}$")]  # of each column
     count: Annotated[int, Field(ge=0, le=MOST_IDS, strict=True)]
     public_key: Annotated[Array, Spec("uint8", (32,))]  # X25519, of this run only
+    kkrt: Annotated[bool, Field(strict=True)] = False  # whether "auto" may stand for KKRT
 
 
 class BlindedIds(Message, reveals="its ids as points under its own secret, in random order: their number"):
@@ -72,6 +75,15 @@ class TwiceBlinded(
 
 
 Learns = Literal["both", "me", "peer", "size"]
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What two parties know of each other before their ids meet."""
+
+    key: bytes = field(repr=False)  # of this run's hash: both derive it, nobody else can
+    count: int  # the peer's ids
+    kkrt: bool  # whether both let "auto" stand for KKRT
 
 
 @dataclass(frozen=True)
@@ -106,8 +118,8 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
 
     `peer` calls it with the counterpart, "peer" for "me".
     """
-    key, m = await agree(me, peer, ids)
-    return await compare(me, peer, ids, learns, key, m)
+    agreed = await agree(me, peer, ids, "ecdh")
+    return await compare(me, peer, ids, learns, agreed.key, agreed.count)
 
 
 async def compare(
@@ -145,14 +157,17 @@ async def ready(me: Party, count: int) -> None:
         me.progress(switch.STEP, 1, 1)
 
 
-async def agree(me: Party, peer: str, ids: Ids, left: float = 1.0) -> tuple[bytes, int]:
-    """Exchange types, counts and ephemeral keys: (key of this run's hash, number of the peer's ids).
+async def agree(me: Party, peer: str, ids: Ids, protocol: str, asks: Callable[[int], int] = int) -> Agreed:
+    """Exchange types, counts and ephemeral keys, before ids are compared by `protocol`.
 
-    left: how much of a comparison is still to be made that an earlier attempt began.
+    asks: about how many ids a peer can ask that announces so many. PolicyError, before anything leaves, where
+    the guard does not let the protocol, and before any id does, where it is about the number.
     """
+    me.guard.protocol(protocol)
+    kkrt = protocol == "auto" and me.guard.lets("kkrt")
     mine = X25519PrivateKey.generate()
     public_key = np.frombuffer(mine.public_key().public_bytes_raw(), np.uint8)
-    await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key))
+    await me.send(peer, IdKind(tag=ids.tag, count=len(ids), public_key=public_key, kkrt=kkrt))
     other = await me.recv(peer, IdKind)
     if other.tag != ids.tag and len(ids) and other.count:  # no ids are of no type
         fix = 'cast one side, or let both be normalised (normalise="strip")'
@@ -162,15 +177,14 @@ async def agree(me: Party, peer: str, ids: Ids, left: float = 1.0) -> tuple[byte
             f"the ids of {me.name} are {_said(ids.tag)}, those of {peer} are {_said(other.tag)}; {fix}"
         )
     # No more can match than the smaller side brings; it is still time not to show which do.
-    most = min(len(ids), other.count)
-    me.guard.intersection(most)
-    announced, most = math.ceil(left * other.count), math.ceil(left * most)
-    await me.compute(me.guard.announced, peer, announced, most, cost=0.0)
+    me.guard.intersection(min(len(ids), other.count))
+    asked = asks(other.count)
+    await me.compute(me.guard.announced, peer, asked, min(len(ids), asked), cost=0.0)
     try:
         key = await me.compute(_run_key, mine, other.public_key.tobytes(), cost={"x25519": 2})
     except ValueError as error:
         raise unlike(me, peer, other, str(error)) from None
-    return key, other.count
+    return Agreed(key, other.count, kkrt and other.kkrt)
 
 
 def _said(tag: str) -> str:

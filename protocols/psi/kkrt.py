@@ -115,9 +115,9 @@ async def meet(me: Party, peer: str, ids: CanonicalIds, learns: Learns) -> Met:
     for more than `MOST` ids, AlignmentError if one side has integers and the other text, ProtocolError for
     what an honest peer would not send; this party's guard a PolicyError. None shows an id.
     """
-    key, m = await agree(me, peer, ids)
-    check_counts(peer, len(ids), m)
-    return await compare(me, peer, ids, learns, key, m)
+    agreed = await agree(me, peer, ids, "kkrt")
+    check_counts(peer, len(ids), agreed.count)
+    return await compare(me, peer, ids, learns, agreed.key, agreed.count)
 
 
 def check_counts(peer: str, n: int, m: int) -> None:

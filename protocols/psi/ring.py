@@ -17,6 +17,10 @@ many ids they share, and not which: it cannot link its own set, shuffled by the 
 that two parties share and a third lacks stay hidden from every party by itself. A party that sees a set on
 its way sees points under secrets that it does not know, and no two sets under the same secrets.
 
+A policy's smallest intersection is asked about the announced counts, as with two parties, and about how many
+all share: by the label party before it tells anybody, by a feature party before it passes back what the label
+party needs to know which of its ids they are.
+
 Parties that conspire can take their own secrets off the sets that they saw. The label party and a feature
 party learn so which of that feature party's ids each of the others has. Of three and more feature parties,
 the one before and the one after a third learn which of the former's ids the third has; others may learn how
@@ -100,7 +104,8 @@ async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bo
     learn rows, and not the size only. tell: whether the feature parties learn it too."""
     keys, counts = {}, {me.name: len(ids)}
     for peer in ring:
-        keys[peer], counts[peer] = await agree(me, peer, ids)
+        agreed = await agree(me, peer, ids, "ecdh")
+        keys[peer], counts[peer] = agreed.key, agreed.count
     key = secrets.token_bytes(32)
     known = np.array([counts[peer] for peer in ring], np.int64)
     for peer in ring:
@@ -124,6 +129,8 @@ async def compare(me: Party, ring: Sequence[str], ids: CanonicalIds, *, rows: bo
     marks = {me.name: back.marks, **marks}
     masks, sizes = await me.compute(_compare, marks, cost={"id_match": total})
     size = sizes[tuple(marks)]
+    if size:  # nobody knows yet which they are; that there is none is told in words of its own
+        me.guard.intersection(size)
     if not rows:
         for peer in ring if tell else ():
             await me.send(peer, InAllSize(count=size))
@@ -179,6 +186,8 @@ async def pass_on(
         return Met(None, size)
     mask = (await _mask(me, label_party, InAll, n)).mask if tell else None
     back = await _mask(me, label_party if after == ring[0] else after, Unshuffle, counts[label_party])
+    if back.mask.any():
+        me.guard.intersection(int(np.count_nonzero(back.mask)))  # before the label party can know which
     straight = np.empty_like(back.mask)
     straight[shuffle] = back.mask
     if place == 0:
@@ -194,18 +203,18 @@ async def _start(
     me: Party, label_party: str, ring: Sequence[str], ids: CanonicalIds
 ) -> tuple[bytes, dict[str, int]]:
     """(key of this run's hash, how many ids each party has)."""
-    pair_key, count = await agree(me, label_party, ids)
+    agreed = await agree(me, label_party, ids, "ecdh")
     told = await me.recv(label_party, RingKey)
     counts = told.counts
     if len(counts) != len(ring) or not _sane(counts) or counts[ring.index(me.name)] != len(ids):
         raise unlike(me, label_party, told, f"expected the counts of {len(ring)} parties, ours among them")
     try:
-        key = ChaCha20Poly1305(pair_key).decrypt(_NONCE, told.wrapped, None)
+        key = ChaCha20Poly1305(agreed.key).decrypt(_NONCE, told.wrapped, None)
     except InvalidTag:
         raise unlike(me, label_party, told, "its key does not open") from None
     if len(key) != 32:
         raise unlike(me, label_party, told, f"expected a key of 32 bytes, got {len(key)}")
-    return key, {label_party: count, **dict(zip(ring, counts.tolist(), strict=True))}
+    return key, {label_party: agreed.count, **dict(zip(ring, counts.tolist(), strict=True))}
 
 
 def _sane(counts: Array) -> bool:

@@ -46,7 +46,8 @@ class Guessable:
         some = f"one guess in {1 / hit:,.0f} is" if hit < 0.5 else "most guesses are"
         return (
             f"{said}, few as with phone numbers or counters: a peer that puts guesses into its own set finds "
-            f"out of each whether it is here, and {some}. Limit how many ids a peer may bring and how often."
+            f"out of each whether it is here, and {some}. Let its policy limit how many it may ask about: "
+            "max_asked_job, max_asked_day, max_asked."
         )
 
 

@@ -4,9 +4,19 @@ Nobody takes part: two files are read, by whoever has both. Each end of a line r
 so a party that rewrote or cut its file is contradicted by the other's. Two that rewrite alike are not found.
 
 What was on its way when a job failed, was cancelled, or was interrupted and taken up again, may be missing at
-one end. That is told apart, as *in flight*: only if the job ended so at one of the two, and only at the end
-of a line, in the order in which the end that has it recorded it. What is said about jobs, which is of job "",
-has no end, and a restart of either party may lose any of it; there all that is missing counts as in flight.
+its receiver. That is told apart, as *in flight*, where both files can be honest:
+
+- at the end of a line only, in the order in which its sender recorded it;
+- never at the sender, who records a message before it sends it;
+- only where the receiver's file shows that it took part in that attempt;
+- not where the job is done by either file. A party writes that once its caller has told it that all roles had
+  ended (`protocols.jobs`: Sealed), and the caller once all have kept their parts: by then all is taken. One
+  that has its predictions may be done though a line was cut since; its file says so (`record_rows.CUT`).
+
+So a file from which a job was erased, or its end, and which says that the job failed, or was refused, or does
+not know of it, contradicts one by which the job is done, and one that took a message in it. How jobs ended is
+held against each other too. What is said about jobs, which is of job "", has no end, and a restart of either
+party may lose any of it; there all that is missing counts as in flight.
 """
 
 from __future__ import annotations
@@ -14,48 +24,20 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from sys import intern
-from typing import Any, NamedTuple
+from typing import Any
 
 from protocols.errors import DataError
 from protocols.wire.audit import Audit, Fault, owner
-from protocols.wire.record_rows import JobRow, MessageRow
+from protocols.wire.books import ALONE, INTERRUPTED, Book, Line, Said, read
 
 ABORT = "abort"  # in this scope a party says that it has failed, which overtakes what it sent before
 ABOUT_JOBS = ""  # the job of what parties say about jobs
-INTERRUPTED = "interrupted"  # a later attempt followed
-_ENDS = ("refused", "done", "failed", "cancelled")
-_BROKEN = ("refused", "failed", "cancelled", INTERRUPTED)
+_BROKEN = ("failed", "cancelled", INTERRUPTED, ALONE)
 
 
-class _Line(NamedTuple):
-    """One direction between the two parties, in one attempt at one job."""
-
-    job: str
-    attempt: int
-    sender: str
-    receiver: str
-
-
-class _Said(NamedTuple):
-    """A message as one file has it."""
-
-    scope: str
-    sequence: int
-    kind: str
-    nbytes: int
-    digest: str
-    number: int  # line in the file
-    taken: bool
-
-    @property
-    def content(self) -> tuple[str, int, str]:
-        return self.kind, self.nbytes, self.digest
-
-
-_Pair = tuple[_Said | None, _Said | None]  # one message, by file A and by file B
+_Pair = tuple[Said | None, Said | None]  # one message, by file A and by file B
 
 
 @dataclass(frozen=True)
@@ -82,18 +64,17 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Unended:
-    """A job that is done by one file, while `party`'s does not say how it ended."""
+class Clash:
+    """What the two files say of how an attempt went, and cannot both be true of honest parties. party: whose
+    file says, or leaves out, what contradicts the other's."""
 
     job: str
     attempt: int
     party: str
+    reason: str
 
     def __str__(self) -> str:
-        return (
-            f"{_name(self.job, self.attempt)}: done, but the file of {self.party} does not say how it ended; "
-            "was it cut, or copied before?"
-        )
+        return f"{_name(self.job, self.attempt)}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -122,33 +103,16 @@ class Verdict:
     lines: tuple[LineVerdict, ...] = ()
     differences: tuple[Difference, ...] = ()  # by job, attempt, direction, scope, sequence
     in_flight: tuple[Difference, ...] = ()
-    unended: tuple[Unended, ...] = ()
+    clashes: tuple[Clash, ...] = ()  # by job, attempt
 
     @property
     def agree(self) -> bool:
         """Whether both chains are whole and nothing differs; what was in flight may be missing."""
-        return self.faults == (None, None) and not self.differences and not self.unended
+        return self.faults == (None, None) and not self.differences and not self.clashes
 
     def asdict(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         return {"agree": self.agree, **asdict(self)}
-
-
-@dataclass
-class _Book:
-    """What one file says of its owner's lines with one peer."""
-
-    party: str
-    lines: dict[_Line, list[_Said]] = field(default_factory=lambda: defaultdict(list))
-    states: dict[tuple[str, int], str] = field(default_factory=dict)  # the latest of each attempt
-    attempts: dict[str, int] = field(default_factory=dict)  # the latest of each job
-
-    def end(self, job: str, attempt: int) -> str:
-        """How this attempt ended; "" if it did not."""
-        state = self.states.get((job, attempt), "")
-        if state in _ENDS:
-            return state
-        return INTERRUPTED if attempt < self.attempts.get(job, 0) else ""
 
 
 def verify(a: str | Path, b: str | Path) -> Verdict:
@@ -159,7 +123,7 @@ def verify(a: str | Path, b: str | Path) -> Verdict:
     audits, parties = (Audit(a), Audit(b)), (owner(a), owner(b))
     if parties[0] == parties[1] != "":
         raise DataError(f"{a} and {b} are both of {parties[0]}; expected the ledgers of two parties")
-    books = _read(audits[0], parties[0], parties[1]), _read(audits[1], parties[1], parties[0])
+    books = read(audits[0], parties[0], parties[1]), read(audits[1], parties[1], parties[0])
     faults, torn = (audits[0].fault, audits[1].fault), (audits[0].torn, audits[1].torn)
     if "" in parties:
         return Verdict(parties, faults, torn)
@@ -171,32 +135,15 @@ def verify(a: str | Path, b: str | Path) -> Verdict:
         lines.append(verdict)
         differences += differing
         in_flight += flying
-    unended = tuple(_unended(lines, parties))
-    return Verdict(parties, faults, torn, tuple(lines), tuple(differences), tuple(in_flight), unended)
+    clashes = [*_clashes(*books), *_clashes(*books[::-1])]
+    clashes.sort(key=lambda clash: (clash.job, clash.attempt, clash.party))
+    return Verdict(parties, faults, torn, tuple(lines), tuple(differences), tuple(in_flight), tuple(clashes))
 
 
-def _read(audit: Audit, party: str, peer: str) -> _Book:
-    book = _Book(party)
-    pair = {party, peer}
-    for number, row in audit:
-        if isinstance(row, JobRow):
-            book.states[row.job, row.attempt] = row.state
-            book.attempts[row.job] = row.attempt
-        elif isinstance(row, MessageRow) and {row.sender, row.receiver} == pair:
-            line = _Line(intern(row.job), book.attempts.get(row.job, 0), row.sender, row.receiver)
-            said = _Said(
-                intern(row.scope), row.sequence, intern(row.kind), row.nbytes, row.digest, number, row.taken
-            )
-            book.lines[line].append(said)
-    return book
-
-
-def _hold(line: _Line, a: _Book, b: _Book) -> tuple[LineVerdict, list[Difference], list[Difference]]:
+def _hold(line: Line, a: Book, b: Book) -> tuple[LineVerdict, list[Difference], list[Difference]]:
     """One line by both files: its verdict, what differs, and what was in flight."""
     by_a, by_b = _once(a.lines.get(line, [])), _once(b.lines.get(line, []))
     pairs = list(_pairs(by_a, by_b))
-    ends = a.end(line.job, line.attempt), b.end(line.job, line.attempt)
-    broken = any(end in _BROKEN for end in ends)
     shared = [(x.number, y.number) for x, y in pairs if x and y and x.scope != ABORT]
     last = [max(numbers, default=0) for numbers in ((x for x, _ in shared), (y for _, y in shared))]
     differing: list[Difference] = []
@@ -204,18 +151,39 @@ def _hold(line: _Line, a: _Book, b: _Book) -> tuple[LineVerdict, list[Difference
     for x, y in pairs:
         if x and y and x.content == y.content:
             continue
-        at_end = (x is None or x.number > last[0]) and (y is None or y.number > last[1])
-        lost = x is None or y is None
-        if lost and (line.job == ABOUT_JOBS or (broken and at_end)):
-            flying.append(_difference(line, x, y, a.party, b.party, ends))
-        else:
-            differing.append(_difference(line, x, y, a.party, b.party, ends))
+        reason = _unlike(x, y, a.party, b.party)
+        if x is None or y is None:
+            lacking, other = (a, b) if x is None else (b, a)
+            at_end = (x is None or x.number > last[0]) and (y is None or y.number > last[1])
+            reason = _lost(line, lacking, other, at_end)
+        found = _difference(line, x, y, a.party, b.party, reason or "on its way")
+        (differing if reason else flying).append(found)
     agree = len(pairs) - len(differing) - len(flying)
     digests = _digest(by_a), _digest(by_b)
+    ends = a.end(line[:2]), b.end(line[:2])
     return LineVerdict(*line, ends, agree, len(flying), len(differing), digests), differing, flying
 
 
-def _once(entries: list[_Said]) -> list[_Said]:
+def _lost(line: Line, lacking: Book, other: Book, at_end: bool) -> str:
+    """Why a message that the file of `lacking` does not have should be there; "" if it was in flight."""
+    attempt = line[:2]
+    ends = {book.party: book.end(attempt) for book in (lacking, other)}
+    done = [party for party, end in ends.items() if end == "done"]
+    said = f"missing in the file of {lacking.party}"
+    if line.job == ABOUT_JOBS:
+        return ""
+    if done:
+        return f"{said}, though the job is done by that of {' and '.join(done)}"
+    if other.took_part(attempt, lacking) and not lacking.took_part(attempt, other):
+        return f"{said}, which does not say that {lacking.party} took part in it"
+    if not any(end in _BROKEN for end in ends.values()):
+        return f"{said}; by both the job has not ended, so look again when it has"
+    if lacking.party == line.sender:
+        return f"{said}, who sent it: {other.party} took it, and what is sent is recorded before"
+    return "" if at_end else f"{said}, which has a later one of this line"
+
+
+def _once(entries: list[Said]) -> list[Said]:
     """Without those that came late for the second time: a network may repeat what was taken, or was late."""
     if all(e.taken for e in entries):
         return entries
@@ -228,9 +196,9 @@ def _once(entries: list[_Said]) -> list[_Said]:
     return kept
 
 
-def _pairs(by_a: list[_Said], by_b: list[_Said]) -> Iterator[_Pair]:
+def _pairs(by_a: list[Said], by_b: list[Said]) -> Iterator[_Pair]:
     """Each message with what the other file says in its place, by scope, then sequence."""
-    groups: dict[tuple[str, int], tuple[list[_Said], list[_Said]]] = defaultdict(lambda: ([], []))
+    groups: dict[tuple[str, int], tuple[list[Said], list[Said]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((by_a, by_b)):
         for said in entries:
             groups[said.scope, said.sequence][side].append(said)
@@ -246,25 +214,24 @@ def _pairs(by_a: list[_Said], by_b: list[_Said]) -> Iterator[_Pair]:
             yield (ours[i] if i < len(ours) else None), (theirs[i] if i < len(theirs) else None)
 
 
-def _difference(
-    line: _Line, x: _Said | None, y: _Said | None, a: str, b: str, ends: tuple[str, str]
-) -> Difference:
+def _difference(line: Line, x: Said | None, y: Said | None, a: str, b: str, reason: str) -> Difference:
     lines = (x.number if x else None), (y.number if y else None)
     said = x or y
     assert said is not None
     missing_at = a if x is None else b if y is None else ""
-    if x is None or y is None:
-        reason = f"missing in the file of {missing_at}"
-        if ends == ("", ""):
-            reason += "; by both the job has not ended, so look again when it has"
-    else:
-        names = ("kind", "size", "digest")
-        shown = [(n, str(v)[:20], str(w)[:20]) for n, v, w in zip(names, x.content, y.content, strict=True)]
-        reason = ", ".join(f"{n} {v} at {a}, {w} at {b}" for n, v, w in shown if v != w)
     return Difference(*line, said.scope, said.sequence, said.kind, missing_at, reason, lines)
 
 
-def _digest(entries: list[_Said]) -> str:
+def _unlike(x: Said | None, y: Said | None, a: str, b: str) -> str:
+    """In what two that are both there differ."""
+    if x is None or y is None:
+        return ""
+    names = ("kind", "size", "digest")
+    shown = [(n, str(v)[:20], str(w)[:20]) for n, v, w in zip(names, x.content, y.content, strict=True)]
+    return ", ".join(f"{n} {v} at {a}, {w} at {b}" for n, v, w in shown if v != w)
+
+
+def _digest(entries: list[Said]) -> str:
     """As `Ledger.line_digest`."""
     total = hashlib.sha256()
     for e in sorted(entries, key=lambda e: (e.scope, e.sequence)):
@@ -272,11 +239,29 @@ def _digest(entries: list[_Said]) -> str:
     return total.hexdigest()
 
 
-def _unended(lines: list[LineVerdict], parties: tuple[str, str]) -> Iterator[Unended]:
-    """The tail of a file can be cut so that only a job's end is missing."""
-    for job, attempt, ends in sorted({(v.job, v.attempt, v.ends) for v in lines}):
-        if set(ends) == {"", "done"}:
-            yield Unended(job, attempt, parties[ends.index("")])
+def _clashes(one: Book, other: Book) -> Iterator[Clash]:
+    """What the file of `one` says of attempts, or does not, that the other's contradicts."""
+    spoke = {line[:2] for line in (*one.lines, *other.lines)}
+    for attempt in sorted(spoke | (one.states.keys() & other.states.keys())):
+        if attempt not in one.states and attempt not in other.states:
+            continue  # messages of no job, as of a run without one
+        own, end, said = one.end(attempt), other.end(attempt), ""
+        ran = other.states.get(attempt, {}).keys() & {"running", "done"}  # which takes that all agreed
+        if (ran or attempt in spoke) and not one.took_part(attempt, other):
+            last = next(reversed(one.states.get(attempt, {})), "")
+            what = f"says {last!r}, and not that {one.party} took part" if last else "does not know of it"
+            by = f"by the file of {other.party}"
+            told = f"done {by}" if end == "done" else f"begun {by}" if ran else "messages of it are there"
+            said = f"{told}, but that of {one.party} {what}"
+        elif (own, end) == ("", "done"):
+            said = (
+                f"done, but the file of {one.party} does not say how it ended; was it cut, or copied before?"
+            )
+        elif end == "done" and own in _BROKEN and attempt[0] in one.granted - other.granted:
+            called = f"done by the file of {other.party}, which called, and is done once all are"
+            said = f"{called}; that of {one.party} says {own!r}"
+        if said:
+            yield Clash(*attempt, one.party, said)
 
 
 def _name(job: str, attempt: int) -> str:

@@ -18,6 +18,8 @@ START = bytes(32)  # the chain before the first row
 BEGINNING = b'{"index":'  # of every row, as it is written
 By = Literal["policy", "person", "resumed"]
 State = Literal["proposed", "refused", "agreed", "running", "done", "failed", "cancelled"]
+# Why a job of predictions is done at its caller, and may not be at the others.
+CUT = "a line was cut before all others had ended"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]  # what every JSON reader holds exactly
 

@@ -22,7 +22,7 @@ from vfl import VerticalNetClassifier
 
 ROWS = 5000
 REPEATS = 5
-POLICY = "min_intersection = 5\n"
+POLICY = 'min_intersection = 5\nprotocols = ["ecdh", "kkrt", "unbalanced"]\n'
 
 
 def people() -> pd.DataFrame:

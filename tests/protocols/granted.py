@@ -18,6 +18,7 @@ OPEN = Rule(
     actions=("fit", "predict", "align"),
     columns=("*",),
     show_columns=True,
+    protocols=("ecdh", "kkrt", "unbalanced"),
     consent="grant",
     consent_predict="grant",
     min_intersection=0,
@@ -25,6 +26,9 @@ OPEN = Rule(
     allow_plain=True,
     max_predictions=0,
     max_distinct_ids=0,
+    max_asked_job=0,
+    max_asked_day=0,
+    max_asked=0,
     max_fits=0,
     min_difference=0,
 )

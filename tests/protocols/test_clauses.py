@@ -31,11 +31,13 @@ BASE = {  # grants everything
     "actions": ["fit", "predict"],
     "columns": ["*"],
     "show_columns": True,
+    "protocols": ["ecdh", "kkrt", "unbalanced"],
     "consent": "grant",
     "consent_predict": "grant",
     "allow_plain": True,
     **dict.fromkeys(("min_intersection", "min_group", "min_difference"), 0),
     **dict.fromkeys(("max_predictions", "max_distinct_ids", "max_fits"), 0),
+    **dict.fromkeys(("max_asked_job", "max_asked_day", "max_asked"), 0),
 }
 
 
@@ -49,9 +51,9 @@ def tables() -> dict[str, pd.DataFrame]:
 Play = Callable[[Connected], Any]
 
 
-def fit(bank: Connected, epochs: int = 1) -> VerticalNetClassifier:
+def fit(bank: Connected, epochs: int = 1, **more: Any) -> VerticalNetClassifier:
     """By columns: bank has some, telco others."""
-    model = VerticalNetClassifier(epochs=epochs, random_state=1)
+    model = VerticalNetClassifier(epochs=epochs, random_state=1, **more)
     return model.fit(bank, target="bank.y", id="id")
 
 
@@ -67,6 +69,12 @@ def predict(times: int) -> Play:
             model.predict(bank)
 
     return play
+
+
+def fit_again(bank: Connected) -> None:
+    """The same ids count again."""
+    fit(bank)
+    fit(bank)
 
 
 def fit_twice(bank: Connected) -> None:
@@ -94,6 +102,10 @@ class Breach:
 
 
 NOTHING = "nothing is granted to this peer for this table and method; ask the owner for a rule"
+ASKED = (
+    "a peer may ask about {} ids {}, counting all that it announces, each time, and these would be more; "
+    "bring fewer, or ask the owner"
+)
 SERVER: dict[str, Any] = {"play": federate, "by": "server"}
 BREACHES = [
     Breach("peers", NOTHING, changes={"peers": ["server"]}, clause="policy"),
@@ -119,6 +131,12 @@ BREACHES = [
         "epochs should be at most 1",
         lambda bank: fit(bank, epochs=2),
         {'parameters."*".epochs': {"max": 1}},
+    ),
+    Breach(
+        "protocols",
+        "ids may not be compared by kkrt; granted are ecdh",
+        lambda bank: fit(bank, protocol="kkrt"),
+        {"protocols": ["ecdh"]},
     ),
     Breach(
         "allow_plain",
@@ -152,6 +170,14 @@ BREACHES = [
         {"max_distinct_ids": 39},
         runs=True,
         step="predict",
+    ),
+    *(
+        Breach(key, ASKED.format(most, where), fit_again, {key: most}, runs=True)
+        for key, most, where in (
+            ("max_asked_job", 39, "in one job, all attempts at it together"),
+            ("max_asked_day", 79, "within 24 hours"),
+            ("max_asked", 79, "in all"),
+        )
     ),
     Breach(
         "min_difference",

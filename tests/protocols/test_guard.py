@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -170,6 +171,47 @@ def test_each_attempt_that_compares_ids_is_counted() -> None:
     again.rows(ids(6, start=2))
     assert again.history.of(JOB.job)[["announced", "matched"]].tolist() == [(30, 4), (50, 6)]
     assert again.history.found == 8
+
+
+HOURS = st.sampled_from([0, 1, 23, 25, 30, 24 * 7])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["job-7", "job-8"]), st.integers(0, 9), HOURS), max_size=6),
+    st.integers(0, 9),
+    *(st.integers(0, 30) for _ in range(3)),
+)
+def test_no_more_ids_are_asked_about_than_granted(
+    earlier: list[tuple[str, int, int]], ids: int, job: int, day: int, every: int
+) -> None:
+    """In a job, in a day, in all; what is refused is not recorded, as nothing was learnt of it."""
+    now = datetime.now(UTC)
+    history = EMPTY
+    for name, count, hours in sorted(earlier, key=lambda one: -one[2]):
+        history = history.with_alignment(name, count, 0, now - timedelta(hours=hours))
+    sums = {
+        "max_asked_job": (job, sum(n for name, n, _ in earlier if name == JOB.job)),
+        "max_asked_day": (day, sum(n for _, n, hours in earlier if hours < 24)),
+        "max_asked": (every, sum(n for _, n, _ in earlier)),
+    }
+    limits = {clause: limit for clause, (limit, _) in sums.items()}
+    crossed = [clause for clause, (limit, before) in sums.items() if limit and before + ids > limit]
+    one, kept = guard(JOB, history, **limits)
+    if crossed:
+        assert str(limits[crossed[0]]) in refused(crossed[0], one.announced, JOB.peer, ids, 0)
+        assert kept.histories == []
+    else:
+        one.announced(JOB.peer, ids, 0)
+        assert kept.histories[-1].aligned["announced"].sum() == sums["max_asked"][1] + ids
+    one.announced("mill", 10**6, 0)  # is for that peer's own guard
+
+
+def test_what_was_asked_long_ago_still_counts_in_all() -> None:
+    history, now = EMPTY, datetime.now(UTC)
+    for days in (30, 20, 10):
+        history = history.with_alignment(f"job {days}", 100, 0, now - timedelta(days=days))
+    guard(JOB, history, max_asked=310)[0].announced(JOB.peer, 10, 0)
+    refused("max_asked", guard(JOB, history, max_asked=310)[0].announced, JOB.peer, 11, 0)
 
 
 def test_what_an_alignment_alone_found_is_counted_by_number() -> None:

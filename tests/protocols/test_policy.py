@@ -57,6 +57,12 @@ CROSSED: dict[str, tuple[dict[str, Any], Request, History, str]] = {
         EMPTY,
         "methods that send embeddings, gradients or updates in the clear are not granted; ask the owner",
     ),
+    "protocols": (
+        {"protocols": ("ecdh", "unbalanced")},
+        replace(JOB, parameters={"protocol": "kkrt"}),
+        EMPTY,
+        "ids may not be compared by kkrt; granted are ecdh, unbalanced",
+    ),
     "max_predictions": (
         {"max_predictions": 1},
         PREDICT,
@@ -106,6 +112,7 @@ _rules = st.builds(
     consent=st.sampled_from(["ask", "grant"]),
     consent_predict=st.sampled_from(["ask", "grant"]),
     allow_plain=st.booleans(),
+    protocols=st.lists(st.sampled_from(["ecdh", "kkrt", "unbalanced"]), unique=True).map(tuple),
     max_predictions=_counts,
     max_distinct_ids=_counts,
     min_difference=_counts,
@@ -123,7 +130,8 @@ _jobs = st.builds(
     job=st.sampled_from(["job-1", "job-2", "job-3"]),
     action=st.sampled_from(["fit", "predict", "align"]),
     method=st.sampled_from("abc*"),
-    parameters=st.dictionaries(st.sampled_from(["x", "y", "z"]), st.integers(0, 5)),
+    parameters=st.dictionaries(st.sampled_from(["x", "y", "z"]), st.integers(0, 5))
+    | st.fixed_dictionaries({"protocol": st.sampled_from(["auto", "ecdh", "kkrt", "unbalanced"])}),
     table=st.sampled_from("abc*"),
     columns=st.none() | _names,
     plain=st.booleans(),
@@ -148,6 +156,7 @@ def allowed(r: Rule, job: Request, history: History) -> bool:
     bounds = {**r.parameters.get("*", {}), **r.parameters.get(job.method, {})}
     own = r.parameters.get(job.method, {})
     others = history.predictions - history.began(job.job)
+    protocol = job.parameters.get("protocol", "auto")
     return (
         (r.expires is None or job.when.date() < r.expires)
         and job.action in r.actions
@@ -156,6 +165,10 @@ def allowed(r: Rule, job: Request, history: History) -> bool:
         and all(name in job.parameters for name in own)
         and all(job.parameters[n] <= (b.max or 0) for n, b in bounds.items() if n in job.parameters)
         and (r.allow_plain or not job.plain)
+        and (
+            "protocol" not in job.parameters
+            or (protocol in r.protocols if protocol != "auto" else set(r.protocols) - {"unbalanced"} != set())
+        )
         and (
             job.action != "predict"
             or (

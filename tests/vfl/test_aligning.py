@@ -30,6 +30,7 @@ from vfl import VerticalNetClassifier, align, aligning
 from vfl.align import Aligned
 
 POLICY = "min_intersection = 5\n"
+EVERY = 'protocols = ["ecdh", "kkrt", "unbalanced"]\n'
 TWO = ["--table", "a=a.csv", "--table", "b=b.csv"]
 NETWORK = ["--book", "parties.toml", "--me", "a", "--table", "a.csv", "--id", "x"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -73,7 +74,7 @@ def test_two_parties_align_by_the_protocol_that_the_caller_names(
 ) -> None:
     two = {party: data[party] for party in ("bank", "shop")}
     here = align(two, id="id", label_party="bank", protocol="ecdh")
-    book = lay_out(tmp_path, two, POLICY)
+    book = lay_out(tmp_path, two, POLICY + EVERY)
     with serving(tmp_path, "shop"), Connected(book, "bank", data["bank"]) as all_:
         there = align(all_, id="id", label_party="bank", protocol="kkrt")
     pd.testing.assert_frame_equal(there.tables["bank"], here.tables["bank"])
@@ -119,7 +120,7 @@ def test_each_party_keeps_an_epoch_in_its_own_store_and_deletes_it_at_a_word(
 ) -> None:
     two = {"bank": data["bank"].iloc[:20], "shop": data["shop"]}
     here = align(two, id="id", label_party="bank")
-    book = lay_out(tmp_path, two, POLICY)
+    book = lay_out(tmp_path, two, POLICY + EVERY)
     forget = ["forget", "bank", "--config", str(tmp_path / "shop.toml")]
     with serving(tmp_path, "shop"), Connected(book, "bank", two["bank"]) as all_:
         for sent in (True, False, True):
@@ -138,9 +139,9 @@ def test_each_party_keeps_an_epoch_in_its_own_store_and_deletes_it_at_a_word(
 
 def test_a_policy_may_refuse_to_keep_a_key(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     two = {party: data[party] for party in ("bank", "shop")}
-    book = lay_out(tmp_path, two, '[policy.parameters.align.protocol]\nvalues = ["ecdh", "kkrt"]\n')
+    book = lay_out(tmp_path, two, 'protocols = ["ecdh", "kkrt"]\n')
     served = serving(tmp_path, "shop")
-    refused = pytest.raises(PolicyError, match="parameters: protocol should be")
+    refused = pytest.raises(PolicyError, match="compared by unbalanced; granted are ecdh, kkrt")
     with served, Connected(book, "bank", data["bank"]) as all_, refused:
         align(all_, id="id", label_party="bank", protocol="unbalanced")
 

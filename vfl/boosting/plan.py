@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from protocols.errors import ConfigError
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.programs import Parameters
-from protocols.psi.choose import Protocol
+from protocols.psi.choose import Once
 from protocols.psi.ids import Rule
 from protocols.tables import Kind
 from vfl.align import feature_parties
@@ -55,7 +55,7 @@ class Boosting(Parameters):
     predict_protocol: PredictProtocol = "levels"
     duplicates: Literal["error", "first"] = "error"
     normalise: tuple[Rule, ...] = ()
-    protocol: Protocol = "auto"
+    protocol: Once = "auto"
     may_be_empty: bool = False  # when predicting: no common row is no error
 
     @model_validator(mode="after")

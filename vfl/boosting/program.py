@@ -16,8 +16,9 @@ from protocols.federation import Role
 from protocols.parts import Part
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
+from protocols.rules import Bound
 from protocols.tables import check_rows, column
-from vfl.align import SPOKEN, ids_of
+from vfl.align import CAREFUL, SPOKEN, ids_of
 from vfl.boosting import saving
 from vfl.boosting.feature import check_monotone, feature_party
 from vfl.boosting.label import label_party
@@ -161,6 +162,7 @@ METHODS = {
 _SHAPE = (TreeKey, BinCounts, Drawn, Enough, Divided, Sides)
 _PREDICT = (*SPOKEN, InAllSize, Reached, Arrived, Outcomes, Sides)
 _ACTIONS = {"fit": fit, "predict": predict}
+_CAREFUL = {**CAREFUL, "predict_protocol": Bound(values=("levels",))}  # a bitmask tells of every split
 
 program = Program(
     "vertical-boosting",
@@ -171,6 +173,7 @@ program = Program(
     keep,
     recall,
     plain=False,
+    careful=_CAREFUL,
 )
 plain_program = Program(
     "vertical-boosting-plain",
@@ -186,4 +189,5 @@ plain_program = Program(
     _ACTIONS,
     keep,
     recall,
+    careful=_CAREFUL,
 )

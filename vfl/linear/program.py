@@ -17,11 +17,11 @@ from protocols.federation import Role
 from protocols.hazmat.paillier import Paillier
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.psi.choose import Protocol
+from protocols.psi.choose import Once
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
 from protocols.tables import features
-from vfl.align import SPOKEN, feature_parties, ids_of
+from vfl.align import CAREFUL, SPOKEN, feature_parties, ids_of
 from vfl.linear import saving
 from vfl.linear.exact import feature_party, label_party, predict_feature, predict_label
 from vfl.linear.masks import MaskPoint
@@ -70,7 +70,7 @@ class VerticalLinear(Parameters):
     warm_start: bool = False
     duplicates: Literal["error", "first"] = "error"
     normalise: tuple[Rule, ...] = ()
-    protocol: Protocol = "auto"
+    protocol: Once = "auto"
     may_be_empty: bool = False  # when predicting: no common row is no error
 
     @property
@@ -216,5 +216,9 @@ SPEAKS = {
 }
 _ACTIONS = {"fit": fit, "predict": predict}
 
-program = Program("vertical-linear", "vfl", Sealed, SPEAKS, _ACTIONS, keep, recall, plain=False)
-plain_program = Program("vertical-linear-plain", "vfl", VerticalLinear, SPEAKS, _ACTIONS, keep, recall)
+program = Program(
+    *("vertical-linear", "vfl", Sealed, SPEAKS, _ACTIONS, keep, recall), plain=False, careful=CAREFUL
+)
+plain_program = Program(
+    *("vertical-linear-plain", "vfl", VerticalLinear, SPEAKS, _ACTIONS, keep, recall), careful=CAREFUL
+)

@@ -45,7 +45,8 @@ def test_ledgers_that_differ_are_exit_code_1_and_the_first_entry_is_named(files:
     got = vfl("ledger", "verify", *files)
     assert got.exit_code == 1, got.output
     assert got.stdout.splitlines()[-2:] == [
-        "differs: job j1: bank -> shop in 'fit/1' #1 (tests.Word/1): missing in the file of shop",
+        "differs: job j1: bank -> shop in 'fit/1' #1 (tests.Word/1): missing in the file of shop, "
+        "though the job is done by that of shop and bank",
         "bank and shop do not agree: 4 messages do",
     ]
 
@@ -65,7 +66,8 @@ def test_json_is_pure_and_has_everything(files: tuple[Path, Path]) -> None:
     said = json.loads(got.stdout)
     assert (said["agree"], said["parties"], said["torn"]) == (False, ["bank", "shop"], [0, 4])
     assert [d["lines"] for d in said["differences"]] == [[4, None], [5, None], [6, None], [7, None]]
-    assert said["unended"] == [{"job": "j1", "attempt": 0, "party": "shop"}]
+    (clash,) = said["clashes"]
+    assert [clash[key] for key in ("job", "attempt", "party")] == ["j1", 0, "shop"]
     assert {line["differ"] for line in said["lines"]} == {1, 3}
 
 

@@ -32,10 +32,10 @@ from tests.protocols.psi.test_ecdh import Role, bodies, numbers, talk
     ],
 )
 def test_large_balanced_sets_take_kkrt(n: int, m: int, expected: str) -> None:
-    assert chosen("auto", n, m, "both") == chosen("auto", m, n, "peer") == expected
-    assert chosen("auto", n, m, "size") == "ecdh"
+    assert chosen("auto", n, m, "both", True) == chosen("auto", m, n, "peer", True) == expected
+    assert chosen("auto", n, m, "size", True) == chosen("auto", n, m, "both", False) == "ecdh"
     for named in ("ecdh", "kkrt", "unbalanced"):
-        assert chosen(named, n, m, "both") == named
+        assert chosen(named, n, m, "both", False) == named
 
 
 near = st.integers(0, 3 * LARGE) | st.integers(0, 2 * kkrt.MOST)
@@ -43,7 +43,7 @@ near = st.integers(0, 3 * LARGE) | st.integers(0, 2 * kkrt.MOST)
 
 @given(near, near, st.sampled_from([("both", "both"), ("me", "peer"), ("peer", "me"), ("size", "size")]))
 def test_both_sides_decide_alike(n: int, m: int, learns: tuple[Learns, Learns]) -> None:
-    assert chosen("auto", n, m, learns[0]) == chosen("auto", m, n, learns[1])
+    assert chosen("auto", n, m, learns[0], True) == chosen("auto", m, n, learns[1], True)
 
 
 def role(peer: str, count: int, protocol: Protocol, learns: Learns = "both") -> Role:

@@ -388,6 +388,56 @@ def test_points_that_no_honest_peer_sends(wrong: curve.Points, reason: str) -> N
         talk(honest("shop", numbers(1, 2)), dishonest(KIND, BlindedIds(points=wrong)))
 
 
+A = 486662  # of the curve v^2 = u^3 + A u^2 + u
+
+
+def halves(point: np.ndarray) -> tuple[int, int]:
+    """u and one v of a point of the curve."""
+    u, p = int.from_bytes(point.tobytes(), "little"), int(curve.P)
+    square = u * (u * (u + A) + 1) % p
+    v = pow(square, (p + 3) // 8, p)
+    return u, v if v * v % p == square else v * pow(2, (p - 1) // 4, p) % p
+
+
+def together(one: tuple[int, int], other: tuple[int, int]) -> set[bytes]:
+    """The sum and the difference of two points: which is which depends on the v that was taken."""
+    (u, v), (x, y), p = one, other, int(curve.P)
+    return {
+        ((pow((y * sign - v) * pow(x - u, -1, p), 2, p) - A - u - x) % p).to_bytes(32, "little")
+        for sign in (1, -1)
+    }
+
+
+def test_an_announced_id_buys_one_yes_or_no_which_may_be_about_two_ids_together() -> None:
+    """What the module says of a cheat: it announces three ids, asks about three pairs, and sees of each if
+    both are here. Of a pair that is not, it learns no more; and if it asks about one more, nothing at all."""
+    here, pairs = list(range(30)), [(3, 7), (11, 99), (98, 97)]
+    learnt: list[bool] = []
+
+    def cheat(announced: int) -> Role:
+        async def role(me: Party) -> None:
+            agreed = await ecdh.agree(me, "shop", canonical(numbers(*range(announced))), "ecdh")
+            each = [[halves(curve.encode_points(agreed.key, [b"%d" % i])[0]) for i in pair] for pair in pairs]
+            asked = np.stack([np.frombuffer(min(together(*pair)), np.uint8) for pair in each])
+            await me.send("shop", BlindedIds(points=asked))
+            theirs = [halves(point) for point in (await me.recv("shop", BlindedIds)).points]
+            width = ecdh.mark_width(announced, len(here))
+            sums = {
+                u[:width] for i, one in enumerate(theirs) for two in theirs[:i] for u in together(one, two)
+            }
+            answer = (await me.recv("shop", TwiceBlinded)).marks
+            learnt.extend(mark.tobytes() in sums for mark in answer)
+            await me.send("shop", TwiceBlinded(marks=np.zeros((len(here), width), np.uint8)))
+
+        return role
+
+    with pytest.raises(ProtocolError, match="expected the 2 points announced, got 3"):
+        talk(cheat(2), honest("bank", numbers(*here)))
+    assert learnt == []
+    talk(cheat(3), honest("bank", numbers(*here)))
+    assert learnt == [True, False, False]
+
+
 @pytest.mark.parametrize("count", [-1, ecdh.MOST_IDS + 1, 2**80])
 def test_a_number_of_ids_that_nobody_has_is_refused_before_anything_is_made_ready(count: int) -> None:
     many = IdKind.model_construct(tag="int", count=count, public_key=points(9)[0])

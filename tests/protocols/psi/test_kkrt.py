@@ -174,8 +174,10 @@ def test_codes_and_values_have_the_bits_that_are_stated() -> None:
 def test_values_are_as_wide_as_many_runs_of_this_size_need() -> None:
     def one_of_many(peer: str) -> Role:
         async def body(me: Party) -> Met:
-            key, m = await ecdh.agree(me, peer, canonical(numbers(1, 2)))
-            return await kkrt.compare(me, peer, canonical(numbers(1, 2)), "both", key, m, 2**9)
+            agreed = await ecdh.agree(me, peer, canonical(numbers(1, 2)), "kkrt")
+            return await kkrt.compare(
+                me, peer, canonical(numbers(1, 2)), "both", agreed.key, agreed.count, 2**9
+            )
 
         return body
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.errors import AlignmentError, ProtocolError
+from protocols.errors import AlignmentError, PolicyError, ProtocolError
 from protocols.party import Desk, Party, run
 from protocols.psi import ring
 from protocols.psi.curve import multiply, new_scalar
@@ -25,7 +25,7 @@ from protocols.wire.codec import decode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
 from protocols.wire.transport import Envelope, Local
-from tests.protocols.psi.test_ecdh import Tap
+from tests.protocols.psi.test_ecdh import AtLeast, Tap
 
 NAMES = ["bank", "shop", "telco", "utility", "zoo"]
 Role = Callable[[Party], Coroutine[Any, Any, Any]]
@@ -264,6 +264,37 @@ def test_what_no_honest_party_sends_is_refused(
     with pytest.raises(ProtocolError, match=said) as refused:
         talk(roles)
     assert "psi" in str(refused.value)
+
+
+@pytest.mark.parametrize("who", ["bank", "shop", "telco"])
+@pytest.mark.parametrize("tell", [True, False])
+def test_too_few_that_all_share_are_refused_before_the_label_party_knows_which(who: str, tell: bool) -> None:
+    """Whoever asks for more than match: the ring's last message, by which it would know, is not sent."""
+    said: list[tuple[str, str]] = []
+
+    def sharing(three: bool, least: int) -> dict[str, Role]:
+        roles = honest(
+            [[1, 2, 3, 4], [2, 3, 4, 5, 6], [3, 4, 8, 9]] if three else [[1, 2], [3, 4], [5, 6]], tell=tell
+        )
+        inner = roles[who]
+
+        async def guarded(me: Party) -> Any:
+            me.desk.guard = AtLeast(least)
+            try:
+                return await inner(me)
+            finally:
+                said.extend((e.receiver, e.kind) for e in me.desk.ledger)
+
+        return {**roles, who: guarded}
+
+    assert ("bank", InAll.kind) in [(e.receiver, e.kind) for e in talk(sharing(True, 2))[1]]
+    said.clear()
+    with pytest.raises(PolicyError, match=f"^{who}/psi: min_intersection: fewer than 3 rows match"):
+        talk(sharing(True, 3))
+    assert ("bank", InAll.kind) not in said
+    if who == "bank":
+        assert not {InAll.kind, Unshuffle.kind} & {kind for _, kind in said}
+    talk(sharing(False, 2))  # that there is none is no secret of anybody's
 
 
 def test_integers_against_text_is_an_error() -> None:

@@ -433,7 +433,7 @@ def crooked_small(asked: curve.Points, places: list[int] | None = None) -> Role:
     """A bank of two ids that asks about `asked`, then says which places it found."""
 
     async def role(me: Party) -> None:
-        await agree(me, "shop", canonical(numbers(1, 2)))
+        await agree(me, "shop", canonical(numbers(1, 2)), "unbalanced")
         await me.recv("shop", MarksOffered)
         await me.send("shop", PointsAsked(points=asked, held=True))
         await me.recv("shop", PointsAnswered)
@@ -464,7 +464,7 @@ def crooked_large(
     """A shop of 30 ids; offered: another digest."""
 
     async def role(me: Party) -> None:
-        key, _ = await agree(me, "bank", canonical(numbers(*LARGE)))
+        key = (await agree(me, "bank", canonical(numbers(*LARGE)), "unbalanced")).key
         digest = np.frombuffer(offered or digest_of(marks), np.uint8)
         wrapped = ChaCha20Poly1305(key).encrypt(bytes(12), salt, None) if salt else bytes(48)
         await me.send("bank", MarksOffered(digest=digest, wrapped=wrapped))

@@ -55,8 +55,8 @@ def says(said: Sent, **more: Any) -> Act:
     return lambda record: record.append(said, **more)
 
 
-def state(said: Any, job: str = "j1", attempt: int = 0) -> Act:
-    return lambda record: record.job(job, said, attempt=attempt)
+def state(said: Any, job: str = "j1", attempt: int = 0, reason: str = "") -> Act:
+    return lambda record: record.job(job, said, attempt=attempt, reason=reason)
 
 
 @st.composite

@@ -16,13 +16,14 @@ from protocols.errors import DataError
 from protocols.federation import Run, simulate
 from protocols.party import Coordinator
 from protocols.serving import serve_role
-from protocols.wire import remote
+from protocols.wire import record_rows, remote
 from protocols.wire.message import Message
 from protocols.wire.reconcile import ABORT, Verdict, verify
 from tests.protocols.wire.network import bank_party, bounded, shop_party
 from tests.protocols.wire.records import Act, Entry, entry, rechain, rows, says, scratch, state, write
 
 RUNNING, DONE, FAILED = state("running"), state("done"), state("failed")
+CUT = state("done", reason=record_rows.CUT)
 
 
 class Part(Message, reveals="test: numbers"):
@@ -195,7 +196,7 @@ def test_a_tail_that_was_cut_off_is_found_through_the_other_file(
         messages = min(left - 1, len(said))
         assert {d.lines for d in verdict.differences} == {(i + 2, None) for i in range(messages, len(said))}
         assert {d.missing_at for d in verdict.differences} <= {"shop"}
-        assert verdict.unended and {u.party for u in verdict.unended} == {"shop"}
+        assert verdict.clashes and {clash.party for clash in verdict.clashes} == {"shop"}
 
 
 def test_a_rewritten_row_is_described(tmp_path: Path) -> None:
@@ -224,18 +225,21 @@ def test_a_row_that_somebody_else_changed_is_found_twice(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "ends", [(FAILED, DONE), (DONE, FAILED), (FAILED, FAILED), (state("cancelled"), RUNNING)]
+    "ends",
+    [(FAILED, FAILED), (FAILED, RUNNING), (RUNNING, FAILED), (state("cancelled"), RUNNING), (CUT, FAILED)],
 )
 @pytest.mark.parametrize("left", [0, 2, 5])
 def test_the_end_of_a_line_may_be_missing_if_the_job_failed(
     tmp_path: Path, ends: tuple[Act, Act], left: int
 ) -> None:
-    a = write(tmp_path / "a", "bank", [RUNNING, *talk(6), ends[0]])
+    """At whom it was for: all that both had said by then is in both files."""
+    sent = talk(6)[:left] + [says(entry("bank", "shop", 9 + i)) for i in range(3)]
+    a = write(tmp_path / "a", "bank", [RUNNING, *sent, ends[0]])
     b = write(tmp_path / "b", "shop", [RUNNING, *talk(6)[:left], ends[1]])
     verdict = verify(a, b)
     assert verdict.agree
-    assert sorted(d.lines for d in verdict.in_flight) == [(i + 3, None) for i in range(left, 6)]
-    assert sum(line.in_flight for line in verdict.lines) == 6 - left
+    assert sorted(d.lines for d in verdict.in_flight) == [(i + 3, None) for i in range(left, left + 3)]
+    assert sum(line.in_flight for line in verdict.lines) == 3
 
 
 @pytest.mark.parametrize("ends", [(DONE, DONE), (DONE, RUNNING), (RUNNING, DONE), (RUNNING, RUNNING)])
@@ -250,36 +254,37 @@ def test_it_may_not_if_the_job_is_done_or_goes_on(tmp_path: Path, ends: tuple[Ac
 
 
 def test_nothing_may_be_missing_before_the_end_of_a_line(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", "bank", [*talk(6), FAILED])
-    b = write(tmp_path / "b", "shop", [*talk(6)[:2], *talk(6)[3:], FAILED])
+    a = write(tmp_path / "a", "bank", [RUNNING, *talk(6), FAILED])
+    b = write(tmp_path / "b", "shop", [RUNNING, *talk(6)[:2], *talk(6)[3:], FAILED])
     verdict = verify(a, b)
-    assert [d.lines for d in verdict.differences] == [(4, None)] and not verdict.in_flight
+    assert [d.lines for d in verdict.differences] == [(5, None)] and not verdict.in_flight
+    assert says_why(verdict)[0].endswith("missing in the file of shop, which has a later one of this line")
 
 
 def test_the_message_of_a_failure_overtakes(tmp_path: Path) -> None:
     """The bank fails: what it sent before is never taken, as the shop stops for its word."""
     assert ABORT == remote.ABORT
     word = says(entry("bank", "shop", scope=ABORT))
-    a = write(tmp_path / "a", "bank", [*talk(5), word, FAILED])
-    b = write(tmp_path / "b", "shop", [*talk(4), word, FAILED])
+    a = write(tmp_path / "a", "bank", [RUNNING, *talk(5), word, FAILED])
+    b = write(tmp_path / "b", "shop", [RUNNING, *talk(4), word, FAILED])
     verdict = verify(a, b)
-    assert verdict.agree and [d.lines for d in verdict.in_flight] == [(6, None)]
-    assert verify(a, write(tmp_path / "c", "shop", [*talk(5), FAILED])).agree
+    assert verdict.agree and [d.lines for d in verdict.in_flight] == [(7, None)]
+    assert verify(a, write(tmp_path / "c", "shop", [RUNNING, *talk(5), FAILED])).agree
 
 
 def test_attempts_at_one_job_are_told_apart(tmp_path: Path) -> None:
     """Taken up again from a checkpoint, the same scopes and sequences come again."""
     again = [state("running", attempt=1), *talk(6), state("done", attempt=1)]
-    a = write(tmp_path / "a", "bank", [RUNNING, *talk(6), *again])
-    b = write(tmp_path / "b", "shop", [RUNNING, *talk(6)[:4], *again])
+    a = write(tmp_path / "a", "bank", [RUNNING, *talk(5), *again])
+    b = write(tmp_path / "b", "shop", [RUNNING, *talk(4), *again])
     verdict = verify(a, b)
-    assert verdict.agree and len(verdict.in_flight) == 2
+    assert verdict.agree and len(verdict.in_flight) == 1
     assert {(v.attempt, v.ends) for v in verdict.lines} == {
         (0, ("interrupted", "interrupted")),
         (1, ("done", "done")),
     }
-    cut = write(tmp_path / "c", "shop", [RUNNING, *talk(6), *again[:-2], again[-1]])
-    assert [(d.attempt, d.lines) for d in verify(a, cut).differences] == [(1, (15, None))]
+    cut = write(tmp_path / "c", "shop", [RUNNING, *talk(5), *again[:-2], again[-1]])
+    assert [(d.attempt, d.lines) for d in verify(a, cut).differences] == [(1, (14, None))]
 
 
 def test_what_is_said_about_jobs_may_be_lost_but_not_differ(tmp_path: Path) -> None:
