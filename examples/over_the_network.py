@@ -22,6 +22,8 @@ from protocols.trial import new_trial
 from vfl import VerticalNetClassifier
 
 COLUMNS, ROWS = ("bank", "telco", "shop"), ("server", "north", "south")
+PORTS = {"columns": 7001, "rows": 7101}  # of the first party; the others have the next ones
+PATIENCE = 300.0  # seconds that the callers wait for the parties, all of which start at the same time
 
 
 def write_tables(folder: Path) -> None:
@@ -38,8 +40,8 @@ def write_tables(folder: Path) -> None:
 
 def start(folder: Path) -> list[subprocess.Popen[bytes]]:
     """Certificates, configurations and tables, and a process for each party that serves."""
-    for parties, part, port in ((COLUMNS, "columns", 7001), (ROWS, "rows", 7101)):
-        new_trial(folder / part, parties, port=port)
+    for part, parties in {"columns": COLUMNS, "rows": ROWS}.items():
+        new_trial(folder / part, parties, port=PORTS[part])
     write_tables(folder)
     configs = [f"columns/{party}.toml" for party in COLUMNS[1:]] + [
         f"rows/{party}.toml" for party in ROWS[1:]
@@ -57,7 +59,8 @@ def train(folder: Path) -> None:
     import pandas as pd
 
     bank = pd.read_csv(folder / "columns" / "bank.csv")
-    with Federation.connect(folder / "columns" / "parties.toml", "bank", bank) as parties:
+    columns, rows = (folder / part / "parties.toml" for part in PORTS)
+    with Federation.connect(columns, "bank", bank, patience=PATIENCE) as parties:
         vertical = VerticalNetClassifier(epochs=5).fit(parties, target="bank.target", id="id")
         print(vertical.alignment_)
         predicted = vertical.predict(parties)
@@ -66,7 +69,7 @@ def train(folder: Path) -> None:
             f"vertical network: {right:.3f} right of {len(predicted)} rows that all know, run {vertical.run_}"
         )
         print(vertical.ledger_.summary()[["messages", "bytes"]])
-    with Federation.connect(folder / "rows" / "parties.toml", "server") as parties:
+    with Federation.connect(rows, "server", patience=PATIENCE) as parties:
         averaged = FedClassifier(rounds=5).fit(parties, target="target")
         print(f"FedAvg: mean training loss {averaged.history_['loss'].iloc[-1]:.3f} after 5 rounds")
         print(averaged.ledger_.summary()[["messages", "bytes"]])
