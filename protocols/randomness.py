@@ -20,8 +20,8 @@ import torch
 
 from protocols.errors import ConfigError
 
-SHORT = 2**63  # seeds below are a user's, and torch's own; secret ones are longer
 _TURN = threading.RLock()
+_SHORT = 2**63  # seeds below are a user's, and torch's own; secret ones are longer
 _STATE = 5056  # bytes of the state of torch's generator: a header of 24, 624 words of 8, a cached normal
 _WORDS = slice(24, 24 + 624 * 8)
 
@@ -57,7 +57,7 @@ def torch_seeded(seed: int | None = None) -> Iterator[None]:
     generator = torch.default_generator
     with _TURN:
         before = generator.get_state()
-        if seed is not None and seed < SHORT:
+        if seed is not None and seed < _SHORT:
             generator.manual_seed(seed)
         elif seed is not None:
             generator.set_state(_state(seed))

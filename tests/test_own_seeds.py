@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from protocols.arrays import Arrays
 from protocols.connect import Connected
 from protocols.errors import DataError
 from protocols.federation import Role, Run
+from protocols.hazmat.paillier import Plain
 from protocols.jobs import Kept, Store
 from protocols.parts import load_part
 from protocols.serving import serve_role
@@ -29,7 +31,7 @@ from tests.protocols.seeds import Seeded
 from tests.protocols.served import Process, lay_out, serving
 from tests.test_canaries import needles
 from tests.test_solving import seen_by
-from vfl import VerticalLogisticRegression, VerticalNetClassifier
+from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 from vfl.linear.words import LinearStart
 
 Seeds = list[tuple[str, int]]  # of which party, job for job
@@ -160,6 +162,18 @@ def test_states_without_their_seed_are_not_gone_on_from(tmp_path: Path) -> None:
     (tmp_path / "seed").write_text("torn")
     with pytest.raises(DataError, match=r"seed cannot be read: ValueError"):
         _ = Kept(tmp_path).seed
+
+
+def test_trees_that_are_added_are_judged_by_the_same_rows(tmp_path: Path) -> None:
+    """As below; the model may have been saved meanwhile."""
+    how: dict[str, Any] = {"early_stopping": True, "max_depth": 1, "encryption": Plain()}
+    fit = partial(VerticalGradientBoostingClassifier.fit, data=two(), target="bank.y", id="id")
+    model = fit(VerticalGradientBoostingClassifier(n_estimators=1, **how))
+    key = model.parts_["bank"].learnt.held_out
+    loaded = VerticalGradientBoostingClassifier.load(tmp_path, model.save(tmp_path))
+    loaded.set_params(n_estimators=2, warm_start=True, random_state=5)
+    assert fit(loaded).parts_["bank"].learnt.held_out == key
+    assert fit(model.set_params(random_state=5)).parts_["bank"].learnt.held_out != key
 
 
 def test_who_starts_from_a_model_judges_by_the_same_rows(tmp_path: Path) -> None:
