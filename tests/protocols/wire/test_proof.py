@@ -169,6 +169,54 @@ def test_an_authority_in_between_is_part_of_the_proof() -> None:
         check_proof(hello, "shop", asked(), ours, frozenset())
 
 
+def bare(name: str, issuer: str, signer: Any, key: Any, *extensions: x509.ExtensionType) -> x509.Certificate:
+    """A certificate with nothing in it that nobody asked for, as openssl makes them."""
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, False)
+    return builder.sign(signer, SHA256())
+
+
+SHOPS = x509.SubjectAlternativeName([x509.DNSName("shop")])
+CA = x509.BasicConstraints(True, None)
+SIGNS = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
+BOTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+DIALS = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+MADE: dict[str, tuple[list[Any], list[Any], bool]] = {  # of the authority, and of the party
+    "as openssl does": ([CA], [SHOPS], True),
+    "for both purposes": ([CA], [SHOPS, BOTH], True),
+    "by one that is no authority": ([x509.BasicConstraints(False, None)], [SHOPS], False),
+    "by one that does not say so": ([], [SHOPS], False),
+    "by one whose key is for signing other things": ([CA, SIGNS], [SHOPS], False),
+    "for dialling alone": ([CA], [SHOPS, DIALS], False),
+    "for a common name": ([CA], [], False),
+}
+
+
+@pytest.mark.parametrize("how", MADE)
+def test_a_chain_is_checked_as_tls_does(how: str) -> None:
+    above, below, holds = MADE[how]
+    key, own = KEYS["ECDSA P-256"](), KEYS["ECDSA P-256"]()
+    root, shop = bare("root", "root", key, key, *above), bare("shop", "root", key, own, *below)
+    pem = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    hello = answer(Material(b"", shop.public_bytes(Encoding.PEM), pem))
+    ours = material("bank")._replace(authority=root.public_bytes(Encoding.PEM))
+    if holds:
+        check_proof(hello, "shop", asked(), ours, frozenset())
+    else:
+        with pytest.raises(RefusedError, match="shop does not prove that it holds a certificate"):
+            check_proof(hello, "shop", asked(), ours, frozenset())
+
+
 def test_fingerprints_are_read_as_they_are_written() -> None:
     plain = fingerprint(leaf(material("shop")))
     colons = ":".join(plain[i : i + 2] for i in range(0, 64, 2)).upper()

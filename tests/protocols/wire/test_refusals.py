@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from protocols.errors import ConfigError, ProtocolError, VflError
 from protocols.logs import structured
 from protocols.wire import proof
 from protocols.wire.frames import CONTROL, Limits
+from protocols.wire.link import METHOD
 from protocols.wire.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Ping
 from protocols.wire.proof import fingerprint, leaf
 from protocols.wire.remote import Change, Grpc, network_loop
@@ -368,6 +370,72 @@ def test_streams_that_are_opened_ever_again_are_refused() -> None:
                 assert (await rogue(shop.address, opened, certified("bank")))[0] in ("OK", "ABORTED")
             status, reason = await rogue(shop.address, opened, certified("bank"))
             assert status == "UNAVAILABLE" and "bank opened 3 streams in a minute" in reason
+
+    bounded(talk())
+
+
+# Streams on which nothing is said.
+
+
+@contextmanager
+def silence_of(address: str | None, credentials: Credentials) -> Iterator[Any]:
+    """A stream that begins with nothing."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(10)
+        yield from ()
+
+    with dialling(address, credentials) as channel:
+        try:
+            yield channel.stream_stream(METHOD)(nothing(), timeout=8.0)
+        finally:
+            over.set()
+
+
+def end(call: Any) -> tuple[str, str]:
+    with pytest.raises(grpc.RpcError) as found:
+        next(call)
+    return found.value.code().name, found.value.details()
+
+
+@pytest.mark.parametrize("whose", ["watcher", "revoked"])
+def test_a_stranger_is_refused_before_it_says_anything(whose: str, tmp_path: Path) -> None:
+    files = certified("watcher") if whose == "watcher" else new_party(tmp_path, trial(), "bank")
+    revoked = [] if whose == "watcher" else [seen("bank", files)]
+    patient = Limits(handshake=30.0)
+
+    async def talk() -> None:
+        async with party("shop", {"bank": None, "shop": HERE}, patient, revoked=revoked) as shop:
+            with silence_of(shop.address, files) as call:
+                status, reason = await asyncio.to_thread(end, call)
+        assert status == "PERMISSION_DENIED"
+        assert ("nobody in the book of shop" if whose == "watcher" else "is revoked") in reason
+
+    bounded(talk())
+
+
+def test_of_one_name_two_streams_are_open_and_neither_waits_for_its_hello_for_long() -> None:
+    limits, book = Limits(handshake=1.0), {"bank": None, "post": None, "shop": HERE}
+
+    async def talk() -> None:
+        async with party("shop", book, limits) as shop:
+            assert shop._server is not None
+            streams = shop._server._streams
+            bank = frozenset({"bank"})
+            own = certified("bank")
+            with silence_of(shop.address, own) as one, silence_of(shop.address, own) as two:
+                while streams[bank] < 2:
+                    await asyncio.sleep(0.01)
+                with silence_of(shop.address, own) as three:
+                    said = await asyncio.to_thread(end, three)
+                    assert said == ("UNAVAILABLE", "'bank' has 2 streams open already")
+                async with party("post", {"post": None, "shop": shop.address}, limits) as post:
+                    assert await tell(post, shop, [b"there"]) == [b"there"]
+                for call in (one, two):
+                    assert await asyncio.to_thread(end, call) == ("DEADLINE_EXCEEDED", "no Hello came")
+            async with bank_party(shop.address, limits) as again:
+                assert await tell(again, shop, [b"there"]) == [b"there"]
 
     bounded(talk())
 
