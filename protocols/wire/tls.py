@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ from protocols import private
 from protocols.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
-_RENEWED = 0.1  # seconds until a server looks at its files again
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
@@ -151,22 +149,19 @@ def is_loopback(address: str) -> bool:
 def last_good(credentials: Credentials, party: str) -> Callable[[], Material]:
     """What gives the files as they are now, or as they last were without a fault. Errors as of `read`.
 
-    They are looked at now and then, and read when they have changed: gRPC asks at each connection, before a
-    byte has come, so whatever is done there can be had from us by the thousand.
+    They are read again only once they have changed: gRPC asks at each connection, before a byte has come, so
+    what this costs can be had from us a thousand times.
     """
     marks: list[tuple[int, int, int]] = []
-    good, looked = credentials.read(party), time.monotonic()
+    good = credentials.read(party)
 
     def read() -> Material:
-        nonlocal marks, good, looked
-        now = time.monotonic()
-        if now - looked > _RENEWED:
-            looked = now
-            with suppress(ConfigError, OSError):
-                found = _marks(credentials)
-                if found != marks:
-                    good = credentials.read(party)
-                    marks = found
+        nonlocal marks, good
+        with suppress(ConfigError, OSError):
+            found = _marks(credentials)
+            if found != marks:
+                good = credentials.read(party)
+                marks = found
         return good
 
     return read

@@ -29,6 +29,7 @@ from protocols.wire.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Ping
 from protocols.wire.proof import fingerprint, leaf
 from protocols.wire.remote import Change, Grpc, network_loop
 from protocols.wire.tls import Credentials, last_good, server_credentials
+from tests.protocols.stranger import CLOSED, LINE, call, frame, opener
 from tests.protocols.wire.network import (
     HERE,
     SOON,
@@ -438,6 +439,32 @@ def test_of_one_name_two_streams_are_open_and_neither_waits_for_its_hello_for_lo
                 assert await tell(again, shop, [b"there"]) == [b"there"]
 
     bounded(talk())
+
+
+def test_a_peer_that_does_not_read_our_hello_makes_room_for_one_that_does() -> None:
+    """It has lost its way, or means harm; another process of its name may be well."""
+    limits, said = Limits(handshake=1.0, patience=10.0), hello()
+    files = [str(file) for file in vars(certified("bank")).values()]
+
+    async def talk() -> None:
+        async with shop_party(limits) as shop:
+            with opener(str(shop.address), "tls", files)() as deaf:
+                deaf.sendall(CLOSED + call(LINE, 1))
+                deaf.sendall(frame(0, 0, 1, b"\0" + len(said).to_bytes(4, "big") + said))
+                while not shop.link("bank")._opened:
+                    await asyncio.sleep(0.01)
+                async with bank_party(shop.address, limits) as bank:
+                    assert await bank.reachable("shop", 5.0) and await bank.ping("shop") < 5
+                await asyncio.to_thread(until_ended, deaf)
+
+    bounded(talk())
+
+
+def until_ended(connection: Any) -> None:
+    connection.settimeout(5)
+    with suppress(ConnectionError):
+        while connection.recv(1 << 16):
+            pass
 
 
 # What was refused may be put right.
