@@ -152,7 +152,8 @@ class _VerticalGradientBoosting(Vertical):
 
         data: party -> table with an id column and features, or a federation. target: "party.column"; that
         party is the label party, and needs no features. id: the id column, or {party: its id column}; it is
-        no feature. sample_weight: a number for each row of the label party's table.
+        no feature. sample_weight: a number for each row of the label party's table, within the bounds of
+        `vfl.weights`.
 
         Sets `alignment_` (who matched how many rows), `ledger_` (what was sent), `parts_` (what each party
         keeps). Raises ConfigError for settings and names, DataError for tables, AlignmentError for ids that

@@ -55,7 +55,6 @@ class _Held:
     codes: Array = field(repr=False)  # (columns, common rows) uint8
     counts: Array  # (columns,) bins of each
     key: Key | None  # None: in the clear
-    alone: bool  # no other feature party takes part
     outputs: int
     ids: CanonicalIds
     common: Array = field(repr=False)  # which of `ids` are in the common rows
@@ -83,7 +82,7 @@ async def feature_party(
         await at.send(label_party, about)
     counts, every = about.bins.astype(np.int64), [to_bits(np.ones(codes.shape[1], bool))]
     which = table.ids, aligned.rows, every if plan.draws else []
-    held = _Held(label_party, plan, codes, counts, key, len(peers) == 1, word.outputs, *which)
+    held = _Held(label_party, plan, codes, counts, key, word.outputs, *which)
     splits = [Splits.empty() if before is None else before.splits]
     ends = [len(splits[0])]
     if state is not None:

@@ -20,13 +20,14 @@ from protocols.tables import encode_labels, features, labels
 from vfl.align import Aligned, align_label
 from vfl.boosting.draw import drawn_columns, drawn_rows, held_out
 from vfl.boosting.feature import check_outputs, described, divided
-from vfl.boosting.grow import Grower, Setting, Side
+from vfl.boosting.grow import Grower
 from vfl.boosting.losses import Loss
 from vfl.boosting.messages import MOST_OUTPUTS, BinCounts, Drawn, Enough, TreeKey, to_bits
 from vfl.boosting.nodes import Drawing
 from vfl.boosting.parts import Classes, Learnt, Owned, Table
 from vfl.boosting.plan import Boosting
 from vfl.boosting.predict import ask
+from vfl.boosting.setting import Setting, Side
 from vfl.trees.bins import MOST_BINS
 from vfl.trees.forest import Forest, Growing, Splits
 from vfl.trees.splits import Columns

@@ -79,8 +79,9 @@ class ClearGradients(
 
 class SealedSums(
     Message,
-    reveals="to the key's owner alone: for each node of a level and each bin of the sender's columns, the "
-    "sum of the receiver's own gradients and hessians; bins and columns are numbers",
+    reveals="to the key's owner alone: for each node of a level and each bin of the sender's columns, gaps "
+    "too, the sum of the receiver's own gradients and hessians, and how many rows are in it; bins and "
+    "columns are numbers",
 ):
     """From a feature party, for each level: histograms of one child of each pair."""
 
@@ -90,8 +91,8 @@ class SealedSums(
 
 class ClearSums(
     Message,
-    reveals="for each node of a level and each bin of the sender's columns, the sum of the receiver's own "
-    "gradients and hessians; bins and columns are numbers",
+    reveals="for each node of a level and each bin of the sender's columns, gaps too, the sum of the "
+    "receiver's own gradients and hessians, and how many rows are in it; bins and columns are numbers",
 ):
     """The same with nothing encrypted."""
 
@@ -100,8 +101,9 @@ class ClearSums(
 
 class Divided(
     Message,
-    reveals="which nodes of a level are split, and by which bins of which of the receiver's own columns; not "
-    "the gain, and not whose column splits another node",
+    reveals="which nodes of a level are split, and by which bins of which of the receiver's own columns: "
+    "what divides labels best, and of categories those where gradients are lower; not the gain, and not "
+    "whose column splits another node",
 ):
     """From the label party, for each level. `left` says which bins go left, that of missing values first."""
 
