@@ -199,6 +199,10 @@ class Over(Message, reveals="that the caller of a job will not come back to it")
 
 Word = Propose | Answer | Claim | Prepare | Start | Renew | Ended | Sealed | Cancel | Over
 KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
+# Bytes of a word, at most: of a proposal with 1000 parties and its parameters, of the digests of as many parts,
+# and of any other. A megabyte of empty lists takes seconds to read, and all others would wait.
+LONGEST: dict[str, int] = {Propose.kind: 96 << 10, Sealed.kind: 160 << 10}
+LONGEST_OTHER = 32 << 10
 
 
 class Control:
@@ -209,8 +213,10 @@ class Control:
         self._sent: dict[str, int] = {}
 
     async def say(self, to: str, message: Word) -> None:
-        """Send `message`; LineError where `to` is not there."""
-        body = encode(message)
+        """Send `message`; LineError where `to` is not there, ConfigError for one that nobody would read."""
+        body, most = encode(message), LONGEST.get(message.kind, LONGEST_OTHER)
+        if len(body) > most:
+            raise ConfigError(f"{message.kind} to {to} would have {len(body)} bytes, at most {most}")
         number = self._sent[to] = self._sent.get(to, -1) + 1
         digest = hashlib.sha256(body).digest()
         await self._transport.deliver(
@@ -226,6 +232,9 @@ class Control:
         e = await self._transport.collect(self._me, sender, SCOPE)
         if e.kind not in KINDS:
             raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
+        most = LONGEST.get(e.kind, LONGEST_OTHER)
+        if len(e.body) > most:
+            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} has {len(e.body)} bytes, at most {most}")
         return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
 
 
