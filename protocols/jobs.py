@@ -456,7 +456,8 @@ class Kept:
         return self.aligned, max(self.steps, default=0)
 
     def agree(self, done: int, aligned: bool = False) -> None:
-        """Go on after `done` steps, with the common rows that are kept if `aligned`.
+        """Go on after `done` steps, with the common rows that are kept if `aligned`; after neither, anew, and
+        with another seed.
 
         ProtocolError if that is not kept, or if steps after an alignment are to be gone on with after another
         one; DataError for what the disk refuses.
@@ -469,9 +470,11 @@ class Kept:
                 f"{'one' if self.aligned else 'none'}"
             )
         # What comes after is made again, with other secrets: the old would fit nobody else's.
-        self._delete(step for step in self.steps if step > done)
+        self._delete(self._place(step) for step in self.steps if step > done)
         if not aligned:
-            self._delete([ALIGNED])
+            self._delete([self._place(ALIGNED)])
+        if not (done or aligned):  # of the same secret draws, one sample of rows could be asked about twice
+            self._delete([self._seed])
         self._done, self._aligned = done, aligned
 
     @cached_property
@@ -497,7 +500,7 @@ class Kept:
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps. DataError for what the disk refuses."""
         self._save(done, state)
-        self._delete(step for step in self.steps if step < done - 1)
+        self._delete(self._place(step) for step in self.steps if step < done - 1)
 
     def save_alignment(self, state: Arrays) -> None:
         """Keep the common rows. DataError for what the disk refuses."""
@@ -519,9 +522,8 @@ class Kept:
             write_whole(self._seed, f"{self.seed:064x}".encode())
         write_whole(self._place(step), safetensors.numpy.save(dict(state)), durable=False)
 
-    def _delete(self, steps: Iterable[int | str]) -> None:
-        for step in steps:
-            path = self._place(step)
+    def _delete(self, paths: Iterable[Path]) -> None:
+        for path in paths:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
