@@ -199,6 +199,10 @@ class Over(Message, reveals="that the caller of a job will not come back to it")
 
 Word = Propose | Answer | Claim | Prepare | Start | Renew | Ended | Sealed | Cancel | Over
 KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
+# Bytes of a word, at most: of a proposal with 1000 parties and its parameters, of the digests of as many parts,
+# and of any other. A megabyte of empty lists takes seconds to read, and all others would wait.
+LONGEST: dict[str, int] = {Propose.kind: 96 << 10, Sealed.kind: 160 << 10}
+LONGEST_OTHER = 32 << 10
 
 
 class Control:
@@ -209,8 +213,10 @@ class Control:
         self._sent: dict[str, int] = {}
 
     async def say(self, to: str, message: Word) -> None:
-        """Send `message`; LineError where `to` is not there."""
-        body = encode(message)
+        """Send `message`; LineError where `to` is not there, ConfigError for one that nobody would read."""
+        body, most = encode(message), LONGEST.get(message.kind, LONGEST_OTHER)
+        if len(body) > most:
+            raise ConfigError(f"{message.kind} to {to} would have {len(body)} bytes, at most {most}")
         number = self._sent[to] = self._sent.get(to, -1) + 1
         digest = hashlib.sha256(body).digest()
         await self._transport.deliver(
@@ -226,6 +232,9 @@ class Control:
         e = await self._transport.collect(self._me, sender, SCOPE)
         if e.kind not in KINDS:
             raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
+        most = LONGEST.get(e.kind, LONGEST_OTHER)
+        if len(e.body) > most:
+            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} has {len(e.body)} bytes, at most {most}")
         return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
 
 
@@ -447,7 +456,8 @@ class Kept:
         return self.aligned, max(self.steps, default=0)
 
     def agree(self, done: int, aligned: bool = False) -> None:
-        """Go on after `done` steps, with the common rows that are kept if `aligned`.
+        """Go on after `done` steps, with the common rows that are kept if `aligned`; after neither, anew, and
+        with another seed.
 
         ProtocolError if that is not kept, or if steps after an alignment are to be gone on with after another
         one; DataError for what the disk refuses.
@@ -460,9 +470,11 @@ class Kept:
                 f"{'one' if self.aligned else 'none'}"
             )
         # What comes after is made again, with other secrets: the old would fit nobody else's.
-        self._delete(step for step in self.steps if step > done)
+        self._delete(self._place(step) for step in self.steps if step > done)
         if not aligned:
-            self._delete([ALIGNED])
+            self._delete([self._place(ALIGNED)])
+        if not (done or aligned):  # of the same secret draws, one sample of rows could be asked about twice
+            self._delete([self._seed])
         self._done, self._aligned = done, aligned
 
     @cached_property
@@ -488,7 +500,7 @@ class Kept:
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps. DataError for what the disk refuses."""
         self._save(done, state)
-        self._delete(step for step in self.steps if step < done - 1)
+        self._delete(self._place(step) for step in self.steps if step < done - 1)
 
     def save_alignment(self, state: Arrays) -> None:
         """Keep the common rows. DataError for what the disk refuses."""
@@ -510,9 +522,8 @@ class Kept:
             write_whole(self._seed, f"{self.seed:064x}".encode())
         write_whole(self._place(step), safetensors.numpy.save(dict(state)), durable=False)
 
-    def _delete(self, steps: Iterable[int | str]) -> None:
-        for step in steps:
-            path = self._place(step)
+    def _delete(self, paths: Iterable[Path]) -> None:
+        for path in paths:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

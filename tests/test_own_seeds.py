@@ -141,12 +141,29 @@ def test_a_seed_is_kept_with_the_states_that_came_of_it_and_goes_with_them(tmp_p
     for done in (1, 2):
         first.save(done, state)
     assert (folder / "seed").stat().st_mode & 0o077 == 0
-    for done in (2, 1, 0):  # at the beginning too: another party may have lost its states
+    for done in (2, 1):
         again = Kept(folder)
         again.agree(done)
-        assert again.seed == first.seed and again.latest() == (done, state if done else None)
+        assert again.seed == first.seed and again.latest() == (done, state)
     first.drop()
     assert not folder.exists() and Kept(folder).seed != first.seed
+
+
+def test_what_begins_anew_draws_anew(tmp_path: Path) -> None:
+    """Else a caller could begin again and again, and ask other things of the same secret sample of rows."""
+    for keep in (Kept(tmp_path), Kept(tmp_path)):
+        before = keep.seed
+        keep.save_alignment(Arrays())
+        again = Kept(tmp_path)
+        again.agree(0, aligned=True)
+        assert again.seed == before
+        again.save(1, Arrays())
+        again = Kept(tmp_path)
+        again.agree(1, aligned=True)
+        assert again.seed == before
+        again = Kept(tmp_path)
+        again.agree(0)
+        assert again.seed != before and not again.some
 
 
 def test_states_without_their_seed_are_not_gone_on_from(tmp_path: Path) -> None:

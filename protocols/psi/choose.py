@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from protocols.errors import ConfigError, nearest
+from protocols.errors import ConfigError, ProtocolError, nearest
 from protocols.party import Party
 from protocols.psi import buckets, ecdh, kkrt, unbalanced
 from protocols.psi.ecdh import Learns, Met, agree
@@ -60,6 +60,10 @@ async def meet(
         compare = kkrt.compare
     if bucketed and max(len(ids), m) >= buckets.FROM:
         return await buckets.by_buckets(me, peer, ids, learns, key, m, compare, resume)
+    if bucketed and resume and me.resumed()[0]:  # all would be compared once more, and with other ids
+        raise ProtocolError(
+            f"{peer} announced {m} ids, too few for the buckets that this began with; begin it anew"
+        )
     return await compare(me, peer, await held(me, ids), learns, key, m)
 
 

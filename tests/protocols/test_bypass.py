@@ -42,8 +42,8 @@ class Caller:
 
     async def go_on(self, attempt: int = 1, job: str = JOB) -> None:
         """Through with a job that is ready, to its end."""
-        _, claim, start, sealed, over = whole(job, attempt)
-        for word in (claim, start, sealed):
+        _, *words, over = whole(job, attempt)
+        for word in words:
             self._wire.say("bank", *word)
             said = await self.hear()
             assert not isinstance(said, Ended) or not said.error, said

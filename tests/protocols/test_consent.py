@@ -18,7 +18,7 @@ import pytest
 from protocols import consent, history
 from protocols.arrays import Arrays
 from protocols.connect import Connected
-from protocols.jobs import Answer, Cancel, Claim, Ended, Start, Store, Word
+from protocols.jobs import Answer, Cancel, Claim, Ended, Prepare, Start, Store, Word
 from protocols.notes import PROPOSALS
 from protocols.programs import Parameters, program
 from protocols.wire.codec import encode
@@ -40,7 +40,7 @@ HOUR = timedelta(hours=1)
 async def cut(caller: Caller, attempt: int = 1, done: int = 0, aligned: bool = False) -> Word:
     """An attempt that is ready, up to where its role has ended and was not sealed; how that began."""
     of: dict[str, Any] = {"job": JOB, "attempt": attempt}
-    words: list[Word] = [Claim(**of), Start(**of, done=done, aligned=aligned)]
+    words: list[Word] = [Claim(**of), Prepare(**of), Start(**of, done=done, aligned=aligned)]
     for word in words:
         caller.say((word.kind, encode(word)))
         said = await caller.hear()

@@ -12,6 +12,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,6 @@ def proposal(job: str, caller: str, **changes: Any) -> Propose:
         "parties": [caller, "telco"],
         "table": "",
         "run": "",
-        "seed": 0,
         "schemas": found.schemas(),
         "version": release(),
     }
@@ -170,6 +170,23 @@ def test_words_that_are_none(served: Served) -> None:
     assert len(served.log("request failed", "post")) == 1
     with served.connect("post") as post, pytest.raises(PolicyError):  # and is heard when it says words
         fit(post)
+
+
+def test_words_that_take_long_to_read(served: Served) -> None:
+    """A megabyte of empty lists held the loop for seconds, be it a proposal or none."""
+    lists = [[] for _ in range(340_000)]  # type: ignore[var-annotated]
+    word = proposal(os.urandom(8).hex(), "post", parameters={}).model_dump() | {"parameters": {"a": lists}}
+    header = json.dumps(word, separators=(",", ":")).encode()
+    body = len(header).to_bytes(4, "little") + header
+    line = Line("post", "telco", bytes(16), Limits())
+    for number in range(3):
+        line.out.queue(Envelope(CONTROL, "post", "telco", SCOPE, number, Propose.kind, 1, b"", body))
+    with ThreadPoolExecutor() as pool:
+        said = pool.submit(served.ill, "post", *iter(line.next_frame, None))
+        took = [served.serves()]
+        while not said.done():
+            took.append(served.serves())
+    assert max(took) < served.usual + SOON, (took, served.usual)
 
 
 def test_idle_claims(served: Served) -> None:

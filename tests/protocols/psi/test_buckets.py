@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocols import private
 from protocols.arrays import Arrays
 from protocols.columns import InTable
 from protocols.errors import ConfigError, DataError, LineError, ProtocolError
@@ -248,15 +248,30 @@ def test_who_goes_on_announces_what_is_left_and_no_other_number(
     kept = {name: Kept(tmp_path / name) for name in sets}
     with pytest.raises(LineError):
         play(sets, kept=kept, faults=Plan(cut=("bank", "shop"), cut_after=11))
-    assert guard.said == [(100, 100)] * 2
+    places = capacity(100, 7)  # of one bucket, which one that cheats fills with guesses
+    assert guard.said == [(7 * places, 100)] * 2
     done = min(max(kept[name].steps) for name in sets)
     for one in kept.values():
         one.agree(done)
     with pytest.raises(ProtocolError, match="bank announced 100 ids when this began, now 110; begin it anew"):
         play({**sets, "bank": [*range(110)]}, kept=kept)
     play(sets, kept=kept)
-    left = math.ceil(100 * (7 - done) / 7)
-    assert guard.said[-2:] == [(left, left)] * 2
+    left = (7 - done) * places
+    assert guard.said[-2:] == [(left, min(100, left))] * 2
+
+
+def test_who_went_bucket_by_bucket_does_not_go_on_in_one_piece(tmp_path: Path) -> None:
+    """Else all would be compared once more, with whatever ids the other brings by now."""
+    sets = {"bank": [*range(100)], "shop": [*range(50, 80)]}
+    kept = {name: Kept(tmp_path / name) for name in sets}
+    with pytest.raises(LineError):
+        play(sets, kept=kept, faults=Plan(cut=("bank", "shop"), cut_after=11))
+    done = min(max(kept[name].steps) for name in sets)
+    assert done > 0
+    for one in kept.values():
+        one.agree(done)
+    with pytest.raises(ProtocolError, match="too few for the buckets that this began with; begin it anew"):
+        play({**sets, "bank": [*range(60, 95)]}, kept=kept)
 
 
 def test_what_is_kept_after_a_bucket_does_not_grow(tmp_path: Path) -> None:
@@ -269,14 +284,17 @@ def test_what_is_kept_after_a_bucket_does_not_grow(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_ends_the_run_in_words(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
-    opened, left = Path.open, [30]  # files that are opened until the disk is full, in the midst of bucketing
+    opened, left = (
+        private.opener,
+        [30],
+    )  # files that are opened until the disk is full, in the midst of bucketing
 
-    def until_full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
-        left[0] -= path.parent.parent == scratch and mode == "ab"
+    def until_full(path: str, flags: int) -> int:
+        left[0] -= Path(path).parent.parent == scratch
         if left[0] < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return opened(path, mode, *more, **named)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return opened(path, flags)
 
-    monkeypatch.setattr(Path, "open", until_full)
+    monkeypatch.setattr(private, "opener", until_full)
     with pytest.raises(DataError, match=r"^bank/align: rows cannot be kept in .*: No space left on device"):
         play(sets, scratch=scratch)
