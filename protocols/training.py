@@ -80,8 +80,8 @@ class Settings:
 
 
 def load_optimizers() -> None:
-    """Import what torch imports with its first optimizer, for seconds. Called where a program is prepared, in a
-    thread, since roles make theirs on their party's loop, which has others to serve."""
+    """Import what torch imports with its first optimizer, for seconds. Called where a program is prepared, in
+    a thread, since roles make theirs on their party's loop, which has others to serve."""
     torch.optim.SGD([nn.Parameter(torch.zeros(1))])
 
 
