@@ -186,6 +186,10 @@ Word = Propose | Answer | Claim | Prepare | Start | Renew | Ended | Sealed | Can
 KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
 
 
+class NoWordError(ProtocolError):
+    """What a peer said about jobs is no word."""
+
+
 class Control:
     """The conversation about jobs, over one party's transport for the job ""."""
 
@@ -203,15 +207,18 @@ class Control:
         )
 
     async def hear(self, sender: str) -> Word:
-        """The next word from `sender`; ProtocolError for one that is none.
+        """The next word from `sender`; NoWordError for one that is none, which is taken too.
 
         Others come to run each time, also where `sender` has said much, or cannot be heard at all.
         """
         await asyncio.sleep(0)
         e = await self._transport.collect(self._me, sender, SCOPE)
         if e.kind not in KINDS:
-            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
-        return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
+            raise NoWordError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
+        try:
+            return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
+        except ProtocolError as error:
+            raise NoWordError(*error.args) from error
 
 
 class Record(BaseModel):

@@ -72,8 +72,6 @@ class Wire:
     def connected(self, peer: str) -> bool:
         return True
 
-    def raise_failure(self, peer: str) -> None: ...
-
     async def ping(self, name: str, timeout: float) -> float:
         return 0.0
 
