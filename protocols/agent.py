@@ -30,6 +30,7 @@ from protocols.jobs import (
     Claim,
     Control,
     Ended,
+    NoWordError,
     Over,
     Prepare,
     Propose,
@@ -146,8 +147,7 @@ class Agent:
         """Give the next word of `peer` to the job that it is about."""
         try:
             word = await self._control.hear(peer)
-        except ProtocolError as error:
-            self.grpc.raise_failure(peer)  # the line is refused: that is waited out
+        except NoWordError as error:  # what else there is against hearing it is waited out
             if peer not in self._ill:  # once, until it says a word that is one
                 self._ill.add(peer)
                 tell(error, peer=peer)

@@ -119,7 +119,8 @@ class Attempts:
                     if await self._run(record, now, bound, place, inbox, say):
                         return
             finally:
-                self.store.clear_scratch()
+                if place.come.is_set():  # else what is there is another job's
+                    self.store.clear_scratch()
 
     async def _run(
         self, record: Record, case: Case, bound: Bounded, place: Place, inbox: Inbox, say: Say
@@ -156,7 +157,7 @@ class Attempts:
             )
             post.finish()
             # Late mail is on its way until all have ended: it is still ours to take down.
-            await self._finish(record, case, seat, run.results[self.config.name], inbox, say)
+            await self._finish(record, case, seat, run.results[self.config.name], place, inbox, say)
         return True
 
     async def _prepared(self, case: Case, record: Record, inbox: Inbox) -> tuple[Seat, Role, str]:
@@ -169,15 +170,20 @@ class Attempts:
             await asyncio.gather(work, return_exceptions=True)
 
     async def _finish(
-        self, record: Record, case: Case, seat: Seat, result: Any, inbox: Inbox, say: Say
+        self, record: Record, case: Case, seat: Seat, result: Any, place: Place, inbox: Inbox, say: Say
     ) -> None:
+        """Keep our part once all roles have ended; the others' may take longer, and need no turn of ours."""
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         part: Part | None = None
         if case.proposal.action != "predict":
             part = case.program.keep(case.parameters, replace(seat, job=record.job), result)
         await asyncio.to_thread(self.notes.ledger.flush)  # what others call done is on our disk
         await say(Ended(**about, digest=digest(part) if part else ""))
-        sealed = await inbox.next(Sealed)
+        sealed = await place.keep(inbox.next(Sealed), PREPARED)
+        if sealed is None:
+            self.store.clear_scratch()
+            self._turns.leave(place)
+            sealed = await inbox.next(Sealed)
         if part is not None:
             others = {peer: said for peer, said in sealed.digests.items() if peer != self.config.name}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))

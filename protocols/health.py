@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from protocols.errors import ConfigError, VflError
+from protocols.errors import ConfigError, DataError, VflError
 from protocols.jobs import Store, write_whole
 from protocols.logs import log
 
@@ -38,7 +38,7 @@ class Health:
     def __init__(self, store: Store) -> None:
         self._file = store.folder / STATUS
         self._beat = self._looked = time.monotonic()
-        self._trouble = self._logged = ""
+        self._trouble = self._said = ""
 
     def beat(self) -> None:
         """The loop turns: said by itself, every `BEAT` seconds."""
@@ -60,7 +60,12 @@ class Health:
 
         def watch() -> None:
             while not left.is_set():
-                self._look(tell)
+                try:
+                    self._trouble = self._look(tell)
+                    self._say(self._held_up() or self._trouble)
+                except BaseException as error:  # whatever it is, the next look may find it gone
+                    self._trouble = type(error).__name__
+                self._looked = time.monotonic()
                 left.wait(PULSE)
 
         thread = threading.Thread(target=watch, name="vfl-health", daemon=True)
@@ -71,23 +76,25 @@ class Health:
             left.set()
             thread.join(PULSE)  # a disk that hangs is no reason to hang too
 
-    def _look(self, tell: Callable[[], dict[str, Any]]) -> None:
-        trouble = ""
+    def _look(self, tell: Callable[[], dict[str, Any]]) -> str:
+        """What there is against serving, but for the loop; written down too, as far as it can be."""
+        trouble = too_few_files()
+        found = {"pid": os.getpid(), "seen": datetime.now(UTC).isoformat(), "why": self._held_up() or trouble}
         try:
-            trouble = too_few_files()
-            found = {"pid": os.getpid(), "seen": datetime.now(UTC).isoformat()}
-            said = {**tell(), **found, "why": self._held_up() or trouble}
-            write_whole(self._file, json.dumps(said).encode(), durable=False)
-        except Exception as error:  # whatever it is, the next look may find it gone
-            trouble = trouble or (str(error) if isinstance(error, VflError) else type(error).__name__)
-        self._trouble, self._looked = trouble, time.monotonic()
-        why = self.why()
-        if why != self._logged:
-            self._logged = why
-            if why:
-                log.warning("not serving", exc_info=VflError(why))
-            else:
-                log.info("serving again")
+            write_whole(self._file, json.dumps({**tell(), **found}).encode(), durable=False)
+        except DataError as error:
+            return trouble or str(error)
+        return trouble
+
+    def _say(self, why: str) -> None:
+        """To the log, where it has changed."""
+        if why == self._said:
+            return
+        self._said = why
+        if why:
+            log.warning("not serving", exc_info=VflError(why))
+        else:
+            log.info("serving again")
 
 
 def too_few_files() -> str:

@@ -31,8 +31,9 @@ class Inbox:
         self.over = False  # the caller will not come back to the job
         self._caller, self._given_up = caller, given_up
         self._words: deque[Word] = deque()
-        self._came = asyncio.Event()  # a word is there
-        self._lost: asyncio.Future[VflError] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._came: asyncio.Future[None] = loop.create_future()  # a word, for whoever waits for it
+        self._lost: asyncio.Future[VflError] = loop.create_future()
 
     def put(self, word: Word) -> None:
         """The caller has said this."""
@@ -43,7 +44,8 @@ class Inbox:
             self.lose(CancelledJobError(f"cancelled by {self._caller}{why}"))
         elif len(self._words) < MOST:
             self._words.append(word)
-            self._came.set()
+            if not self._came.done():
+                self._came.set_result(None)
 
     def lose(self, error: VflError) -> None:
         """The attempt is given up: what waits here raises `error`."""
@@ -89,25 +91,18 @@ class Inbox:
     async def _word(self) -> Word:
         """The next one. It is taken without a pause after, so that a wait which is given up loses none."""
         loop, silent = asyncio.get_running_loop(), 0.0
-        came = asyncio.ensure_future(self._came.wait())
-        either: set[asyncio.Future[Any]] = {came, self._lost}
-        try:
-            while True:
-                if self._given_up():
-                    raise CancelledJobError(GIVEN_UP)
-                before = loop.time()
-                await asyncio.wait(either, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
-                # Where it was longer, this process did not run, and could hear nobody.
-                silent += min(loop.time() - before, 2 * POLL)
-                if self._lost.done():
-                    raise self._lost.result()
-                if came.done():
-                    break
-                if silent > LEASE:
-                    raise CancelledJobError(f"{self._caller} has not been heard for {LEASE:g} s")
-        finally:
-            came.cancel()
-        word = self._words.popleft()
-        if not self._words:
-            self._came.clear()
-        return word
+        await asyncio.sleep(0)  # others come to run between two words, however many there are
+        while True:
+            if self._given_up():
+                raise CancelledJobError(GIVEN_UP)
+            if self._lost.done():
+                raise self._lost.result()
+            if self._words:
+                return self._words.popleft()
+            if silent > LEASE:
+                raise CancelledJobError(f"{self._caller} has not been heard for {LEASE:g} s")
+            before, self._came = loop.time(), loop.create_future()
+            either: set[asyncio.Future[Any]] = {self._came, self._lost}
+            await asyncio.wait(either, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
+            # Where it was longer, this process did not run, and could hear nobody.
+            silent += min(loop.time() - before, 2 * POLL)

@@ -205,6 +205,10 @@ LONGEST: dict[str, int] = {Propose.kind: 96 << 10, Sealed.kind: 160 << 10}
 LONGEST_OTHER = 32 << 10
 
 
+class NoWordError(ProtocolError):
+    """What a peer said about jobs is no word."""
+
+
 class Control:
     """The conversation about jobs, over one party's transport for the job ""."""
 
@@ -224,18 +228,21 @@ class Control:
         )
 
     async def hear(self, sender: str) -> Word:
-        """The next word from `sender`; ProtocolError for one that is none.
+        """The next word from `sender`; NoWordError for one that is none, which is taken too.
 
         Others come to run each time, also where `sender` has said much, or cannot be heard at all.
         """
         await asyncio.sleep(0)
         e = await self._transport.collect(self._me, sender, SCOPE)
         if e.kind not in KINDS:
-            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
+            raise NoWordError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
         most = LONGEST.get(e.kind, LONGEST_OTHER)
         if len(e.body) > most:
-            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} has {len(e.body)} bytes, at most {most}")
-        return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
+            raise NoWordError(f"{e.kind} from {sender} in {SCOPE!r} has {len(e.body)} bytes, at most {most}")
+        try:
+            return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
+        except ProtocolError as error:
+            raise NoWordError(*error.args) from error
 
 
 class Given(BaseModel):

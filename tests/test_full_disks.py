@@ -214,6 +214,7 @@ def fill(file: Path, room: int) -> None:
 
 def test_a_disk_that_is_read_only_from_the_start(small: Path, tmp_path: Path) -> None:
     lay_out(tmp_path, CASE.tables())
+    small.chmod(0o700)  # or it would be refused for its mode
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     with pytest.raises(DataError, match=r"telco/ledger: the ledger .* cannot be written: Read-only"):
         asyncio.run(serve_party(*read_config(tmp_path / "telco.toml")))

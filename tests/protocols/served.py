@@ -57,19 +57,21 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
 
 
 @contextmanager
-def serving(folder: Path, *parties: str, limits: Limits | None = None) -> Iterator[None]:
+def serving(folder: Path, *parties: str, limits: Limits | None = None) -> Iterator[list[Thread]]:
     """These parties serve in threads of this process."""
-    started = [_Thread(folder / f"{party}.toml", limits) for party in parties]
+    started = [Thread(folder / f"{party}.toml", limits) for party in parties]
     try:
-        yield
+        yield started
     finally:
         for thread in started:
             thread.stop()
 
 
-class _Thread:
+class Thread:
+    """One party in a thread, on an event loop of its own."""
+
     def __init__(self, config: Path, limits: Limits | None) -> None:
-        self._config, self._limits, self._loop = config, limits, asyncio.new_event_loop()
+        self._config, self._limits, self.loop = config, limits, asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -84,12 +86,13 @@ class _Thread:
             self._ready.set()
             await asyncio.gather(self._task, return_exceptions=True)
 
-        self._loop.run_until_complete(main())
-        self._loop.close()
+        self.loop.run_until_complete(main())
+        self.loop.close()
 
     def stop(self) -> None:
+        """Cancel it, and wait for its end."""
         assert self._task is not None
-        self._loop.call_soon_threadsafe(self._task.cancel)
+        self.loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(HANG)
 
 

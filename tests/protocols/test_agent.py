@@ -73,8 +73,6 @@ class Wire:
     def connected(self, peer: str) -> bool:
         return True
 
-    def raise_failure(self, peer: str) -> None: ...
-
     async def ping(self, name: str, timeout: float) -> float:
         return 0.0
 
@@ -193,12 +191,16 @@ raw = st.tuples(st.sampled_from([Propose.kind, Start.kind, "protocols.None/1", "
 told = st.one_of(words.map(lambda word: (word.kind, encode(word))), raw)
 
 
-def whole(job: str, attempt: int, caller: str = "bank") -> list[tuple[str, bytes]]:
+def spoken(job: str, attempt: int, caller: str = "bank") -> list[Word]:
     """What an honest caller says about one attempt."""
     of: dict[str, Any] = {"job": job, "attempt": attempt}
     proposal = PROPOSAL.model_copy(update={**of, "parties": [caller, "telco"]})
-    steps: list[Word] = [proposal, Claim(**of), Prepare(**of), Start(**of, done=0)]
-    return [(word.kind, encode(word)) for word in (*steps, Sealed(**of, digests={}), Over(**of))]
+    return [proposal, Claim(**of), Prepare(**of), Start(**of, done=0), Sealed(**of, digests={}), Over(**of)]
+
+
+def whole(job: str, attempt: int, caller: str = "bank") -> list[tuple[str, bytes]]:
+    """The same, encoded."""
+    return [(word.kind, encode(word)) for word in spoken(job, attempt, caller)]
 
 
 honest_ones = st.builds(whole, **about)

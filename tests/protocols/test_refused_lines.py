@@ -30,7 +30,7 @@ from tests.protocols.served import lay_out, serving
 from tests.protocols.wire.network import bounded
 from vfl import VerticalNetClassifier
 
-LIMITS = Limits(patience=0.3, handshake=2.0, again=0.3)
+LIMITS = Limits(handshake=2.0, again=0.3)  # and patience: refused comes before lost
 SOON = 1.0  # seconds
 MOST = 40  # times that a peer is listened to in a second, where nothing comes from it
 
@@ -50,12 +50,18 @@ def fit(caller: Connected) -> float:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("refused")
     lay_out(folder, tables(), POLICY)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def telco(folder: Path) -> Iterator[None]:
+    """It has never heard of zeta."""
     with serving(folder, "telco", limits=LIMITS):
-        yield folder
+        yield
 
 
 def calling(folder: Path, caller: str) -> Connected:
@@ -135,7 +141,6 @@ PEERS: dict[str, Peer] = {
 @pytest.fixture(scope="module")
 def bank(folder: Path) -> Iterator[Connected]:
     with calling(folder, "bank") as bank:
-        fit(bank)
         yield bank
 
 
@@ -147,9 +152,8 @@ def test_a_line_that_is_refused_is_waited_out(
     case: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    opened.clear()
     heard: Counter[str] = Counter()
-    hear, usual = Control.hear, fit(bank)
+    hear = Control.hear
 
     async def counted(self: Control, sender: str) -> Any:
         heard[sender] += self._me == "telco"
@@ -168,6 +172,9 @@ def test_a_line_that_is_refused_is_waited_out(
             assert took < usual + SOON
             assert heard["zeta"] <= MOST * (time.monotonic() - begin + 1)
 
+    fit(bank)
+    usual = fit(bank)
+    opened.clear()
     monkeypatch.setattr(Control, "hear", counted)
     with caplog.at_level("INFO"):
         bounded(refuse(), 30.0)
