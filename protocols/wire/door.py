@@ -80,12 +80,12 @@ def raise_limit() -> None:
 
 
 def room() -> int:
-    """How many connections a server takes: of the files that this process may open, it leaves half for the
-    store, the tables and the peers that are dialled."""
+    """How many connections a server takes: of the files that this process may open, it leaves a quarter for
+    the store, the tables and the peers that are dialled."""
     if sys.platform == "win32":
         return _MOST
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 2)
+    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft * 3 // 4)
 
 
 class Door:

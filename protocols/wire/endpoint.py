@@ -42,7 +42,7 @@ from protocols.wire.tls import (
 _log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 _SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
 _STREAMS = 2  # of one name at a time: the one that is, and one that takes its place
-_LINES = 20  # about refusals in the log, in a minute
+_LINES = 20  # of the log about refusals of one name, in a minute; all strangers count as one
 
 
 class Server:
@@ -64,7 +64,7 @@ class Server:
         self._most = room()
         self._door = Door(name, self._most, limits.handshake)
         self._streams: Counter[frozenset[str]] = Counter()
-        self._refused: deque[float] = deque(maxlen=_LINES)  # when the log last said so
+        self._refused: dict[frozenset[str], deque[float]] = {}  # when the log last said so, of whom
 
     async def start(self, address: str) -> str:
         """Serve on `address`; the same with the port that was chosen for 0. ConfigError if it is taken."""
@@ -115,16 +115,18 @@ class Server:
 
     async def _answer(self, _: object, context: Any) -> None:
         """One stream that somebody has opened."""
+        peers = frozenset[str]()
         try:
             try:
                 owner = self._look_at(context)
             except RefusedError:
                 self._door.dismiss(context.peer())
                 raise
-            with self._place(owner.peers), self._door.carrying(context.peer()):
+            peers = owner.peers
+            with self._place(peers), self._door.carrying(context.peer()):
                 await self._hear(owner, context)
         except RefusedError as error:
-            self._log(error, context.peer())
+            self._log(error, peers, context.peer())
             await context.abort(grpc.StatusCode[error.status], str(error))
 
     def _look_at(self, context: Any) -> _Owner:
@@ -187,11 +189,12 @@ class Server:
             shows = prove(self._read(), hello, link.line.session, owner.certificate)
         return link, shows
 
-    def _log(self, error: RefusedError, peer: str) -> None:
-        """Take down a refusal, but not as many as a stranger can cause."""
+    def _log(self, error: RefusedError, peers: frozenset[str], peer: str) -> None:
+        """Take down a refusal, but not as many as somebody can cause. peers: of ours, as whom it came."""
         now = asyncio.get_running_loop().time()
-        if len(self._refused) < _LINES or now - self._refused[0] > 60.0:
-            self._refused.append(now)
+        told = self._refused.setdefault(peers, deque(maxlen=_LINES))
+        if len(told) < _LINES or now - told[0] > 60.0:
+            told.append(now)
             extra = {"party": self.name, "address": unquote(peer)}
             _log.warning("stream refused", extra=extra, exc_info=error)
 

@@ -228,4 +228,4 @@ def test_as_many_files_as_the_system_lets_us(
     monkeypatch.setattr("resource.setrlimit", lambda what, limits: asked.append(limits))
     door.raise_limit()
     assert asked == ([becomes] if becomes else [])
-    assert door.room() == min(1024, is_[0] // 2)
+    assert door.room() == min(1024, is_[0] * 3 // 4)
