@@ -99,7 +99,6 @@ class Door:
         self._carrying: Counter[Address] = Counter()
         self._until: dict[Address, float] = {}  # of those whose time has changed since the last look
         self._known: dict[int, _Stranger | None] = {}  # by inode; None for what is no connection to us
-        self.exhausted = False  # this process can open no more files
         self._knocks, self._knocked = 0, asyncio.Event()
         self._unsaid: Counter[str] = Counter()
         self._said = -_REMINDED
@@ -110,13 +109,8 @@ class Door:
         while _OPEN.is_dir():
             try:
                 pause = _OFTEN if self.look(self._loop.time()) else _SELDOM
-                if self.exhausted:
-                    _log.info("descriptors again", extra={"party": self._me})
-                self.exhausted = False
-            except OSError as error:  # there is none to look with
-                if not self.exhausted:
-                    _log.error("out of descriptors", extra={"party": self._me}, exc_info=error)
-                pause, self.exhausted = _OFTEN, True
+            except OSError:  # no descriptor is left to look with; the party's health says so
+                pause = _OFTEN
             await asyncio.sleep(_SOONEST)
             self._knocks = 0
             self._knocked.clear()

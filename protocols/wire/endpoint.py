@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -42,7 +42,6 @@ from protocols.wire.tls import (
 _log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 _SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
 _STREAMS = 2  # of one name at a time: the one that is, and one that takes its place
-_LINES = 20  # of the log about refusals of one name, in a minute; all strangers count as one
 
 
 class Server:
@@ -64,7 +63,6 @@ class Server:
         self._most = room()
         self._door = Door(name, self._most, limits.handshake)
         self._streams: Counter[frozenset[str]] = Counter()
-        self._refused: dict[frozenset[str], deque[float]] = {}  # when the log last said so, of whom
 
     async def start(self, address: str) -> str:
         """Serve on `address`; the same with the port that was chosen for 0. ConfigError if it is taken."""
@@ -110,8 +108,8 @@ class Server:
     async def _check_health(self, request: Any, context: Any) -> Any:
         if request.service not in ("", _SERVICE):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"services are '' and {_SERVICE}")
-        status, serves = health_pb2.HealthCheckResponse, self._serving() and not self._door.exhausted
-        return status(status=status.SERVING if serves else status.NOT_SERVING)
+        status = health_pb2.HealthCheckResponse
+        return status(status=status.SERVING if self._serving() else status.NOT_SERVING)
 
     async def _answer(self, _: object, context: Any) -> None:
         """One stream that somebody has opened."""
@@ -126,7 +124,10 @@ class Server:
             with self._place(peers), self._door.carrying(context.peer()):
                 await self._hear(owner, context)
         except RefusedError as error:
-            self._log(error, peers, context.peer())
+            extra = {"party": self.name, "address": unquote(context.peer())}
+            if peers:
+                extra["peer"] = min(peers)  # the log bounds the lines about each, and about all strangers
+            _log.warning("stream refused", extra=extra, exc_info=error)
             await context.abort(grpc.StatusCode[error.status], str(error))
 
     def _look_at(self, context: Any) -> _Owner:
@@ -188,15 +189,6 @@ class Server:
         if self._read is not None and len(hello.challenge) == CHALLENGE:
             shows = prove(self._read(), hello, link.line.session, owner.certificate)
         return link, shows
-
-    def _log(self, error: RefusedError, peers: frozenset[str], peer: str) -> None:
-        """Take down a refusal, but not as many as somebody can cause. peers: of ours, as whom it came."""
-        now = asyncio.get_running_loop().time()
-        told = self._refused.setdefault(peers, deque(maxlen=_LINES))
-        if len(told) < _LINES or now - told[0] > 60.0:
-            told.append(now)
-            extra = {"party": self.name, "address": unquote(peer)}
-            _log.warning("stream refused", extra=extra, exc_info=error)
 
 
 class _Owner(NamedTuple):
