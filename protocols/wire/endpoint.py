@@ -60,7 +60,7 @@ class Server:
         self._read = None if credentials is None else last_good(credentials, name)
         self._links, self._revoked = links, revoked
         self._serving = serving
-        self._most = room()
+        self._most = room(len(links))
         self._door = Door(name, self._most, limits.handshake)
         self._streams: Counter[frozenset[str]] = Counter()
 

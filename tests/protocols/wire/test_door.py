@@ -22,7 +22,7 @@ from protocols.wire.remote import Grpc
 from tests.protocols.stranger import opener
 from tests.protocols.wire.network import bounded, certified, shop_party
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process cannot list its sockets")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is watched on Linux")
 SHORT = Limits(handshake=0.4, patience=5.0)
 LOCAL = bytes((127, 0, 0, 1))
 
@@ -133,10 +133,10 @@ def test_a_descriptor_that_is_another_socket_by_now_is_not_touched() -> None:
         known = os.fstat(one.fileno()).st_ino
         with _held(one.fileno(), known) as found:
             assert found.fileno() != one.fileno()
-        files = len(os.listdir("/dev/fd"))
+        files = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match="closed"), _held(other.fileno(), known):
             pass
-        assert len(os.listdir("/dev/fd")) == files
+        assert len(os.listdir("/proc/self/fd")) == files
 
 
 def strangers(hosts: Sequence[int]) -> list[_Stranger]:
@@ -168,24 +168,30 @@ def test_addresses_as_grpc_and_as_sockets_write_them() -> None:
     assert Address(six, 1).origin == Address(six[:15] + b"\2", 9).origin != Address(LOCAL, 1).origin
 
 
-def test_who_finds_no_descriptor_to_look_with_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("a fault of ours")]
+)
+def test_whatever_a_look_fails_with_there_is_another(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look, failures = Door.look, 0
 
     def fails(self: Door, now: float) -> bool:
         nonlocal failures
         failures += 1
         if failures < 5:
-            raise OSError(errno.EMFILE, "Too many open files")
+            raise error
         return look(self, now)
 
     monkeypatch.setattr(Door, "look", fails)
 
     async def talk() -> None:
         async with shop_party(SHORT) as shop:
-            opened = opener(str(shop.address), "nothing", None)()
-            await ended(opened)
-            opened.close()
-            assert failures >= 5
+            while failures < 5:
+                await asyncio.sleep(0.01)
+            files = [str(file) for file in vars(certified("watcher")).values()]
+            with opener(str(shop.address), "checks", files)() as opened:
+                await ended(opened)
 
     bounded(talk())
 
@@ -213,4 +219,5 @@ def test_as_many_files_as_the_system_lets_us(
     monkeypatch.setattr("resource.setrlimit", lambda what, limits: asked.append(limits))
     door.raise_limit()
     assert asked == ([becomes] if becomes else [])
-    assert door.room() == min(1024, is_[0] * 3 // 4)
+    assert door.room(3) == min(1024, is_[0] * 3 // 4)
+    assert door.room(300) == min(1200, is_[0] * 3 // 4)
