@@ -47,8 +47,6 @@ EVENTS = frozenset(
         "line refused",
         "stream refused",
         "connections ended",
-        "out of descriptors",
-        "descriptors again",
         "certificates renewed",
         "table read",
         "table not read",

@@ -8,8 +8,8 @@ that carries no stream of a peer is ended after some seconds; and of too many, t
 has most are ended first, so that an honest peer has the time to say who it is.
 
 gRPC has no way to end one connection. But its sockets are this process's own, and to shut one down is to it
-as if the other end had hung up. Where a process cannot list its descriptors (Windows), the core's own bounds
-are all. See docs/decisions/019-strangers.md.
+as if the other end had hung up. So it is on Linux; elsewhere the core's own bounds are all. See
+docs/decisions/019-strangers.md.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if sys.platform != "win32":
     import resource
 
 _log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
-_OPEN = Path("/dev/fd")  # the descriptors of this process
-_MOST = 1024  # connections to one server
+_OPEN = Path("/proc/self/fd")  # the descriptors of this process, on Linux
+_MOST = 1024  # connections to one server, where there are not more peers
 _LIMITS = (1 << 16, 10_240)  # descriptors to ask for: the first that the system grants
 _SELDOM, _OFTEN, _SOONEST = 0.25, 0.05, 0.02  # seconds from look to look: few are there, many, a rush
 _MAPPED = bytes(10) + b"\xff\xff"  # before an address of IPv4 where a socket takes both
@@ -64,6 +64,7 @@ class _Stranger:
     inode: int  # which unlike a descriptor is not another's a moment later, and grows
     address: Address
     until: float
+    ended: bool = False
 
 
 def raise_limit() -> None:
@@ -79,13 +80,14 @@ def raise_limit() -> None:
                 return
 
 
-def room() -> int:
-    """How many connections a server takes: of the files that this process may open, it leaves half for the
-    store, the tables and the peers that are dialled."""
+def room(peers: int) -> int:
+    """How many connections a server takes: of the files that this process may open, it leaves a quarter for
+    the store, the tables and those that it dials."""
+    most = max(_MOST, 4 * peers)
     if sys.platform == "win32":
-        return _MOST
+        return most
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else min(_MOST, soft // 2)
+    return most if soft == resource.RLIM_INFINITY else min(most, soft * 3 // 4)
 
 
 class Door:
@@ -99,7 +101,6 @@ class Door:
         self._carrying: Counter[Address] = Counter()
         self._until: dict[Address, float] = {}  # of those whose time has changed since the last look
         self._known: dict[int, _Stranger | None] = {}  # by inode; None for what is no connection to us
-        self.exhausted = False  # this process can open no more files
         self._knocks, self._knocked = 0, asyncio.Event()
         self._unsaid: Counter[str] = Counter()
         self._said = -_REMINDED
@@ -110,13 +111,11 @@ class Door:
         while _OPEN.is_dir():
             try:
                 pause = _OFTEN if self.look(self._loop.time()) else _SELDOM
-                if self.exhausted:
-                    _log.info("descriptors again", extra={"party": self._me})
-                self.exhausted = False
-            except OSError as error:  # there is none to look with
-                if not self.exhausted:
-                    _log.error("out of descriptors", extra={"party": self._me}, exc_info=error)
-                pause, self.exhausted = _OFTEN, True
+            except OSError:  # no descriptor is left to look with; the party's health says so
+                pause = _OFTEN
+            except Exception as error:  # a fault of ours must not leave the door open
+                pause = _SELDOM
+                _log.error("unexpected error", extra={"party": self._me}, exc_info=error)
             await asyncio.sleep(_SOONEST)
             self._knocks = 0
             self._knocked.clear()
@@ -127,7 +126,7 @@ class Door:
     def knock(self) -> None:
         """Somebody has connected. Called on gRPC's threads."""
         self._knocks += 1  # now and then two threads count as one
-        if self._knocks > self._most // 8:
+        if self._knocks > self._most // 8 and not self._knocked.is_set():
             self._loop.call_soon_threadsafe(self._knocked.set)
 
     @contextmanager
@@ -151,12 +150,14 @@ class Door:
         """End what has stayed too long, and the oldest of too many. Whether to look again soon. OSError where
         no descriptor is left to look with."""
         self._known = self._found(now)
-        strangers = [one for one in self._known.values() if one and one.address not in self._carrying]
+        here = (one for one in self._known.values() if one is not None and not one.ended)
+        strangers = [one for one in here if one.address not in self._carrying]
         late = [one for one in strangers if one.until <= now]
         rest = [one for one in strangers if one.until > now]
         most = max(0, self._most - len(self._carrying)) // 2  # as many may come until the next look
         crowd = _crowded(rest)[: max(0, len(rest) - most)]
         for one in (*late, *crowd):
+            one.ended = True
             with _while_there(), _held(one.descriptor, one.inode) as found:
                 found.shutdown(socket.SHUT_RDWR)
         self._tell(late, "no stream of a peer came in time", now)

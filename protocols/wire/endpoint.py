@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -42,7 +42,6 @@ from protocols.wire.tls import (
 _log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 _SERVICE, _, _METHOD = METHOD.strip("/").partition("/")
 _STREAMS = 2  # of one name at a time: the one that is, and one that takes its place
-_LINES = 20  # about refusals in the log, in a minute
 
 
 class Server:
@@ -61,10 +60,9 @@ class Server:
         self._read = None if credentials is None else last_good(credentials, name)
         self._links, self._revoked = links, revoked
         self._serving = serving
-        self._most = room()
+        self._most = room(len(links))
         self._door = Door(name, self._most, limits.handshake)
         self._streams: Counter[frozenset[str]] = Counter()
-        self._refused: deque[float] = deque(maxlen=_LINES)  # when the log last said so
 
     async def start(self, address: str) -> str:
         """Serve on `address`; the same with the port that was chosen for 0. ConfigError if it is taken."""
@@ -110,21 +108,26 @@ class Server:
     async def _check_health(self, request: Any, context: Any) -> Any:
         if request.service not in ("", _SERVICE):
             await context.abort(grpc.StatusCode.NOT_FOUND, f"services are '' and {_SERVICE}")
-        status, serves = health_pb2.HealthCheckResponse, self._serving() and not self._door.exhausted
-        return status(status=status.SERVING if serves else status.NOT_SERVING)
+        status = health_pb2.HealthCheckResponse
+        return status(status=status.SERVING if self._serving() else status.NOT_SERVING)
 
     async def _answer(self, _: object, context: Any) -> None:
         """One stream that somebody has opened."""
+        peers = frozenset[str]()
         try:
             try:
                 owner = self._look_at(context)
             except RefusedError:
                 self._door.dismiss(context.peer())
                 raise
-            with self._place(owner.peers), self._door.carrying(context.peer()):
+            peers = owner.peers
+            with self._place(peers), self._door.carrying(context.peer()):
                 await self._hear(owner, context)
         except RefusedError as error:
-            self._log(error, context.peer())
+            extra = {"party": self.name, "address": unquote(context.peer())}
+            if peers:
+                extra["peer"] = min(peers)  # the log bounds the lines about each, and about all strangers
+            _log.warning("stream refused", extra=extra, exc_info=error)
             await context.abort(grpc.StatusCode[error.status], str(error))
 
     def _look_at(self, context: Any) -> _Owner:
@@ -186,14 +189,6 @@ class Server:
         if self._read is not None and len(hello.challenge) == CHALLENGE:
             shows = prove(self._read(), hello, link.line.session, owner.certificate)
         return link, shows
-
-    def _log(self, error: RefusedError, peer: str) -> None:
-        """Take down a refusal, but not as many as a stranger can cause."""
-        now = asyncio.get_running_loop().time()
-        if len(self._refused) < _LINES or now - self._refused[0] > 60.0:
-            self._refused.append(now)
-            extra = {"party": self.name, "address": unquote(peer)}
-            _log.warning("stream refused", extra=extra, exc_info=error)
 
 
 class _Owner(NamedTuple):

@@ -43,15 +43,26 @@ def calls(path: str) -> bytes:
     return b"".join(call(path, 1 + 2 * i) for i in range(STREAMS))
 
 
+def greeting() -> bytes:
+    """What a client says first in TLS; whoever hears it signs, and waits for an answer."""
+    outgoing, context = ssl.MemoryBIO(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="telco").do_handshake()
+    return outgoing.read()
+
+
 SETTINGS = PREFACE + frame(4, 0, 0)
 CLOSED = PREFACE + frame(4, 0, 0, b"\0\4\0\0\0\0")  # nothing may be sent back on a stream
 SAYINGS: dict[str, bytes] = {
     "nothing": b"",
     "half": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # of a TLS handshake
+    "greeting": greeting(),
     "tls": b"",
     "settings": SETTINGS,
     "lines": SETTINGS + calls(LINE),
     "checks": SETTINGS + calls(CHECK),
+    "resets": SETTINGS + b"".join(call(LINE, i) + frame(3, 0, i, b"\0\0\0\x08") for i in range(1, 401, 2)),
     "unread": CLOSED + calls(LINE),
 }
 

@@ -7,13 +7,11 @@ that dials anew are each answered by its agent within a second; afterwards it is
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -34,8 +32,8 @@ from protocols.wire.tls import Credentials
 from tests.protocols.served import Process, lay_out
 from tests.protocols.wire.network import hello, issued, rogue, unchecked
 
-if sys.platform == "win32":
-    pytest.skip("there are no such limits", allow_module_level=True)
+if sys.platform != "linux":
+    pytest.skip("it is watched on Linux", allow_module_level=True)
 else:
     import resource
 
@@ -176,16 +174,17 @@ ATTACKS = {
     "1,024 connections that say nothing": Attack(1024, "nothing"),
     "the same, each opened again when it is ended": Attack(1024, "nothing", again=True),
     "the beginning of a handshake": Attack(1024, "half"),
+    "half a handshake": Attack(1024, "greeting"),
     "a certificate of nobody in the book, and no stream": Attack(1024, "settings", "watcher"),
     "48 silent calls of nobody in the book": Attack(48, "lines", "watcher", again=True),
     "48 silent calls of one whose certificate is revoked": Attack(48, "lines", "lost", again=True),
+    "calls that are taken back at once, of nobody in the book": Attack(100, "resets", "watcher", again=True),
     "silent questions for its health": Attack(100, "checks", "watcher", again=True),
     "a peer that opens 400 connections with silent calls": Attack(400, "lines", "mill", again=True),
     "a peer that reads nothing": Attack(100, "unread", "mill", again=True),
 }
 
 
-@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_peers_are_served_within_a_second_and_then_all_is_as_it_was(telco: Telco, attack: str) -> None:
     async def talk() -> None:
@@ -210,21 +209,6 @@ def test_a_party_that_serves_may_open_as_many_files_as_it_can_be_let(telco: Telc
         async with connected(telco, "bank"):
             limits = Path(f"/proc/{telco.process.pid}/limits").read_text()
             assert re.search(rf"Max open files +{FILES} +{FILES} ", limits), limits
-
-    asyncio.run(talk())
-
-
-def test_an_attack_does_not_fill_the_log(telco: Telco) -> None:
-    def lines() -> Counter[str]:
-        return Counter(json.loads(line)["event"] for line in telco.process.said.splitlines())
-
-    async def talk() -> None:
-        async with connected(telco, "bank") as bank:
-            before = lines()
-            with attacked(telco, Attack(200, "lines", "watcher", again=True)):
-                await served(telco, bank)
-            told = lines() - before
-            assert told["stream refused"] <= 20 and told["connections ended"] <= 2, told
 
     asyncio.run(talk())
 
