@@ -14,7 +14,9 @@ T = TypeVar("T")
 SHARE = 0.2  # of the time
 ENOUGH = 0.5  # seconds that were taken at once, from which on no new work is taken up
 TOO_MUCH = 1.0  # seconds, from which on there is a pause
-MOST = 3.0  # seconds that are counted: a disk may have hung, and a pause must be shorter than a caller's lease
+MOST = (
+    3.0  # seconds that are counted: a disk may have hung, and a pause must be shorter than a caller's lease
+)
 
 
 class Budget:

@@ -199,8 +199,8 @@ class Over(Message, reveals="that the caller of a job will not come back to it")
 
 Word = Propose | Answer | Claim | Prepare | Start | Renew | Ended | Sealed | Cancel | Over
 KINDS: dict[str, type[Word]] = {kind.kind: kind for kind in get_args(Word)}
-# Bytes of a word, at most: of a proposal with 1000 parties and its parameters, of the digests of as many parts,
-# and of any other. A megabyte of empty lists takes seconds to read, and all others would wait.
+# Bytes of a word, at most: of a proposal with 1000 parties and its parameters, of the digests of as many
+# parts, and of any other. A megabyte of empty lists takes seconds to read, and all others would wait.
 LONGEST: dict[str, int] = {Propose.kind: 96 << 10, Sealed.kind: 160 << 10}
 LONGEST_OTHER = 32 << 10
 
@@ -234,7 +234,9 @@ class Control:
             raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} is no word about jobs")
         most = LONGEST.get(e.kind, LONGEST_OTHER)
         if len(e.body) > most:
-            raise ProtocolError(f"{e.kind} from {sender} in {SCOPE!r} has {len(e.body)} bytes, at most {most}")
+            raise ProtocolError(
+                f"{e.kind} from {sender} in {SCOPE!r} has {len(e.body)} bytes, at most {most}"
+            )
         return decode(KINDS[e.kind], e.body, sender=sender, scope=SCOPE)
 
 
