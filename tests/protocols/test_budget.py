@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from protocols.consent import LARGEST
 from protocols.jobs import LEASE, LONGEST, LONGEST_OTHER, Answer, Cancel, Ended, Propose, Sealed, Word
 from protocols.wire.codec import encode
 
-OF = {"job": "0" * 16, "attempt": 1_000_000}
+OF: dict[str, Any] = {"job": "0" * 16, "attempt": 1_000_000}
 NAMES = [f"{n:063}" for n in range(1000)]
 WIDE = "\N{PILE OF POO}"  # twelve bytes of JSON, at most
 PADDING = {"a": "x" * (LARGEST - len(json.dumps({"a": ""})))}

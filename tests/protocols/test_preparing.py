@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from protocols import attempt
+from protocols import attempt, sources
 from protocols.jobs import Cancel, Claim, Ended, Prepare, Word
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
@@ -42,7 +42,7 @@ class Slow:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
-    slow = Slow(attempt.read_table)
+    slow = Slow(sources.read_table)
     monkeypatch.setattr(attempt, "read_table", slow.read)
     yield slow
     slow.end()
