@@ -16,7 +16,7 @@ from protocols.wire.codec import encode
 OF: dict[str, Any] = {"job": "0" * 16, "attempt": 1_000_000}
 NAMES = [f"{n:063}" for n in range(1000)]
 WIDE = "\N{PILE OF POO}"  # twelve bytes of JSON, at most
-PADDING = {"a": "x" * (LARGEST - len(json.dumps({"a": ""})))}
+PADDING: dict[str, Any] = {"a": "x" * (LARGEST - len(json.dumps({"a": ""})))}
 WORDS = [
     Propose(
         **OF,
