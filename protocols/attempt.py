@@ -49,6 +49,7 @@ class Attempts:
         self.consent, self.grpc = consent, grpc
         self.config, self.notes, self.store = consent.config, consent.notes, consent.store
         self._turns = Turns()
+        self._preparing: asyncio.Task[tuple[Seat, Role, str]] | None = None  # at work
 
     async def take_part(
         self,
@@ -161,13 +162,25 @@ class Attempts:
         return True
 
     async def _prepared(self, case: Case, record: Record, inbox: Inbox) -> tuple[Seat, Role, str]:
-        """What `_prepare` gives. Given up or not, its thread has ended before the turn does: one that reads
-        a table cannot be stopped, and there must not be as many of them as a caller gives up."""
-        work = asyncio.create_task(asyncio.to_thread(self._prepare, case, record))
+        """What `_prepare` gives. A thread that reads a table cannot be stopped, and there must not be as many
+        as a caller gives up: so it first waits for the one that an attempt which was given up has left."""
+        if self._preparing is not None:
+            await inbox.meanwhile(asyncio.wait({self._preparing}))
+        self._preparing = work = asyncio.create_task(asyncio.to_thread(self._prepare, case, record))
         try:
             return await inbox.meanwhile(asyncio.shield(work))
         finally:
-            await asyncio.gather(work, return_exceptions=True)
+            if work.done():
+                self._preparing = None
+            else:
+                work.add_done_callback(self._left)
+
+    def _left(self, work: asyncio.Task[tuple[Seat, Role, str]]) -> None:
+        """What was prepared for nobody is done, or failed; neither is told to anybody."""
+        self._preparing = None
+        self.store.clear_scratch()
+        if not work.cancelled():
+            work.exception()
 
     async def _finish(
         self, record: Record, case: Case, seat: Seat, result: Any, place: Place, inbox: Inbox, say: Say

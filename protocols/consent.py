@@ -117,7 +117,7 @@ class Consent:
             reason = case.decision.reason
             await say(Answer(job=record.job, attempt=record.attempt, state="waiting", reason=reason))
             log.info("job waits for approval", extra={"peer": case.caller, "job": record.job})
-            await inbox.meanwhile(self._approved(record.job))
+            await inbox.meanwhile(self._approved(record))
         await self.judged_now(case)  # a person cannot grant what the policy has come to refuse
         given = Given(attempt=record.attempt, when=datetime.now(UTC))
         record = record.model_copy(update={"granted": "person", "given": given})
@@ -260,10 +260,10 @@ class Consent:
         finally:
             self._waiting[caller] -= 1
 
-    async def _approved(self, job: str) -> None:
+    async def _approved(self, record: Record) -> None:
         try:
             async with asyncio.timeout(PATIENCE.total_seconds()):
-                while not self.store.said("approve", job):
+                while not self.store.said("approve", record.job, record.request):
                     await asyncio.sleep(POLL)
         except TimeoutError:
             raise CancelledJobError(f"nobody approved it within {PATIENCE.days} days") from None

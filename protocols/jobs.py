@@ -403,8 +403,12 @@ class Store:
             if record.updated < limit or kept[record.caller] > CUT:
                 self.checkpoints(record.job).drop()
 
-    def say(self, what: Literal["approve", "cancel"], job: str) -> None:
-        """Leave word about `job` for the running party. ConfigError for a job that is not open here."""
+    def say(self, what: Literal["approve", "cancel"], job: str, seen: Record | None = None) -> None:
+        """Leave word about `job` for the running party. seen: what the person was shown of it.
+
+        ConfigError for a job that is not open here, or asks for something else than was shown: a caller may
+        give its number to another job when few remember it.
+        """
         record = self.find(job)
         if record is None:
             raise ConfigError(f"no job {job!r} in {self.folder}; `vfl jobs` lists them")
@@ -414,16 +418,20 @@ class Store:
             raise ConfigError(f"job {job} was granted already, by {record.granted}; it waits for its turn")
         if record.state not in OPEN:
             raise ConfigError(f"job {job} is {record.state} already")
-        write_whole(self.folder / what / job, b"")
+        if seen is not None and seen.request != record.request:
+            raise ConfigError(f"job {job} asks for something else by now; look at it again")
+        write_whole(self.folder / what / job, record.request.encode())
 
-    def said(self, what: Literal["approve", "cancel"], job: str) -> bool:
-        """Whether that word was left; it is taken away, where the disk lets us."""
+    def said(self, what: Literal["approve", "cancel"], job: str, request: str = "") -> bool:
+        """Whether that word was left, and about this `request` if one is given; it is taken away, where the
+        disk lets us."""
         path = self.folder / what / job
         if not os.path.exists(path):  # asked first: on a read-only disk, unlink fails for what is not there
             return False
+        about = path.read_text(errors="replace") if request else ""
         with suppress(OSError):
             path.unlink()
-        return True
+        return about == request
 
     def checkpoints(self, job: str) -> Kept:
         """The checkpoints of `job`."""

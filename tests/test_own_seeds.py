@@ -115,7 +115,7 @@ def test_killed_and_started_again_a_party_goes_on_with_its_seed(tmp_path: Path) 
             kept = until(begun)
             telco.kill()
             done = kept.steps[-1]
-            kept.agree(done)
+            kept.agree(done, kept.aligned)
             of_telco = kept.seed
             telco.start()
             there = going.result(120)

@@ -137,7 +137,7 @@ def approve(
         )
         if not yes and not typer.confirm("\nLet it run?"):
             raise typer.Exit(1)
-        store.say("approve", job)
+        store.say("approve", job, record)
         say(f"approved {job}")
 
 

@@ -234,8 +234,8 @@ def test_a_caller_that_does_not_end_a_job_does_not_hold_the_party(
 
     async def talk(caller: Caller) -> None:
         await caller.propose()
-        _, claim, start, *_ = whole(JOB, 1)
-        for word in (claim, start):
+        _, claim, prepare, start, *_ = whole(JOB, 1)
+        for word in (claim, prepare, start):
             caller.say(word)
             await caller.hear()
         hearing = asyncio.create_task(caller.hear())

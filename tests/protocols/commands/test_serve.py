@@ -88,6 +88,26 @@ def test_what_is_to_be_approved_is_shown_as_it_would_run(store: Store) -> None:
     assert "approved" in shown(store, "approve", JOB, stdin="y\n") and store.said("approve", JOB)
 
 
+def test_what_was_shown_is_what_is_approved(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a person reads, the caller gives the number to another job; or when the word lies there."""
+    asked(store)
+
+    def reads(*_: Any) -> bool:
+        asked(store, parameters={"label_party": "bank", "kind": "classification", "epochs": 10_000})
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("typer.confirm", reads)
+        config = store.folder.parent / "telco.toml"
+        said = CliRunner().invoke(app, ["approve", JOB, "--config", str(config)])
+    assert said.exit_code == 2 and "asks for something else by now; look at it again" in said.stderr
+    other = store.find(JOB)
+    assert other is not None and not store.said("approve", JOB, other.request)
+    asked(store)
+    store.say("approve", JOB)
+    assert not store.said("approve", JOB, other.request) and not store.said("approve", JOB)
+
+
 def test_attempts_and_what_they_run_under_are_shown(store: Store) -> None:
     asked(
         store,
