@@ -2,8 +2,8 @@
 
 Takes part: one party, with the caller and all others of the job. It reads its table, runs its own role, and
 keeps its own part and its ledger. A caller learns what `protocols.jobs` and the job's own messages say. One
-job runs at a time, and callers take turns (`protocols.turns`). While others wait, a caller may keep its turn
-for `CLAIMED` seconds until all parties are claimed, and for `PREPARED` more until all have read their tables.
+job runs at a time, and callers take turns (`protocols.turns`); one that has not started keeps its own only
+for seconds while others wait.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from protocols.sources import check_unchanged, fingerprint, read_table
 from protocols.turns import Place, Turns
 from protocols.wire.remote import Grpc
 
-CLAIMED = (
-    0.5  # seconds at most that a turn is kept from another caller that waits, for one that has claimed it
-)
-PREPARED = 15.0  # the same for one that has let us prepare: others may have larger tables to read
+# Seconds that a turn is kept for a caller while another one waits: that has claimed us; the same again and
+# again, on slow lines to many parties; that has let us prepare, while others read larger tables.
+CLAIMED, LONGER, PREPARED = 0.5, 4.0, 15.0
 LONGEST = 600.0  # seconds for which what was prepared waits for a Start, whether others wait or not
 AFTER = 2.0  # seconds for a role whose time is up to tell its peers so
 
@@ -93,7 +92,7 @@ class Attempts:
     async def _take_turns(self, record: Record, case: Case, place: Place, inbox: Inbox, say: Say) -> None:
         """From the claim on, until the job has run in a turn. One that passes on to others comes again."""
         caller, about = record.caller, dict[str, Any](job=record.job, attempt=record.attempt)
-        asked = False  # to prepare
+        asked, within = False, CLAIMED  # to prepare
 
         def heard(word: Word) -> None:
             nonlocal asked
@@ -109,8 +108,8 @@ class Attempts:
             if not asked:
                 await say(Answer(**about, state="claimed"))
                 # Not always as long: two callers that hold what the other wants must not pass on in step.
-                within = CLAIMED * random.uniform(0.5, 1.0)
-                if await place.keep(inbox.next(Prepare), within) is None:
+                if await place.keep(inbox.next(Prepare), within * random.uniform(0.5, 1.0)) is None:
+                    within = min(2 * within, LONGER)
                     continue
                 asked = True
             try:

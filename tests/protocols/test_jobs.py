@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from protocols import consent, inbox, jobs, notes
+from protocols import attempt, consent, inbox, jobs, notes
 from protocols.arrays import Arrays
 from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, PartyError, ProtocolError, VflError
-from protocols.jobs import Kept, Record, Store
+from protocols.jobs import Control, Kept, Record, Renew, Store
 from protocols.programs import program
 from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.seeds import known_seeds
@@ -281,6 +282,24 @@ def test_a_party_that_is_kept_for_one_job_does_another_meanwhile(tmp_path: Path)
             lock.result(20)
         waiting.result(20)
         fit(farm)
+
+
+def test_callers_on_slow_lines_come_to_all_their_turns(
+    folder: Path, bank: Connected, mill: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn is kept for less than it takes to claim the next party."""
+    say = Control.say
+
+    async def slow(self: Control, to: str, word: Any) -> None:
+        if self._me in ("bank", "mill") and not isinstance(word, Renew):
+            await asyncio.sleep(0.1)
+        await say(self, to, word)
+
+    monkeypatch.setattr(Control, "say", slow)
+    monkeypatch.setattr(attempt, "CLAIMED", 0.03)
+    with ThreadPoolExecutor() as pool:
+        for found in [pool.submit(lambda caller: [fit(caller) for _ in range(3)], c) for c in (bank, mill)]:
+            assert len(found.result(60)) == 3
 
 
 def test_whoever_waits_for_a_turn_is_told(

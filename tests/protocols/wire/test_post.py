@@ -63,6 +63,33 @@ def test_jobs_with_the_same_scopes_after_and_beside_one_another_do_not_clash() -
     bounded(talk())
 
 
+def test_a_role_with_much_mail_gives_way_to_others() -> None:
+    """It waits for none of it, so that nothing else would make it."""
+    pieces, turns = 640, 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def talk() -> None:
+        async with shop_party() as shop, bank_party(shop.address) as bank:
+            there, here = shop.for_job("job"), bank.for_job("job")
+            for i in range(pieces):
+                await here.deliver(mail("job", sequence=i))
+            while held(shop, "bank") < pieces * OVERHEAD:
+                await asyncio.sleep(0.01)
+            turning = asyncio.create_task(turn())
+            await asyncio.sleep(0)
+            for _ in range(pieces):
+                await heard(there)
+            turning.cancel()
+            assert turns >= pieces / 64
+
+    bounded(talk())
+
+
 def test_mail_for_a_job_that_is_not_open_is_counted_and_nothing_of_it_is_kept() -> None:
     async def talk() -> None:
         async with shop_party() as shop, bank_party(shop.address) as bank:

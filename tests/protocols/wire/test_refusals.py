@@ -7,6 +7,7 @@ import itertools
 import json
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
@@ -268,18 +269,26 @@ def test_a_port_where_something_else_listens(case: str) -> None:
     assert pytest.raises(Exception, match=reason).matches(Exception(said))
 
 
+def there(work: Any) -> Any:
+    """On the network's loop, which serves gRPC."""
+    return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, network_loop()))
+
+
+async def serve_line(answer: Callable[[object, Any], Awaitable[None]] | None) -> tuple[grpc.aio.Server, int]:
+    """A gRPC server with the shop's certificate that knows nothing of parties; its port."""
+    server = grpc.aio.server()
+    if answer is not None:
+        service, _, method = METHOD.strip("/").partition("/")
+        line = {method: grpc.stream_stream_rpc_method_handler(answer)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, line),))
+    port = server.add_secure_port(HERE, server_credentials(last_good(certified("shop"), "shop")))
+    await server.start()
+    return server, port
+
+
 def test_a_port_where_another_grpc_service_listens() -> None:
-    async def serve() -> tuple[grpc.aio.Server, int]:
-        server = grpc.aio.server()
-        port = server.add_secure_port(HERE, server_credentials(last_good(certified("shop"), "shop")))
-        await server.start()
-        return server, port
-
     async def talk() -> None:
-        def there(work: Any) -> Any:
-            return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, network_loop()))
-
-        server, port = await there(serve())
+        server, port = await there(serve_line(None))
         async with bank_party(f"127.0.0.1:{port}", SOON) as bank:
             assert "speaks gRPC but is no party; is the port right?" in await told(bank, "shop")
         await there(server.stop(0))
@@ -465,6 +474,30 @@ def until_ended(connection: Any) -> None:
     with suppress(ConnectionError):
         while connection.recv(1 << 16):
             pass
+
+
+def test_a_peer_that_cuts_again_and_again_is_not_dialled_without_end() -> None:
+    """It is there, brings something new each time, and ends the stream."""
+    limits = Limits(streams=5, handshake=2.0)
+    opened: list[float] = []
+
+    async def cut(_: object, context: Any) -> None:
+        opened.append(time.monotonic())
+        asked = Frame.FromString(bytes(await context.read())).hello
+        said = {"party": "shop", "peer": "bank", "session": b"s" * 16, "peer_session": asked.session}
+        await context.write(hello(**said))
+        await context.write(note(asked.received + 1, CONTROL))
+
+    async def talk() -> None:
+        server, port = await there(serve_line(cut))
+        async with bank_party(f"127.0.0.1:{port}", limits):
+            while len(opened) < 5:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1.0)
+        await there(server.stop(0))
+
+    bounded(talk())
+    assert len(opened) <= 7  # those at once, and then one in a while
 
 
 # What was refused may be put right.
