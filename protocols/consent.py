@@ -5,9 +5,9 @@ when it is proposed, when a person approves it, and when its turn comes.
 
 What a person consents to is one beginning of a job, and going on with it. The caller's table is no part of
 the request, so an attempt that begins anew may be about other people, and is asked about again. One that goes
-on after a checkpoint is of the rows that this party kept there itself, whatever the caller says; but it lets
-the caller make its last step once more, so it is covered only `consent_attempts` times, and `consent_hours`
-long.
+on after a checkpoint is of the rows that this party kept there itself, whatever the caller says. It lets the
+caller make a step or two once more, with other labels if it likes: so it is covered a few times only
+(`consent_attempts`), for `consent_hours`, and where it does not go back further than a crash explains.
 """
 
 from __future__ import annotations
@@ -63,14 +63,13 @@ class Consent:
     def __init__(self, config: PartyConfig, parties: Parties, notes: Notes) -> None:
         self.config, self.parties, self.notes, self.store = config, parties, notes, notes.store
         self._histories = Histories(notes.store.folder)
-        self._one: defaultdict[str, asyncio.Lock] = defaultdict(
-            asyncio.Lock
-        )  # proposal of a caller at a time
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by caller
         self._waiting: Counter[str] = Counter()  # jobs of a caller, for a person
 
     async def admit(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
-        """The job as this party records it, if it is one that it may take part in at all."""
-        async with self._one[caller]:
+        """The job as this party records it, if it is one that it may take part in at all. Those of one caller
+        are looked at one after another, so that many are not in the way of others'."""
+        async with self._locks[caller]:
             return await self._admitted(caller, proposal)
 
     async def _admitted(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
@@ -96,8 +95,8 @@ class Consent:
             )
         # The disk is read in a thread: meanwhile others are heard.
         await asyncio.to_thread(self._tidy, caller, proposal)
-        judged = await asyncio.to_thread(self._judged, caller, proposal, found, parameters)
-        table, request, decision = judged
+        of = caller, proposal, found, parameters
+        table, request, decision = await asyncio.to_thread(self._judged, *of)
         record = self._recorded(caller, proposal, decision.check())
         return record, Case(proposal, caller, found, parameters, decision, request, table)
 
@@ -110,9 +109,8 @@ class Consent:
     async def ask(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
         """Wait for a person where the policy says so."""
         if case.decision.verdict != "ask":
-            return self.notes.state(
-                record.model_copy(update={"granted": "policy", "given": None}), "proposed"
-            )
+            record = record.model_copy(update={"granted": "policy", "given": None})
+            return self.notes.state(record, "proposed")
         if record.granted:  # by a person, and this attempt goes on under it
             return record
         with self._one_more_waiting(case.caller):
@@ -130,13 +128,14 @@ class Consent:
         """What the record says from here on, where the attempt is covered by what was granted. That is in the
         ledger before anything leaves.
 
-        LineError for one that begins anew, or begins too late, under a consent that is not for it: its caller
-        makes another attempt, and a person is asked again.
+        LineError for one that begins anew, goes back, or begins too late, under a consent that is not for it:
+        its caller makes another attempt, and a person is asked again.
         """
         by: By = "policy"
         given, under = record.given, ""
         if given is not None:
-            if not self._in_time(given, case.decision.check()) or (given.begun and start.anew):
+            covered = not given.attempts or self._goes_on(record, start)
+            if not (covered and self._in_time(given, case.decision.check())):
                 self.store.save(record.model_copy(update={"granted": "", "given": None}))
                 raise LineError(
                     "a person's consent is for one beginning of a job, and for going on with it, while it "
@@ -144,7 +143,8 @@ class Consent:
                 )
             by = "person" if given.attempt == record.attempt else "resumed"
             under = f"the consent of {given.when.isoformat(timespec='seconds')} to attempt {given.attempt}"
-            record = record.model_copy(update={"given": given.model_copy(update={"begun": True})})
+            used = given.model_copy(update={"attempts": given.attempts + 1})
+            record = record.model_copy(update={"given": used})
         if by != "person":  # that is there since it was given
             told, under = reveals(case.program, record.action), under if by == "resumed" else ""
             self.notes.ledger.grant(record.job, case.program.name, by, told, under=under)
@@ -215,7 +215,6 @@ class Consent:
 
     def _recorded(self, caller: str, proposal: Propose, rule: Rule) -> Record:
         new, old = Record.of(proposal, caller), self.store.find(proposal.job)
-        self.store.said("approve", new.job)  # of an earlier attempt, which was lost before it was heard
         if old is None:
             return self.notes.state(new, "proposed")
         if old.request != new.request:
@@ -227,22 +226,25 @@ class Consent:
             raise ProtocolError(
                 f"attempt {new.attempt} of job {new.job} came before ({old.state}); a job is not run twice"
             )
-        again: dict[str, Any] = {"attempt": new.attempt, "reason": "", "granted": "", "given": None}
+        self.store.said("approve", new.job)  # of an earlier attempt, which was lost before it was heard
         given = old.given
-        if given is not None and self._lasts(old, given, rule):
-            one_more = given.model_copy(update={"attempts": given.attempts + 1})
-            again |= {"granted": "person", "given": one_more}
-        return self.notes.state(
-            old.model_copy(update=again), "proposed"
-        )  # what a policy granted, it is asked again
+        again: dict[str, Any] = {"attempt": new.attempt, "reason": ""}
+        if given is None or not self._lasts(old, given, rule):
+            again |= {"granted": "", "given": None}  # what a policy granted, it is asked about again
+        return self.notes.state(old.model_copy(update=again), "proposed")
 
     def _lasts(self, record: Record, given: Given, rule: Rule) -> bool:
         """Whether a person's consent may cover one more attempt: not at a job that is over, nor against a
         person's no. What it begins at shows later."""
         kept = self.store.checkpoints(record.job).some
-        open_still = kept if given.begun else record.state != "done"
+        open_still = kept if given.attempts else record.state != "done"
         fewer = given.attempts < rule.consent_attempts
         return open_still and fewer and record.reason != GIVEN_UP and self._in_time(given, rule)
+
+    def _goes_on(self, record: Record, start: Start) -> bool:
+        """Parties that were cut off are at most one step apart."""
+        _, last = self.store.checkpoints(record.job).reached
+        return not start.anew and start.done >= last - 1
 
     def _in_time(self, given: Given, rule: Rule) -> bool:
         age = datetime.now(UTC) - given.when

@@ -215,8 +215,7 @@ class Given(BaseModel):
 
     attempt: Attempt  # for which it was given
     when: AwareDatetime
-    attempts: int = 1  # under it so far, that one too
-    begun: bool = False  # whether one of them began the job: then it holds for going on alone
+    attempts: int = 0  # that have run under it; after the first it holds for going on alone
 
 
 class Record(BaseModel):
@@ -308,7 +307,8 @@ class Store:
         """Delete what is kept about `job`."""
         self.checkpoints(job).drop()
         with suppress(OSError):
-            (self.folder / "jobs" / f"{job}.json").unlink(missing_ok=True)
+            for path in (f"jobs/{job}.json", f"approve/{job}", f"cancel/{job}"):
+                (self.folder / path).unlink(missing_ok=True)
 
     def find(self, job: str) -> Record | None:
         """The record of `job`, if there is one. DataError if it is damaged."""

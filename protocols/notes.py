@@ -25,8 +25,8 @@ PROPOSALS = 20  # of one caller that ended before they ran, of which the records
 class Notes:
     """The store and the ledger of `party`, open until `close`. Errors of `Ledger.open`.
 
-    What a peer proposes is in the ledger from the moment when it begins, and before that in the store alone,
-    which keeps little of what never ran: a peer may propose as much as it likes.
+    What a peer proposes is in the ledger from the moment when this party agrees to begin, and before that in
+    the store alone, which keeps little of what never ran: a peer may propose as much as it likes.
     """
 
     def __init__(self, store: Store, party: str) -> None:
@@ -95,7 +95,9 @@ class Notes:
 
     def _put(self, record: Record, state: State, reason: str) -> Record:
         ours = record.caller == self._party
-        if ours or record.ran == record.attempt:
+        # On the disk before the caller hears it: who then sends us something can say that we took part.
+        agreed = "agreed" in (state, record.state)
+        if ours or agreed or record.ran == record.attempt:
             self.ledger.job(record.job, state, attempt=record.attempt, reason=reason)
         known = self.store.find(record.job)
         new = record.model_copy(update={"state": state, "reason": reason})

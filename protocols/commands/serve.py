@@ -15,7 +15,7 @@ import typer
 from protocols.commands.terminal import cell, console, errors, plain, say
 
 if TYPE_CHECKING:
-    from protocols.jobs import Store
+    from protocols.jobs import Record, Store
 
 app = typer.Typer()
 parts_app = typer.Typer(no_args_is_help=True, help="The parts of models that a party keeps.")
@@ -61,7 +61,7 @@ def jobs(config: Config = CONFIG, json: Json = False) -> None:
             "method",
             "action",
             "table",
-            "granted by",
+            Column("granted by", no_wrap=True),
             "updated",
             "reason",
         )
@@ -75,12 +75,20 @@ def jobs(config: Config = CONFIG, json: Json = False) -> None:
                 r.program,
                 r.action,
                 r.table,
-                r.granted,
+                _granted(r),
                 when,
                 r.reason,
             )
             table.add_row(*map(cell, said))
         console().print(table)
+
+
+def _granted(record: Record) -> str:
+    """By whom, and how many attempts that has covered."""
+    if record.given is None:
+        return record.granted
+    so_far = f", {record.given.attempts} attempts so far" if record.given.attempts > 1 else ""
+    return f"person at attempt {record.given.attempt}{so_far}"
 
 
 @app.command("approve")
@@ -118,10 +126,20 @@ def approve(
         typer.echo("\nWhat its messages reveal, each to the party that receives it:")
         for line in reveals(program(record.program), record.action):
             typer.echo(f"  - {line}")
+        typer.echo(f"\nThis is attempt {record.attempt}, of which {_ran(record)}.")
+        typer.echo(
+            "Your consent is for one beginning of the job, and for going on with the same rows after a cut."
+        )
         if not yes and not typer.confirm("\nLet it run?"):
             raise typer.Exit(1)
         store.say("approve", job)
         say(f"approved {job}")
+
+
+def _ran(record: Record) -> str:
+    if not record.ran:
+        return "none ran before"
+    return f"attempt {record.ran} ran: this one may compare other ids of its caller's"
 
 
 @app.command("cancel")

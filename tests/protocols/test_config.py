@@ -80,7 +80,8 @@ def test_what_a_rule_does_not_say_is_not_granted(tmp_path: Path) -> None:
     assert not rule.show_columns and not rule.allow_plain
     assert rule.consent == rule.consent_predict == "ask"
     assert min(rule.min_intersection, rule.min_group, rule.min_difference) >= 10
-    assert rule.max_predictions and rule.max_distinct_ids
+    assert rule.max_predictions and rule.max_distinct_ids and rule.max_fits
+    assert (rule.consent_hours, rule.consent_attempts) == (24, 5)
     assert read_config(write(tmp_path, party[: party.index("[[")]))[0].policy == ()
 
 
@@ -89,6 +90,9 @@ def test_every_clause_is_read(tmp_path: Path) -> None:
     show_columns = true
     consent = "grant"
     consent_predict = "grant"
+    consent_hours = 6
+    consent_attempts = 7
+    max_fits = 8
     min_intersection = 1
     min_group = 2
     allow_plain = true
@@ -114,6 +118,9 @@ def test_every_clause_is_read(tmp_path: Path) -> None:
         "show_columns": True,
         "consent": "grant",
         "consent_predict": "grant",
+        "consent_hours": 6,
+        "consent_attempts": 7,
+        "max_fits": 8,
         "min_intersection": 1,
         "min_group": 2,
         "allow_plain": True,

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from protocols import consent
+from protocols import consent, history
+from protocols.arrays import Arrays
 from protocols.connect import Connected
 from protocols.jobs import Answer, Cancel, Claim, Ended, Start, Store, Word
 from protocols.notes import PROPOSALS
-from protocols.programs import Parameters
+from protocols.programs import Parameters, program
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
 from tests.protocols.networked import CASES
@@ -34,10 +37,10 @@ from vfl import VerticalNetClassifier
 HOUR = timedelta(hours=1)
 
 
-async def cut(caller: Caller, attempt: int = 1, done: int = 0) -> Word:
+async def cut(caller: Caller, attempt: int = 1, done: int = 0, aligned: bool = False) -> Word:
     """An attempt that is ready, up to where its role has ended and was not sealed; how that began."""
     of: dict[str, Any] = {"job": JOB, "attempt": attempt}
-    words: list[Word] = [Claim(**of), Start(**of, done=done)]
+    words: list[Word] = [Claim(**of), Start(**of, done=done, aligned=aligned)]
     for word in words:
         caller.say((word.kind, encode(word)))
         said = await caller.hear()
@@ -113,6 +116,27 @@ def test_going_on_is_covered_a_few_times_and_beginning_anew_never(
     assert [row["by"] for row in rows if row["entry"] == "grant"] == ["person", *2 * ["resumed"], "person"]
 
 
+@pytest.mark.parametrize(("last", "done", "covered"), [(3, 2, True), (3, 0, False), (1, 0, True)])
+def test_going_back_further_than_a_crash_explains_is_not_going_on(
+    trial: Trial, tmp_path: Path, ran: list[str], last: int, done: int, covered: bool
+) -> None:
+    """Else a caller could train on the same rows again and again, each time with other labels."""
+
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        await caller.approved()
+        await cut(caller)
+        kept = caller.agent.store.checkpoints(JOB)
+        kept.save_alignment(Arrays())
+        for step in range(1, last + 1):
+            kept.save(step, Arrays())
+        assert is_answer(await caller.propose(attempt=2), "ready")
+        said = await cut(caller, 2, done, aligned=True)
+        assert isinstance(said, Ended) and (said.error == "") == covered
+
+    play(trial, tmp_path, talk, ASK)
+
+
 def test_where_nothing_is_kept_to_go_on_after_a_person_is_asked_at_once(
     trial: Trial, tmp_path: Path, ran: list[str]
 ) -> None:
@@ -184,6 +208,44 @@ def test_a_party_that_is_killed_goes_on_without_a_person(tmp_path: Path) -> None
     assert [record.state for record in records if record] == ["done", "done"]
     assert all(record.attempt > 1 and record.given.attempt == 1 for record in records if record)  # type: ignore[union-attr]
     assert [record.attempt for record in (*asked, *also)] == [1, 1]
+
+
+def test_others_are_heard_while_a_large_history_is_read_and_written(
+    trial: Trial, tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is megabytes, where there were many models of many rows."""
+    slow, gaps, used = 0.4, [0.0], list[str]()  # seconds
+
+    def slowed(name: str) -> Callable[..., Any]:
+        whole = getattr(history, name)
+
+        def call(*of: Any) -> Any:
+            time.sleep(slow)
+            used.append(name)
+            return whole(*of)
+
+        return call
+
+    for name in ("load_history", "save_history"):
+        monkeypatch.setattr(history, name, slowed(name))
+
+    async def watch() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    async def talk(caller: Caller) -> None:
+        await caller.propose()
+        await caller.go_on()
+        watching = asyncio.create_task(watch())
+        assert is_answer(await caller.propose(job="b" * 16, action="predict", run=JOB), "ready")
+        await caller.go_on(job="b" * 16)
+        watching.cancel()
+
+    play(trial, tmp_path, talk, rule())
+    assert used == ["load_history", "save_history"] and sum(gaps) > slow
+    assert sorted(gaps)[-2] < slow / 2  # one may be the machine's
 
 
 # Proposals that never run.
@@ -293,3 +355,52 @@ def test_any_number_of_proposals_leaves_a_bounded_store_and_others_are_served_me
     assert sorted(waits)[len(waits) // 2] < 1.0
     assert len(list((tmp_path / "jobs").iterdir())) <= 2 * PROPOSALS
     assert (tmp_path / "ledger.jsonl").read_text().count("\n") == 1  # its header
+
+
+def test_a_flood_of_proposals_over_the_network_leaves_others_served(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"bank": None, "mill": None, "telco": pd.DataFrame({"id": range(9), "b": range(9)})})
+    config = tmp_path / "telco.toml"
+    config.write_text(config.read_text().replace('consent = "grant"', 'consent = "ask"'))
+    found = program("vertical-net")
+    text = "x" * (consent.LARGEST - 500)
+
+    def about(caller: str, number: int) -> dict[str, Any]:
+        return {"job": f"{caller.encode().hex()}{number:08x}", "attempt": 1}
+
+    async def propose(caller: Connected, number: int, label_party: str) -> None:
+        said = found.read({"label_party": label_party, "kind": "classification"}).model_dump(mode="json")
+        proposal = PROPOSAL.model_copy(
+            update={
+                **about(caller.me, number),
+                **{"program": found.name, "parameters": said, "schemas": found.schemas()},
+                "parties": [caller.me, "telco"],
+            }
+        )
+        await caller._control.say("telco", proposal)
+
+    async def flood(bank: Connected) -> None:
+        for number in range(100):
+            await propose(bank, number, text)
+            await bank._control.say("telco", Cancel(**about("bank", number)))
+
+    async def ask(mill: Connected, number: int) -> float:
+        begin = time.monotonic()
+        await propose(mill, number, "mill")
+        word = await mill._control.hear("telco")
+        assert isinstance(word, Answer) and word.state == "waiting"
+        await mill._control.say("telco", Cancel(**about("mill", number)))
+        ended = await mill._control.hear("telco")
+        assert isinstance(ended, Ended)
+        return time.monotonic() - begin
+
+    book = tmp_path / "parties.toml"
+    with serving(tmp_path, "telco"), Connected(book, "bank") as bank, Connected(book, "mill") as mill:
+        mill._there(ask(mill, 99))  # the line is there
+        with ThreadPoolExecutor() as pool:
+            flooding = pool.submit(bank._there, flood(bank))
+            waits = [mill._there(ask(mill, number)) for number in range(20)]
+            flooding.result(60)
+        store = Store(tmp_path / "telco-store")
+        until(lambda: not [record for record in store.all() if record.state == "proposed"], 60)
+        assert size(store.folder) < 2 * (PROPOSALS + 1) * consent.LARGEST
+    assert sorted(waits)[len(waits) // 2] < 1.0

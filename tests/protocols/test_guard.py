@@ -90,6 +90,7 @@ STOPPED: dict[str, tuple[Request, History, int, list[bytes]]] = {
     "min_intersection": (JOB, EMPTY, 6, ids(5)),
     "min_difference": (JOB, fitted(ids(5)), 3, ids(7)),
     "max_distinct_ids": (PREDICT, predicted(ids(5)), 6, ids(7)),
+    "max_fits": (JOB, fitted(ids(5)), 1, ids(7)),
 }
 
 
@@ -99,7 +100,12 @@ def test_each_clause_of_the_guard_stops_a_job_by_itself(clause: str) -> None:
     one, _ = guard(job, history, **{clause: limit})
     said = refused(clause, one.rows, rows)
     assert str(len(rows)) not in said
-    for met in (0, {"min_intersection": 5, "min_difference": 2, "max_distinct_ids": 7}[clause]):
+    if clause == "max_fits":
+        one.rows(ids(5))  # one of those that there are
+    for met in (
+        0,
+        {"min_intersection": 5, "min_difference": 2, "max_distinct_ids": 7, "max_fits": 2}[clause],
+    ):
         guard(job, history, **{clause: met})[0].rows(rows)
 
 

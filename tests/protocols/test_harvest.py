@@ -22,9 +22,10 @@ import pytest
 from protocols.connect import Asked, Connected
 from protocols.errors import LineError, PolicyError
 from protocols.federation import Role
-from protocols.history import Rows, load_history
+from protocols.history import load_history
 from protocols.jobs import Record, Store
 from protocols.party import Coordinator
+from protocols.past import Rows
 from protocols.programs import Seat, program
 from protocols.rules import Action
 from tests.protocols.served import lay_out, serving

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 import zipfile
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols import history as histories
+from protocols import past
 from protocols.errors import ConfigError, DataError
-from protocols.history import KEY, History, load_history, save_history
+from protocols.history import KEY, Histories, History, load_history, save_history
 
 SECRET = bytes(range(KEY))
 _ids = st.lists(st.binary(max_size=3) | st.integers(0, 20).map(lambda n: str(n).encode()), max_size=12)
@@ -104,7 +107,7 @@ def test_a_clock_that_is_set_back_hides_no_alignment() -> None:
 
 
 def test_alignments_take_a_bounded_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(histories, "MOST", 5)
+    monkeypatch.setattr(past, "MOST", 5)
     history = History(SECRET)
     for at in range(20):
         history = history.with_alignment(f"job {at}", 10, 10, NOW).with_matched(f"job {at}", 3)
@@ -112,6 +115,31 @@ def test_alignments_take_a_bounded_place(monkeypatch: pytest.MonkeyPatch) -> Non
     assert history.aligned["matched"].sum() == 60
     assert history.since(NOW)["announced"].sum() == 200  # what is one sum counts at its last moment
     assert history.of("job 19")["matched"].tolist() == [3] and not len(history.of("job 1"))
+
+
+def test_a_history_is_read_once_until_its_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(tmp_path)
+    both, read = (Histories(tmp_path), Histories(tmp_path)), list[str]()
+    load = histories.load_history
+
+    def reading(*of: Any) -> History:
+        read.append("read")
+        return load(*of)
+
+    monkeypatch.setattr(histories, "load_history", reading)
+    for _ in range(3):
+        assert both[0].load("bank", "main").predictions == 0
+    assert len(read) == 1
+    both[1].save("bank", "main", both[1].load("bank", "main").with_prediction("job"))
+    assert [one.load("bank", "main").predictions for one in both] == [1, 1]
+    assert len(read) == 3  # by each once more than what it wrote itself
+    (tmp_path / "_history" / "bank.main.npz").write_bytes(b"")
+    with pytest.raises(DataError, match="damaged"):
+        both[1].load("bank", "main")
+    shutil.rmtree(tmp_path / "_history")  # forgotten on purpose
+    assert both[1].load("bank", "main").predictions == 0
 
 
 def test_peers_and_tables_have_histories_of_their_own(tmp_path: Path) -> None:

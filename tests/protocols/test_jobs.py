@@ -8,23 +8,26 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from protocols import attempt, consent, inbox, jobs, notes
+from protocols.arrays import Arrays
 from protocols.commands.serve import app, parts_app
 from protocols.connect import Connected
-from protocols.errors import CancelledJobError, LineError, PartyError, VflError
-from protocols.jobs import Record, Store
+from protocols.errors import CancelledJobError, LineError, PartyError, ProtocolError, VflError
+from protocols.jobs import Kept, Record, Store
 from protocols.programs import program
 from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.served import lay_out, serving
+from tests.protocols.test_agent import PROPOSAL
 from vfl import VerticalNetClassifier
 
 CASE = CASES["vertical-net"]
@@ -157,6 +160,42 @@ def test_a_job_in_the_queue_is_cancelled(folder: Path, bank: Connected, mill: Co
             second.result(30)
         first.result(60)
     assert ended(folder, job, "post").startswith("cancelled cancelled by mill: telco/fit: cancelled by a ")
+
+
+def test_steps_are_not_gone_on_with_after_another_alignment(tmp_path: Path) -> None:
+    """They are of the rows that were common then."""
+    kept = Kept(tmp_path / "job")
+    assert not kept.some
+    kept.save_alignment(Arrays({"rows": np.arange(3)}))
+    for step in (1, 2, 3):
+        kept.save(step, Arrays({"step": np.array(step)}))
+    assert kept.reached == (True, 3) and kept.steps == [2, 3]
+    with pytest.raises(ProtocolError, match="asked to go on after step 2 without an alignment, kept is one"):
+        kept.agree(2)
+    kept.agree(2, aligned=True)
+    assert kept.latest()[0] == 2 and kept.alignment()["rows"].tolist() == [0, 1, 2]  # type: ignore[index]
+    kept.agree(0, aligned=True)
+    assert kept.reached == (True, 0) and kept.latest() == (0, None) and kept.alignment() is not None
+    kept.agree(0)
+    assert not kept.some and kept.alignment() is None
+    with pytest.raises(ProtocolError, match="asked to go on after step 0 after an alignment, kept is none"):
+        kept.agree(0, aligned=True)
+
+
+def test_few_jobs_of_a_caller_that_were_cut_off_can_be_gone_on_with(tmp_path: Path) -> None:
+    """A caller runs one at a time; who leaves any number behind does not fill the disk."""
+    store, began = Store(tmp_path), datetime.now(UTC)
+    for number in range(jobs.CUT + 3):
+        for caller in ("bank", "mill"):
+            name = f"{caller == 'mill':x}{number:015x}"
+            store.save(Record.of(PROPOSAL.model_copy(update={"job": name}), caller, "failed"))
+            store.checkpoints(name).save(1, Arrays())
+    store.save(Record.of(PROPOSAL.model_copy(update={"job": "f" * 16}), "bank", "running"))
+    store.checkpoints("f" * 16).save(1, Arrays())
+    store.drop_checkpoints(began)
+    left = [int(record.job[1:], 16) for record in store.resumable() if record.state == "failed"]
+    assert sorted(left) == sorted(2 * [*range(3, jobs.CUT + 3)])
+    assert store.checkpoints("f" * 16).some and len(store.all()) == 2 * (jobs.CUT + 3) + 1
 
 
 def test_ctrl_c_cancels_a_job_everywhere(folder: Path, bank: Connected) -> None:

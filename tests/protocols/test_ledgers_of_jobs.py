@@ -17,7 +17,7 @@ from protocols.arrays import Arrays
 from protocols.cli import app
 from protocols.connect import Connected
 from protocols.errors import DataError, LineError
-from protocols.jobs import Store
+from protocols.jobs import Record, Store
 from protocols.parts import Part, save_part
 from protocols.party import Coordinator
 from protocols.programs import Parameters, Program, Seat
@@ -118,6 +118,27 @@ def test_one_that_cannot_keep_its_part_fails_where_another_is_done(
     check_all(tmp_path)
 
 
+def test_one_that_is_lost_when_it_has_agreed_and_the_others_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they sent it was on its way. The next attempt gets through."""
+    honest, lost = consent.Consent.begins, list[int]()
+
+    def begins(self: consent.Consent, record: Record, *more: Any) -> Record:
+        if self.config.name == "telco" and not lost:
+            lost.append(record.attempt)
+            raise LineError("lost")
+        return honest(self, record, *more)
+
+    monkeypatch.setattr(consent.Consent, "begins", begins)
+    run(tmp_path, "fit")
+    telco = [
+        (row["state"], row["attempt"]) for row in rows(ledger(tmp_path, "telco")) if row["entry"] == "job"
+    ]
+    assert telco[:2] == [("agreed", 1), ("failed", 1)] and telco[-1] == ("done", 2)
+    check_all(tmp_path)
+
+
 def test_a_caller_that_has_its_predictions_says_that_a_line_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,9 +179,8 @@ def without_messages(kept: Rows, says: str) -> Rows:
 
 def refused(kept: Rows) -> Rows:
     """All jobs were refused when they were proposed."""
-    left = [row for row in kept if row["entry"] == "header" or row.get("state") == "proposed"]
-    jobs = {row["job"]: {**row, "state": "refused"} for row in left if row["entry"] == "job"}
-    return [*left, *jobs.values()]
+    jobs = {row["job"]: {**row, "state": "refused"} for row in kept if row["entry"] == "job"}
+    return [kept[0], *jobs.values()]
 
 
 ERASED: dict[str, tuple[Callable[[Rows], Rows], str]] = {

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from protocols.commands.serve import app
-from protocols.jobs import Record, Store
+from protocols.jobs import Given, Record, Store
 from tests.protocols.served import lay_out
 
 NOW = datetime.now(UTC)
@@ -71,6 +71,23 @@ def test_what_is_to_be_approved_is_shown_as_it_would_run(store: Store) -> None:
     assert "epochs = 10" in said and "kind = classification" in said  # one of them by default
     assert not store.said("approve", JOB)
     assert "approved" in shown(store, "approve", JOB, stdin="y\n") and store.said("approve", JOB)
+
+
+def test_attempts_and_what_they_run_under_are_shown(store: Store) -> None:
+    asked(
+        store,
+        attempt=4,
+        ran=2,
+        state="running",
+        granted="person",
+        given=Given(attempt=2, when=NOW, attempts=3),
+    )
+    assert "person at attempt 2, 3 attempts so far" in shown(store, "jobs")
+    found = json.loads(shown(store, "jobs", "--json"))[0]
+    assert (found["attempt"], found["ran"], found["given"]["attempts"]) == (4, 2, 3)
+    asked(store, attempt=5, ran=4)
+    said = shown(store, "approve", JOB, stdin="n\n")
+    assert "attempt 5" in said and "attempt 4 ran: this one may compare other ids" in said
 
 
 @pytest.mark.parametrize("state", ["done", "failed", "running"])

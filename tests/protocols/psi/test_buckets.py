@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 
 from protocols.arrays import Arrays
 from protocols.columns import InTable
-from protocols.errors import ConfigError, DataError, LineError
+from protocols.errors import ConfigError, DataError, LineError, ProtocolError
 from protocols.jobs import Kept, common_step
-from protocols.party import Desk, Party, run
+from protocols.party import Desk, Party, Unguarded, run
 from protocols.psi import buckets, kkrt, stored
 from protocols.psi.buckets import capacity
 from protocols.psi.choose import Protocol, meet
@@ -225,6 +226,37 @@ def test_what_is_kept_of_a_run_that_was_begun_anew_is_not_gone_on_with(tmp_path:
     again, _ = play(sets, kept=kept)
     for name in sets:
         np.testing.assert_array_equal(again[name].rows, whole[name].rows)
+
+
+class Announced(Unguarded):
+    """Notes how many ids were announced, and how many could match."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, int]] = []
+
+    def announced(self, peer: str, ids: int, most: int) -> None:
+        self.said.append((ids, most))
+
+
+def test_who_goes_on_announces_what_is_left_and_no_other_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is left could be compared with any number of ids."""
+    guard = Announced()
+    monkeypatch.setattr(Unguarded, "announced", lambda _, *said: guard.announced(*said))
+    sets = {"bank": [*range(100)], "shop": [*range(50, 150)]}
+    kept = {name: Kept(tmp_path / name) for name in sets}
+    with pytest.raises(LineError):
+        play(sets, kept=kept, faults=Plan(cut=("bank", "shop"), cut_after=11))
+    assert guard.said == [(100, 100)] * 2
+    done = min(max(kept[name].steps) for name in sets)
+    for one in kept.values():
+        one.agree(done)
+    with pytest.raises(ProtocolError, match="bank announced 100 ids when this began, now 110; begin it anew"):
+        play({**sets, "bank": [*range(110)]}, kept=kept)
+    play(sets, kept=kept)
+    left = math.ceil(100 * (7 - done) / 7)
+    assert guard.said[-2:] == [(left, left)] * 2
 
 
 def test_what_is_kept_after_a_bucket_does_not_grow(tmp_path: Path) -> None:
