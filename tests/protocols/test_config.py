@@ -81,6 +81,8 @@ def test_what_a_rule_does_not_say_is_not_granted(tmp_path: Path) -> None:
     assert rule.consent == rule.consent_predict == "ask"
     assert min(rule.min_intersection, rule.min_group, rule.min_difference) >= 10
     assert rule.max_predictions and rule.max_distinct_ids and rule.max_fits
+    assert rule.max_asked_job and rule.max_asked_day and rule.max_asked
+    assert rule.protocols == ("ecdh",)
     assert (rule.consent_hours, rule.consent_attempts) == (24, 5)
     assert read_config(write(tmp_path, party[: party.index("[[")]))[0].policy == ()
 
@@ -93,6 +95,10 @@ def test_every_clause_is_read(tmp_path: Path) -> None:
     consent_hours = 6
     consent_attempts = 7
     max_fits = 8
+    protocols = ["ecdh", "kkrt"]
+    max_asked_job = 9
+    max_asked_day = 10
+    max_asked = 11
     min_intersection = 1
     min_group = 2
     allow_plain = true
@@ -121,6 +127,10 @@ def test_every_clause_is_read(tmp_path: Path) -> None:
         "consent_hours": 6,
         "consent_attempts": 7,
         "max_fits": 8,
+        "protocols": ("ecdh", "kkrt"),
+        "max_asked_job": 9,
+        "max_asked_day": 10,
+        "max_asked": 11,
         "min_intersection": 1,
         "min_group": 2,
         "allow_plain": True,
