@@ -270,10 +270,11 @@ def align(
     what is done to all ids before they are compared, any of "strip", "casefold" and "digits" (see
     `protocols.psi.ids.canonical`). reveal: who learns which ids are common, "all", "label-party" alone, or
     nobody ("size": everybody learns how many). protocol: of two parties, "ecdh", "kkrt", or "auto", which
-    takes the second where both have several hundred thousand ids; or "unbalanced", for few ids again and
-    again against many, of which the work is done once; three and more have one of their own. cache: for
-    "unbalanced", a folder in which each party keeps what it needs again, in a store of its own; without it
-    nothing is kept.
+    takes the second where both have several hundred thousand ids and let it be taken; or "unbalanced", for
+    few ids again and again against many, of which the work is done once; three and more have one of their
+    own. A party that serves takes part in all but "ecdh" only where its policy names them: docs/guides/psi.md
+    says what each costs against a peer that cheats. cache: for "unbalanced", a folder in which each party
+    keeps what it needs again, in a store of its own; without it nothing is kept.
     parties: who takes part, by default all. Columns and index labels stay as they are. Estimators align by
     themselves.
 

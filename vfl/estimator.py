@@ -47,7 +47,7 @@ class _VerticalNet(Vertical):
     normalise: what every party does to its ids before they are compared, any of "strip", "casefold" and
         "digits"; see `vfl.align`.
     protocol: by which two parties compare their ids, "ecdh", "kkrt", or "auto", which chooses by their
-        number; see `vfl.align`.
+        number and by what the parties' policies let be taken; see `vfl.align`.
     unmatched: whether `predict` leaves out the label party's rows that not every party knows ("drop"), or
         lists them without a prediction ("nan"). So it does with rows left out by duplicates="first".
     random_state: seed of weights, batches and dropout. Alignment draws its secrets from the operating system.

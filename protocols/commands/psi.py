@@ -50,7 +50,7 @@ def psi(
     ] = "all",
     protocol: Annotated[
         Literal["auto", "ecdh", "kkrt", "unbalanced"],
-        typer.Option(help="By which two parties compare their ids."),
+        typer.Option(help="By which two parties compare their ids; who serves has to allow all but ecdh."),
     ] = "auto",
     cache: Annotated[
         Path | None,

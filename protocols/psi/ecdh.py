@@ -19,7 +19,9 @@ That stops a peer that brings a few ids to look them up, unless it adds made-up 
 Assumes semi-honest parties, decisional Diffie-Hellman on curve25519, the hash as a random oracle, and a line
 that authenticates its ends (mutual TLS), since the ephemeral keys are not signed. A malicious party could put
 ids into its set that it does not hold, which shows it whether they are shared: where ids can be listed (phone
-numbers, short counters) that is a membership test of as many of them as it announces. It could hide ids of
+numbers, short counters) that is a membership test of as many of them as it announces, since as many points
+are answered and no more. Its points could be sums: then it learns of two or three ids together whether all
+are shared, and nothing if one is not. It is one yes or no for a point in any case. It could hide ids of
 its own, or play our blinded ids back to make all of ours look shared. Where only the size is to be learnt, it
 could blind each of its ids under another secret and so learn which are shared: the other order hides that
 only while one secret serves all. It cannot learn our scalar, nor an id that it does not guess.

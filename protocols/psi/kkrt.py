@@ -40,8 +40,8 @@ into its set that it does not hold, as in any such protocol.
 codes so that the value of an id which the sender has shows some of the bits s. A few dozen such ids show all
 of s, and with s it computes every F_j at every y: it can then try any number of guesses, afterwards and by
 itself, and where ids can be listed find out all that the sender has. Nothing here checks the codes: they are
-pseudorandom and have no structure to check. Against a peer that might do so, use ECDH; a policy can demand
-it. (A test carries this out.)
+pseudorandom and have no structure to check. Against a peer that might do so, use ECDH; a party that serves
+runs this protocol only where its policy names it. (Tests carry the attack out.)
 
 A malicious sender that is told the matches could leave out an id's value for one third of the table and learn
 whether the receiver has it there, which depends a little on the receiver's other ids. One that is not told
