@@ -239,12 +239,13 @@ def test_others_are_heard_while_a_large_history_is_read_and_written(
         await caller.propose()
         await caller.go_on()
         watching = asyncio.create_task(watch())
-        assert is_answer(await caller.propose(job="b" * 16, action="predict", run=JOB), "ready")
-        await caller.go_on(job="b" * 16)
+        for job in ("b" * 16, "c" * 16, "d" * 16):
+            assert is_answer(await caller.propose(job=job, action="predict", run=JOB), "ready")
+            await caller.go_on(job=job)
         watching.cancel()
 
     play(trial, tmp_path, talk, rule())
-    assert used == ["load_history", "save_history"] and sum(gaps) > slow
+    assert used == ["load_history", *3 * ["save_history"]] and sum(gaps) > slow
     assert sorted(gaps)[-2] < slow / 2  # one may be the machine's
 
 
