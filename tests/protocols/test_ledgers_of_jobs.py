@@ -17,12 +17,13 @@ from protocols.arrays import Arrays
 from protocols.cli import app
 from protocols.connect import Connected
 from protocols.errors import DataError, LineError
-from protocols.jobs import Record, Store
+from protocols.jobs import Control, Ended, Record, Sealed, Store, Word
 from protocols.parts import Part, save_part
 from protocols.party import Coordinator
 from protocols.programs import Parameters, Program, Seat
 from protocols.talk import Talk
 from protocols.wire.message import Message
+from protocols.wire.record import Record as Ledger
 from protocols.wire.record_rows import CUT
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
@@ -156,6 +157,39 @@ def test_a_caller_that_has_its_predictions_says_that_a_line_was_cut(
     assert states.pop("bank") == ("done", CUT)
     assert {state for state, _ in states.values()} == {"failed"}
     check_all(tmp_path)
+
+
+def test_what_others_call_done_is_on_the_disk_before_they_hear_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power looked like messages that were erased."""
+    unsaved: dict[str, int] = dict.fromkeys(PARTIES, 0)  # messages since the last flush
+    told: list[tuple[str, str, int]] = []
+    append, flush, say = Ledger.append, Ledger._flush, Control.say
+
+    def appended(self: Ledger, *args: Any, **more: Any) -> None:
+        append(self, *args, **more)
+        unsaved[self.party] += 1
+
+    def flushed(self: Ledger) -> None:
+        flush(self)
+        unsaved[self.party] = 0
+
+    async def said(self: Control, to: str, word: Word) -> None:
+        if isinstance(word, Ended | Sealed):
+            told.append((self._me, type(word).__name__, unsaved[self._me]))
+        await say(self, to, word)
+
+    monkeypatch.setattr(Ledger, "append", appended)
+    monkeypatch.setattr(Ledger, "_flush", flushed)
+    monkeypatch.setattr(Control, "say", said)
+    run(tmp_path, "fit")
+    assert {(party, kind) for party, kind, _ in told} == {
+        ("bank", "Sealed"),
+        ("telco", "Ended"),
+        ("shop", "Ended"),
+    }
+    assert all(left == 0 for *_, left in told), told
 
 
 # What one of them does.

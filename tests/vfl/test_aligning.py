@@ -20,6 +20,7 @@ from protocols.commands.psi import app
 from protocols.connect import Connected
 from protocols.errors import AlignmentError, ConfigError, DataError, PolicyError
 from protocols.federation import Federation
+from protocols.history import load_history
 from protocols.parts import load_part
 from protocols.programs import Seat
 from protocols.psi import buckets, stored
@@ -209,6 +210,27 @@ def test_rows_that_will_not_be_learnt_are_refused_before_anything_leaves(
     words = ["--book", str(book), "--me", "bank", "--table", f"{tmp_path}/bank.{kind}", "--id", "id"]
     said = run_cli(app, [*words, "--out", f"{tmp_path}/out.{kind}", "--reveal", *reveal])  # and nobody serves
     assert said.exit_code == 2 and "bank does not learn the rows" in " ".join(said.output.split())
+
+
+@pytest.mark.parametrize("most", [25, 30])
+def test_in_a_ring_the_ids_of_each_peer_count_with_it(tmp_path: Path, most: int) -> None:
+    """The shop hears of the telco's 30 ids through the bank; they count as the telco's all the same."""
+    counts = {"bank": 20, "shop": 40, "telco": 30}
+    tables = {party: pd.DataFrame({"id": np.arange(n), party: 0.0}) for party, n in counts.items()}
+    book = lay_out(tmp_path, tables, POLICY)
+    config = tmp_path / "shop.toml"
+    config.write_text(config.read_text() + f"max_asked_job = {most}\n")
+    with serving(tmp_path, "shop", "telco"), Connected(book, "bank", tables["bank"]) as all_:
+        if most == 30:
+            assert align(all_, id="id", label_party="bank").report.size == 20
+        else:
+            with pytest.raises(
+                PolicyError, match="^shop/align: max_asked_job: a peer may ask about 25 ids in one"
+            ):
+                align(all_, id="id", label_party="bank")
+    for peer in ("bank", "telco"):
+        asked = load_history(tmp_path / "shop-store", peer, "main").aligned["announced"].tolist()
+        assert asked == ([counts[peer]] if counts[peer] <= most else [])
 
 
 def test_the_policy_bounds_an_alignment(data: dict[str, pd.DataFrame], tmp_path: Path) -> None:
