@@ -22,7 +22,9 @@ from vfl import VerticalNetClassifier
 
 ROWS = 5000
 REPEATS = 5
-POLICY = 'min_intersection = 5\nprotocols = ["ecdh", "kkrt", "unbalanced"]\n'
+POLICY = (
+    'min_intersection = 5\nprotocols = ["ecdh", "kkrt", "unbalanced"]\nmax_asked_job = 0\nmax_asked_day = 0\n'
+)
 
 
 def people() -> pd.DataFrame:

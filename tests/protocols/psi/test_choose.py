@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import ConfigError, ProtocolError
-from protocols.psi import choose, kkrt
+from protocols.errors import ConfigError, PolicyError, ProtocolError
+from protocols.party import Party, Unguarded
+from protocols.policy import Guard
+from protocols.psi import choose, ecdh, kkrt, ring
 from protocols.psi.choose import LARGE, Protocol, check_protocol, chosen
 from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
 from protocols.psi.ids import canonical
 from protocols.psi.kkrt import FunctionValues
+from protocols.rules import Compared
+from tests.protocols.granted import EMPTY, JOB, rule
 from tests.protocols.psi.test_ecdh import Role, bodies, numbers, talk
 
 
@@ -61,6 +65,80 @@ def test_the_result_does_not_depend_on_it(
         np.testing.assert_array_equal(met.rows, np.arange(8))
     assert bool(bodies(tap, FunctionValues)) == (protocol in ("auto", "kkrt"))
     assert bool(bodies(tap, BlindedIds)) == bool(bodies(tap, TwiceBlinded)) == (protocol == "ecdh")
+
+
+class Lets(Unguarded):
+    """A policy that names these."""
+
+    def __init__(self, *protocols: Compared) -> None:
+        self.rule = rule(protocols=protocols)
+
+    def protocol(self, name: str) -> None:
+        Guard(self.rule, JOB, EMPTY, lambda history: None).protocol(name)
+
+    def lets(self, protocol: str) -> bool:
+        return self.rule.lets(protocol)
+
+
+IDS = canonical(numbers(1, 2, 3))
+MEETS: dict[Compared, list[Role]] = {
+    "ecdh": [
+        lambda me: ecdh.meet(me, "bank", IDS, "both"),
+        lambda me: ring.compare(me, ["bank", "telco"], IDS, rows=True, tell=True),
+        lambda me: ring.pass_on(me, "bank", ["shop", "telco"], IDS, rows=True, tell=True),
+    ],
+    "kkrt": [lambda me: kkrt.meet(me, "bank", IDS, "both")],
+}
+
+
+@pytest.mark.parametrize("protocol", ["ecdh", "kkrt", "unbalanced"])
+def test_whatever_calls_a_protocol_asks_the_guard_before_anything_leaves(protocol: Compared) -> None:
+    """However a method's parameter is called by which a caller chose it."""
+    others: list[Compared] = [one for one in get_args(Compared) if one != protocol]
+    for meet in [*MEETS.get(protocol, []), role("bank", 3, protocol)]:
+
+        async def guarded(me: Party, meet: Role = meet) -> None:
+            me.desk.guard = Lets(*others)
+            with pytest.raises(
+                PolicyError, match=f"protocols: ids may not be compared by {protocol}; granted"
+            ):
+                await meet(me)
+            assert not len(me.desk.ledger)
+
+        async def waits(me: Party) -> None: ...
+
+        talk(waits, guarded)
+
+
+@pytest.mark.parametrize(
+    ("bank", "shop", "expected"),
+    [
+        (("ecdh", "kkrt"), ("ecdh", "kkrt"), "kkrt"),
+        (("ecdh", "kkrt"), ("ecdh",), "ecdh"),
+        (("kkrt",), ("kkrt", "unbalanced"), "kkrt"),
+        (("ecdh",), ("kkrt",), "ids may not be compared by ecdh; granted are kkrt"),
+        (("ecdh",), ("unbalanced",), "ids may not be compared by auto; granted are unbalanced"),
+    ],
+)
+def test_auto_takes_what_both_let(
+    bank: tuple[Compared, ...], shop: tuple[Compared, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "LARGE", 8)
+
+    def guarded(peer: str, lets: tuple[Compared, ...]) -> Role:
+        async def body(me: Party) -> Any:
+            me.desk.guard = Lets(*lets)
+            return await role(peer, 8, "auto")(me)
+
+        return body
+
+    if expected not in get_args(Compared):
+        with pytest.raises(PolicyError, match=f"^shop/psi: protocols: {expected}"):
+            talk(guarded("shop", bank), guarded("bank", shop))
+        return
+    _, tap, _ = talk(guarded("shop", bank), guarded("bank", shop))
+    assert bool(bodies(tap, FunctionValues)) == (expected == "kkrt")
+    assert bool(bodies(tap, TwiceBlinded)) == (expected == "ecdh")
 
 
 def test_the_size_alone_stays_with_ecdh(monkeypatch: pytest.MonkeyPatch) -> None:
