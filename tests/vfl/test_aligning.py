@@ -21,13 +21,7 @@ from protocols.connect import Connected
 from protocols.errors import AlignmentError, ConfigError, DataError, PolicyError
 from protocols.federation import Federation
 from protocols.history import load_history
-<<<<<<< HEAD
 from protocols.parts import digest, load_part
-||||||| merged common ancestors
-from protocols.parts import load_part
-=======
-from protocols.parts import load_part
->>>>>>> h4-policy
 from protocols.programs import Seat
 from protocols.psi import buckets, stored
 from protocols.psi.choose import Protocol
