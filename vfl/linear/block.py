@@ -1,8 +1,6 @@
-"""One owner's columns: in fixed point, with their coefficients, in coordinates in which they are alike.
+"""One owner's columns: with their coefficients, in coordinates in which they are alike.
 
-No party: what each owner of columns computes for itself. Columns are rounded to 24 bits of their largest
-value, once, and scores and gradients are of the rounded ones: so that the optimum is one of a table that
-differs from the given one by 2^-25, and not a compromise of two.
+No party: what each owner of columns computes for itself.
 
 An owner knows how its own columns go together, and so preconditions the optimisation: with G = c X^T X / n
 and T T^T = (G + 0.3 diag(G) + l2)^-1, it works in coordinates v, w = T v, in which its own block of the
@@ -12,15 +10,18 @@ columns of different owners go together. Numbers, with and without damping, are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from protocols.arrays import Array
 from protocols.errors import DataError
-from vfl.linear.search import Span, products
+from protocols.party import Guard
+from vfl.linear.groups import check_groups
+from vfl.linear.search import MEMORY, Span, products
+from vfl.linear.whole import Factors
 
-BITS = 24  # of a column's largest value
 DAMPING = 0.3
 LEAST = 10  # rows a batch has for each column of whoever learns its gradient
 
@@ -29,23 +30,23 @@ LEAST = 10  # rows a batch has for each column of whoever learns its gradient
 class Columns:
     """An owner's columns over all common rows: those of training first, then those held out."""
 
-    values: Array  # (n, d) float64, rounded
-    ints: Array  # (n, d) int64, below 2^24 in magnitude
-    limits: Array  # (d,) float64: values = ints * limits / 2^24
+    values: Array = field(repr=False)  # (n, d) float64
     training: int  # rows
-
-    @classmethod
-    def of(cls, x: Array, training: int) -> Columns:
-        """Of x (n, d) float64."""
-        limits = np.abs(x).max(axis=0, initial=0.0)
-        limits = np.where(limits > 0, limits, 1.0)
-        ints = np.rint(x / limits * 2.0**BITS).astype(np.int64)
-        return cls(np.ldexp(ints * limits, -BITS), ints, limits, training)
+    names: list[str] = field(repr=False)  # of the first columns: all but the intercept's
 
     @property
     def count(self) -> int:
         """How many there are."""
         return int(self.values.shape[1])
+
+    def check(self, batches: Iterable[Array | slice], guard: Guard) -> None:
+        """PolicyError if the gradient over one of these batches is of too few rows: see `groups`."""
+        for rows in batches:
+            check_groups(self.values[rows, : len(self.names)], self.names, guard)
+
+    def factors(self, rows: Array | slice) -> Factors:
+        """Those of `rows`, for sums with others' residuals."""
+        return Factors.of(self.values[rows])
 
 
 class Block:
@@ -55,10 +56,18 @@ class Block:
     curvature: the loss's; 0 for no preconditioning.
     """
 
-    def __init__(self, x: Columns, start: Array, penalised: Array, l2: float, curvature: float) -> None:
+    def __init__(
+        self,
+        x: Columns,
+        start: Array,
+        penalised: Array,
+        l2: float,
+        curvature: float,
+        memory: int = MEMORY,
+    ) -> None:
         self.x, self._l2, self._penalised = x, l2, penalised.astype(np.float64)[:, None]
         self._to, back = _coordinates(x, l2 * penalised, curvature)
-        self.span = Span(back @ start)
+        self.span = Span(back @ start, memory)
 
     @property
     def coef(self) -> Array:
@@ -67,11 +76,11 @@ class Block:
 
     def turn(self, summed: Array, rows: int) -> None:
         """Take X^T r (d, outputs) of so many rows: the loss's part of the gradient at the coefficients."""
-        self.span.turn(self._to.T @ (summed / rows + self._l2 * self._penalised * self.coef))
+        self.span.turn(self.gradient(summed, rows, self.span.point))
 
-    def curved(self, summed: Array, rows: int, vector: Array) -> Array:
-        """The second derivative times `vector` in the span's coordinates; `summed`: c X^T of its scores."""
-        return np.asarray(self._to.T @ (summed / rows + self._l2 * self._penalised * (self._to @ vector)))
+    def gradient(self, summed: Array, rows: int, point: Array) -> Array:
+        """At a `point` in the span's coordinates, where X^T r is `summed`."""
+        return np.asarray(self._to.T @ (summed / rows + self._l2 * self._penalised * (self._to @ point)))
 
     def penalty(self) -> Array:
         """l2 times the inner products of the coefficients that it is about and of the basis, (b + 1, b + 1).

@@ -94,8 +94,9 @@ async def label_party(
         known = answers(target, aligned.rows, held_out, plan)
         x, hidden_too = table.x[aligned.rows], plan.security == "hidden"
         learns = len(table.names) + 1 if hidden_too else 0  # the intercept's, too
-        scaler, own = prepared(x, table.names, held_out, plan, learns=learns)
-        columns = Columns.of(np.column_stack([own.values, np.ones(len(own.values))]), own.training)
+        scaler, own = prepared(x, table.names, held_out, plan, me.guard, learns=learns)
+        values = np.column_stack([own.values, np.ones(len(own.values))])
+        columns = Columns(values, own.training, table.names)
         begun = _label_start(start, scaler, known)
     # Before the first step, which may take minutes: whoever watches would still see the alignment.
     me.progress("epochs" if plan.solver == "sgd" else "iterations", me.resumed()[0], plan.max_iter)
@@ -134,8 +135,8 @@ async def feature_party(
             learning = table.ids.at(np.delete(aligned.rows, held_out))
             await at.compute(at.guard.learns, learning, cost=0.0)
         x = table.x[aligned.rows]
-        scaler, columns = prepared(x, table.names, held_out, plan, learns=len(table.names))
-        key = plan.keys.key_from_bytes(said.key)
+        scaler, columns = prepared(x, table.names, held_out, plan, at.guard, learns=len(table.names))
+        key: Key = await at.compute(plan.keys.key_from_bytes, said.key, cost=1e8)
         masks = await agree(at, everybody)
         mesh = None
         if plan.security == "hidden":

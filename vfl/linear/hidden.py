@@ -33,11 +33,14 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from protocols.arrays import Array, Arrays
+from protocols.errors import ProtocolError
 from protocols.party import Coordinator, Party
-from vfl.linear.block import Block
-from vfl.linear.sealed import Scale
+from vfl.linear.search import direction, products
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
-from vfl.linear.words import ConjugateStep, ConjugateSums
+from vfl.linear.whole import Told
+from vfl.linear.words import Move, TrialProducts
+
+REMEMBERED = 40  # steps: a quadratic loss goes by all of them, and they are of an owner's columns alone
 
 
 def shares(side: LabelSide | FeatureSide) -> Callable[[Array, Array | slice], Array]:
@@ -47,18 +50,26 @@ def shares(side: LabelSide | FeatureSide) -> Callable[[Array, Array | slice], Ar
     return lambda z, rows: side.loss.residual(z, side.answers.y[rows])
 
 
-Settle = Callable[[Party, ConjugateSums, bool], Awaitable[ConjugateStep]]
+Settle = Callable[[Party, Array], Awaitable[Move]]
 
 
 async def lead(me: Coordinator, side: LabelSide) -> Solved:
-    """The label party's end of conjugate gradients."""
-    run = _Conjugate(side.block(side.loss.curvature))
+    """The label party's end."""
+    run = _Descent(side)
     if not side.start.any():  # of other coefficients nobody here knows the loss
-        run.losses = [side.mean_loss(np.zeros(side.shape), run.training)]
+        run.losses = [side.mean_loss(np.zeros(side.shape), run.rows)]
 
-    async def settle(at: Party, own: ConjugateSums, last: bool) -> ConjugateStep:
-        said = [own, *[await at.recv(peer, ConjugateSums) for peer in side.peers]]
-        found = run.chosen(said, side.plan.tol, last)
+    async def settle(at: Party, own: Array) -> Move:
+        gram = own
+        for peer in side.peers:
+            said = await at.recv(peer, TrialProducts)
+            if said.gram.shape != own.shape:
+                raise ProtocolError(
+                    f"{said.kind} from {peer}: expected {len(own)} vectors, got {len(said.gram)}; is it the "
+                    "same run?"
+                )
+            gram = gram + said.gram
+        found = run.chosen(gram)
         for peer in side.peers:
             await at.send(peer, found)
         return found
@@ -69,37 +80,40 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
 
 async def follow(me: Party, side: FeatureSide) -> Array:
     """A feature party's end: its coefficients (d, 1)."""
-    run = _Conjugate(side.block(side.loss.curvature))
+    run = _Descent(side)
 
-    async def settle(at: Party, own: ConjugateSums, last: bool) -> ConjugateStep:
-        await at.send(side.label_party, own)
-        return await at.recv(side.label_party, ConjugateStep)
+    async def settle(at: Party, own: Array) -> Move:
+        await at.send(side.label_party, TrialProducts(gram=own))
+        return await at.recv(side.label_party, Move)
 
     await _descend(me, side, run, settle)
     return run.block.coef
 
 
-async def _descend(me: Party, side: LabelSide | FeatureSide, run: _Conjugate, settle: Settle) -> int:
+async def _descend(me: Party, side: LabelSide | FeatureSide, run: _Descent, settle: Settle) -> int:
     """The same at all parties; how many steps were taken."""
-    mesh, x, block = side.mesh, side.columns, run.block
+    mesh, x = side.mesh, side.columns
     assert mesh is not None
-    c, rows, cost = side.loss.curvature, run.training, 2.0 * x.values.size
+    cost, share = 2.0 * x.values.size, shares(side)
+    factors = await me.compute(x.factors, run.rows, cost=cost)
+
+    async def gradient(at: Party, point: Array) -> Array:
+        z = await at.compute(run.block.scores, point, cost=cost)
+        change = await mesh.gradient(at, factors, run.told.rest(share(z[run.rows], run.rows)))
+        return run.gradient(change, point)
+
     done, state = me.resumed()
     if state is not None:
         run.restore(state)
     else:
         async with me.within("start") as at:
-            z = await at.compute(block.scores, block.span.point, cost=cost)
-            share = shares(side)(z[rows], rows)
-            block.turn(await mesh.gradient(at, x, rows, share, run.scale), x.training)
-            run.direction = -block.span.gradient
+            for _ in range(1 + side.plan.rehearsals):
+                run.block.span.turn(await gradient(at, run.block.span.point))
     async with me.within("fit") as fit:
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
-                z = await at.compute(block.scores, run.direction, cost=cost)
-                summed = await mesh.gradient(at, x, rows, c * z[rows], run.scale)
-                own = run.sums(block.curved(summed, x.training, run.direction))
-                run.step(await settle(at, own, i + 1 == side.plan.max_iter))
+                own = run.products(await gradient(at, run.trial))
+                run.step(await settle(at, own))
             me.checkpoint(i + 1, run.state)
             me.progress("iterations", i + 1, side.plan.max_iter)
             done = i + 1
@@ -108,55 +122,71 @@ async def _descend(me: Party, side: LabelSide | FeatureSide, run: _Conjugate, se
     return done
 
 
-class _Conjugate:
-    """One owner's part of conjugate gradients. In the span: the point and the gradient there."""
+class _Descent:
+    """One owner's part of L-BFGS whose searches are exact. In the span: the point and the gradient there."""
 
-    def __init__(self, block: Block) -> None:
-        self.block, self.scale, self.training = block, Scale(), slice(0, block.x.training)
-        self.direction = np.zeros_like(block.span.point)
+    def __init__(self, side: LabelSide | FeatureSide) -> None:
+        self.block, self._tol = side.block(REMEMBERED), side.plan.tol
+        self.rows = slice(0, side.columns.training)
+        self.told = Told((side.columns.training, 1))
         self.more, self.converged = True, False
         self.losses: list[float] = []  # at the label party
-        self._curved = self.direction
+        self._summed = np.zeros_like(self.block.span.point)  # X^T of all that was told of shares
+        self._along = np.array([-1.0])  # the direction, in the span's basis
+        self._there = self.block.span.gradient
 
-    def sums(self, curved: Array) -> ConjugateSums:
-        """With the second derivative times the direction."""
-        self._curved, gradient = curved, self.block.span.gradient
-        return ConjugateSums(
-            curved=float((self.direction * curved).sum()),
-            gradient=float((gradient**2).sum()),
-            across=float((gradient * curved).sum()),
-            change=float((curved**2).sum()),
-        )
+    @property
+    def trial(self) -> Array:
+        """The end of a whole step."""
+        return self.block.span.point + self.block.span.combined(self._along)
 
-    def chosen(self, said: list[ConjugateSums], tol: float, last: bool) -> ConjugateStep:
-        """At the label party: the step that all parties' sums ask for."""
-        curved, gradient = sum(own.curved for own in said), sum(own.gradient for own in said)
-        across, change = sum(own.across for own in said), sum(own.change for own in said)
-        step = gradient / curved if curved > 0 else 0.0
-        left = max(gradient + 2 * step * across + step**2 * change, 0.0)
-        self.converged = bool(np.sqrt(left) <= tol)
+    def gradient(self, change: Array, point: Array) -> Array:
+        """At `point`; `change`: X^T of what all were told now."""
+        self._summed = self._summed + change
+        return self.block.gradient(self._summed, self.block.x.training, point)
+
+    def products(self, there: Array) -> Array:
+        """Inner products of the basis, and last of the gradient at the end of a whole step."""
+        self._there = there
+        return products([*self.block.span.basis, there])
+
+    def chosen(self, gram: Array) -> Move:
+        """At the label party: the step that all parties' inner products ask for, and the next direction."""
+        first, *old, there = np.eye(len(gram))
+        along, change = np.append(self._along, 0.0), there - first
+        slope, curved = float(first @ gram @ along), float(along @ gram @ change)
+        step = max(-slope / curved, 0.0) if curved > 0 else 0.0
+        steps, changes = old[: len(old) // 2], old[len(old) // 2 :]
+        steps, changes = [*steps, step * along][-REMEMBERED:], [*changes, step * change][-REMEMBERED:]
+        after = np.stack([first + step * change, *steps, *changes])
+        gram = after @ gram @ after.T
+        self.converged = bool(np.sqrt(max(gram[0, 0], 0.0)) <= self._tol)
         if self.losses:
-            self.losses.append(self.losses[-1] - step * gradient + step**2 / 2 * curved)
-        keep = left / gradient if gradient > 0 else 0.0
-        return ConjugateStep(step=step, keep=keep, more=not (self.converged or last or step == 0.0))
+            self.losses.append(self.losses[-1] + step * slope + step**2 / 2 * curved)
+        return Move(coefficients=direction(gram), step=step, more=not self.converged and step > 0)
 
-    def step(self, told: ConjugateStep) -> None:
-        """Take the label party's step."""
+    def step(self, told: Move) -> None:
+        """Take the label party's step. ProtocolError if the next is of another basis."""
         span = self.block.span
-        span.point = span.point + told.step * self.direction
-        span.gradient = span.gradient + told.step * self._curved
-        self.direction = told.keep * self.direction - span.gradient
-        self.more = told.more
+        gradient = span.gradient + told.step * (self._there - span.gradient)
+        span.move(self._along, told.step)
+        span.turn(gradient)
+        if len(told.coefficients) != len(span.basis):
+            raise ProtocolError(
+                f"{told.kind}: expected {len(span.basis)} coefficients, got {len(told.coefficients)}"
+            )
+        self._along, self.more = told.coefficients, told.more
 
     def state(self) -> Arrays:
         """All that goes on from here."""
-        flags = np.array([self.scale.exponent, self.more, self.converged], np.int64)
-        held = {"direction": np.array(self.direction), "flags": flags, "losses": np.array(self.losses)}
-        return Arrays(self.block.span.arrays("block") | held)
+        held = {"summed": self._summed, "along": self._along, "losses": np.array(self.losses)}
+        held |= {"flags": np.array([self.more, self.converged], np.int64)}
+        copies = {name: np.array(a) for name, a in held.items()}
+        return Arrays(self.block.span.arrays("block") | self.told.arrays() | copies)
 
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns."""
         self.block.span.restore("block", state)
-        self.direction, self.losses = state["direction"], state["losses"].tolist()
-        exponent, more, converged = state["flags"].tolist()
-        self.scale, self.more, self.converged = Scale(exponent), bool(more), bool(converged)
+        self.told.restore(state)
+        self._summed, self._along, self.losses = state["summed"], state["along"], state["losses"].tolist()
+        self.more, self.converged = (bool(flag) for flag in state["flags"].tolist())

@@ -11,10 +11,11 @@ from protocols.errors import ProtocolError
 from protocols.party import Coordinator, Party
 from vfl.linear.block import Block
 from vfl.linear.masks import total
-from vfl.linear.sealed import Scale, Sealer, Sums
+from vfl.linear.sealed import Sealer, Sums
 from vfl.linear.search import Span, direction, line_search, products
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
+from vfl.linear.whole import Factors, Rounded, Told
 from vfl.linear.words import InnerProducts, Move, PartialScores
 
 
@@ -27,15 +28,15 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
     else:
         async with me.within("start") as at:
             run.begin(await _scores(at, side))
+            for _ in range(side.plan.rehearsals):
+                await run.serve(at)
     async with me.within("fit") as fit:
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
-                ints = await at.compute(run.residuals, cost=run.cost)
-                sealer = Sealer(side.key, ints, run.scale.exponent, side.counted(slice(0, len(ints))))
-                await sealer.serve(at, side.peers)
-                await at.compute(run.own_gradient, ints, cost=run.cost)
+                await run.serve(at)
+                await at.compute(run.own_gradient, cost=run.cost)
                 inner = await at.gather(InnerProducts, of=side.peers)
-                scores = await _scores(at, side, run.scale.exponent)
+                scores = await _scores(at, side, run.told.highest)
                 last = i + 1 == side.plan.max_iter
                 move = await at.compute(run.choose, inner, scores, last, cost=20 * run.cost)
                 await at.broadcast(move, to=side.peers)
@@ -49,28 +50,30 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
 
 async def follow(me: Party, side: FeatureSide) -> Array:
     """A feature party's end: its coefficients (d, outputs)."""
-    block = await me.compute(side.block, side.loss.curvature, cost=float(side.columns.values.size))
+    block = await me.compute(side.block, cost=float(side.columns.values.size))
     run = _Following(block)
     done, state = me.resumed()
     x, cost = side.columns, 2.0 * side.columns.values.size * side.outputs
+    factors = await me.compute(side.columns.factors, slice(0, x.training), cost=cost)
     if state is not None:
         run.restore(state)
     else:
         async with me.within("start") as at:
             await _tell(at, side, block.span.point, block, cost)
+            for _ in range(side.plan.rehearsals):
+                await run.ask(at, side, factors)
     async with me.within("fit") as fit:
         for i in range(done, side.plan.max_iter if run.more else done):
             async with fit.within(i) as at:
-                sums = Sums(side.key, x, slice(0, x.training), side.outputs)
-                summed = await sums.ask(at, side.label_party)
-                await at.compute(block.turn, summed, x.training, cost=2.0 * summed.size)
+                await run.ask(at, side, factors)
+                await at.compute(block.turn, run.summed, x.training, cost=2.0 * run.summed.size)
                 inner = InnerProducts(
                     gram=products(block.span.basis),
                     penalty=block.penalty(),
                 )
                 await at.send(side.label_party, inner)
                 # Scores of a gradient are about as large as residuals, which those of counts may be.
-                await _tell(at, side, block.span.gradient, block, cost, sums.exponent)
+                await _tell(at, side, block.span.gradient, block, cost, run.highest)
                 run.move(await at.recv(side.label_party, Move))
             me.checkpoint(i + 1, run.state)
             if not run.more:
@@ -96,28 +99,34 @@ class _Leading:
     """The label party's own columns, and a span of all rows' scores."""
 
     def __init__(self, side: LabelSide) -> None:
-        self.side, self.scale = side, Scale()
-        self.block = side.block(side.loss.curvature)
+        self.side = side
+        self.told = Told((side.answers.training, side.shape[1]))
+        self.block = side.block()
         self.scores = Span(np.zeros(side.shape))
         self.patience = Patience(side.plan.n_iter_no_change)
         self.more, self.converged = True, False
         self.losses: list[float] = []
         self._best = self.block.span.point
-        self._training = slice(0, side.answers.training)
+        self.training = slice(0, side.answers.training)
         self.cost = 2.0 * self.block.x.values.size * side.shape[1] + 10.0 * side.answers.y.size
 
     def begin(self, others: Array) -> None:
         """With the scores that the feature parties' coefficients start with."""
         self.scores.point = others + self.block.scores(self.block.span.point)
 
-    def residuals(self) -> Array:
-        """At the point, as whole numbers."""
-        return self.side.residuals(self.scores.point[self._training], self._training, self.scale)
+    async def serve(self, at: Coordinator) -> None:
+        """Let the others have their gradients at the point."""
+        residuals = await at.compute(self._residuals, cost=self.cost)
+        await Sealer(self.side.key, residuals, self.side.counted(self.training)).serve(at, self.side.peers)
 
-    def own_gradient(self, ints: Array) -> None:
+    def _residuals(self) -> Rounded:
+        """At the point: what the others do not know of them."""
+        return self.told.rest(self.side.residuals(self.scores.point[self.training], self.training))
+
+    def own_gradient(self) -> None:
         """Of its own columns, from the same numbers as everybody's."""
-        x = self.block.x.values[self._training]
-        self.block.turn(x.T @ self.scale.value(ints), len(x))
+        x = self.block.x.values[self.training]
+        self.block.turn(x.T @ self.told.values, len(x))
 
     def choose(self, inner: Mapping[str, InnerProducts], others: Array, last: bool) -> Move:
         """The next step, from what the feature parties say of theirs. It is taken here too."""
@@ -151,7 +160,7 @@ class _Leading:
 
         penalty: l2 times inner products. first: the slope at the start, of the gradients themselves.
         """
-        a, rows = self.side.answers, self._training
+        a, rows = self.side.answers, self.training
         point, along = self.scores.point[rows], self.scores.combined(coefficients)[rows]
         linear = float(penalty[0, 1:] @ coefficients)
         square = float(coefficients @ penalty[1:, 1:] @ coefficients)
@@ -175,7 +184,7 @@ class _Leading:
         return step
 
     def _loss(self) -> float:
-        return self.side.mean_loss(self.scores.point[self._training], self._training)
+        return self.side.mean_loss(self.scores.point[self.training], self.training)
 
     def _judge(self) -> tuple[bool, bool]:
         held_out = slice(self.side.answers.training, None)
@@ -191,16 +200,20 @@ class _Leading:
     def state(self) -> Arrays:
         """All that goes on from here."""
         held = self.block.span.arrays("block") | self.scores.arrays("scores")
-        flags = np.array([self.scale.exponent, self.more, self.converged], np.int64)
-        held |= {"flags": flags, "losses": np.array(self.losses), "best": np.array(self._best)}
+        flags = np.array([self.more, self.converged], np.int64)
+        held |= self.told.arrays() | {
+            "flags": flags,
+            "losses": np.array(self.losses),
+            "best": np.array(self._best),
+        }
         return Arrays(held | {"patience": self.patience.array()})
 
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns or rows."""
         self.block.span.restore("block", state)
         self.scores.restore("scores", state)
-        exponent, more, converged = state["flags"].tolist()
-        self.scale, self.more, self.converged = Scale(exponent), bool(more), bool(converged)
+        self.told.restore(state)
+        self.more, self.converged = (bool(flag) for flag in state["flags"].tolist())
         self.losses, self._best = state["losses"].tolist(), state["best"]
         best, since = state["patience"].tolist()
         self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))
@@ -211,7 +224,15 @@ class _Following:
 
     def __init__(self, block: Block) -> None:
         self.block, self.more = block, True
+        self.summed = np.zeros_like(block.span.point)  # X^T of all that was told of residuals
+        self.highest = 0  # exponent of those
         self._best = block.span.point
+
+    async def ask(self, at: Party, side: FeatureSide, factors: Factors) -> None:
+        """Take in X^T of what is told now."""
+        sums = Sums(side.key, factors, side.outputs)
+        self.summed = self.summed + await sums.ask(at, side.label_party)
+        self.highest = max(self.highest, sums.exponent)
 
     def move(self, move: Move) -> None:
         """Take the label party's step. ProtocolError if it is of another basis."""
@@ -229,10 +250,12 @@ class _Following:
 
     def state(self) -> Arrays:
         """All that goes on from here."""
-        held = self.block.span.arrays("block") | {"best": np.array(self._best)}
-        return Arrays(held | {"flags": np.array([self.more], np.int64)})
+        held = {"best": self._best, "summed": self.summed, "flags": np.array([self.more, self.highest])}
+        return Arrays(self.block.span.arrays("block") | {name: np.array(a) for name, a in held.items()})
 
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns."""
         self.block.span.restore("block", state)
-        self._best, self.more = state["best"], bool(state["flags"][0])
+        self._best, self.summed = state["best"], state["summed"]
+        more, self.highest = state["flags"].tolist()
+        self.more = bool(more)

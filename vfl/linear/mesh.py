@@ -11,18 +11,9 @@ from protocols.arrays import Array
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
 from protocols.wire.message import Message
-from vfl.linear.block import Columns
 from vfl.linear.plan import Plan
-from vfl.linear.sealed import (
-    MaskedGradient,
-    OpenedGradient,
-    Scale,
-    SealedResiduals,
-    Sealer,
-    Sums,
-    chunks,
-    priced,
-)
+from vfl.linear.sealed import MaskedGradient, OpenedGradient, SealedResiduals, Sealer, Sums, chunks, priced
+from vfl.linear.whole import Factors, Rounded
 
 
 class ShareKey(Message, reveals="its public key"):
@@ -38,16 +29,13 @@ class Mesh:
     own: Key = field(repr=False)
     others: dict[str, Key] = field(repr=False)
 
-    async def gradient(self, at: Party, x: Columns, rows: Array | slice, share: Array, scale: Scale) -> Array:
-        """X^T of the sum of everybody's shares over `rows`, (d, 1) float64. share: (b, 1), this party's.
-
-        scale: of this party's shares.
-        """
-        ints = scale.round(share)
-        sealer = Sealer(self.own, ints, scale.exponent, len(ints))
-        sums = {peer: Sums(key, x, rows, 1) for peer, key in self.others.items()}
-        for part in chunks(len(ints)):  # in turns: nobody sends all it has before it takes what came
-            cost = priced(self.own, paillier_encrypt=len(ints[part]))
+    async def gradient(self, at: Party, x: Factors, share: Rounded) -> Array:
+        """X^T of the sum of everybody's shares, (d, 1) float64. share: (b, 1), this party's."""
+        rows = len(share.ints)
+        sealer = Sealer(self.own, share, rows)
+        sums = {peer: Sums(key, x, 1) for peer, key in self.others.items()}
+        for part in chunks(rows):  # in turns: nobody sends all it has before it takes what came
+            cost = priced(self.own, paillier_encrypt=part.stop - part.start)
             sealed = await at.compute(sealer.seal, part, cost=cost)
             for peer in self.others:
                 await at.send(peer, sealed)
@@ -60,8 +48,7 @@ class Mesh:
             masked = await at.recv(peer, MaskedGradient)
             cost = priced(self.own, paillier_decrypt=len(masked.words))
             await at.send(peer, await at.compute(sealer.open, masked, cost=cost))
-        own = x.values[rows]
-        total = await at.compute(np.matmul, own.T, scale.value(ints), cost=2.0 * own.size)
+        total = await at.compute(np.matmul, x.values.T, share.values, cost=2.0 * x.values.size)
         for peer, summed in sums.items():
             total = total + summed.opened(await at.recv(peer, OpenedGradient))
         return np.asarray(total)
@@ -69,6 +56,9 @@ class Mesh:
 
 async def meet(me: Party, peers: Sequence[str], own: Key, plan: Plan) -> Mesh:
     """Exchange public keys with all other parties."""
+    said = ShareKey(key=await me.compute(own.to_bytes, cost=1e8))
     for peer in peers:
-        await me.send(peer, ShareKey(key=own.to_bytes()))
-    return Mesh(own, {peer: plan.keys.key_from_bytes((await me.recv(peer, ShareKey)).key) for peer in peers})
+        await me.send(peer, said)
+    came = {peer: (await me.recv(peer, ShareKey)).key for peer in peers}
+    read = plan.keys.key_from_bytes
+    return Mesh(own, {peer: await me.compute(read, key, cost=1e8) for peer, key in came.items()})

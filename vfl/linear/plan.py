@@ -12,10 +12,12 @@ import pandas as pd
 from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.party import Guard
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import CanonicalIds
 from protocols.tables import Scaler, check_classes, encode_labels, features, labels
 from vfl.linear.block import Columns, check_columns, check_rows
+from vfl.linear.groups import check_groups
 from vfl.linear.losses import LOSSES, Loss
 from vfl.weights import check_weights
 
@@ -44,7 +46,14 @@ class Plan:
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 5
+    warm_start: bool = False
     protocol: Protocol = "auto"
+
+    @property
+    def rehearsals(self) -> int:
+        """How often residuals are told before the first step: of a good start the gradient is small, so they
+        have to be known finely."""
+        return 3 if self.warm_start else 0
 
     @property
     def keys(self) -> Paillier | Plain:
@@ -100,22 +109,24 @@ def standardised(scaler: Scaler, x: Array) -> Array:
 
 
 def prepared(
-    x: Array, names: list[str], held_out: Array, plan: Plan, *, learns: int
+    x: Array, names: list[str], held_out: Array, plan: Plan, guard: Guard, *, learns: int
 ) -> tuple[Scaler, Columns]:
     """The common rows `x` (n, d) as an owner computes with them.
 
     learns: of how many columns this owner learns the gradient of residuals that are not its own. Raises
     DataError for columns without values to learn from, and for batches so small that it could find out
-    residuals.
+    residuals; PolicyError for columns in which few rows make the gradient.
     """
     order, training = split(len(x), held_out)
     used = x[order[:training]]
     if names:
         check_columns(used, names)
     check_rows(smallest_batch(training, plan), learns)
+    if learns:
+        check_groups(used, names, guard)
     plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
     scaler = Scaler.fit(used) if plan.standardise else plain
-    return scaler, Columns.of(standardised(scaler, x[order]), training)
+    return scaler, Columns(standardised(scaler, x[order]), training, names)
 
 
 def held_out_count(rows: int, plan: Plan) -> int:

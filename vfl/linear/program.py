@@ -30,14 +30,13 @@ from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table,
 from vfl.linear.saving import Own
 from vfl.linear.sealed import MaskedGradient, OpenedGradient, SealedResiduals
 from vfl.linear.words import (
-    ConjugateStep,
-    ConjugateSums,
     InnerProducts,
     LinearStart,
     Move,
     PartialScores,
     ProximalStep,
     ProximalSums,
+    TrialProducts,
 )
 from vfl.neural import Order
 from vfl.seats import id_of, table_of, target_of
@@ -210,7 +209,7 @@ SPEAKS = {
         *(LinearStart, MaskPoint, PartialScores, Order),
         *(SealedResiduals, MaskedGradient, OpenedGradient),
         *(InnerProducts, Move, ProximalSums, ProximalStep),
-        *(ShareKey, ConjugateSums, ConjugateStep),
+        *(ShareKey, TrialProducts),
     ),
     "predict": (*SPOKEN, InAllSize, MaskPoint, PartialScores),
 }

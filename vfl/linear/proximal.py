@@ -21,9 +21,10 @@ from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
 from vfl.linear.hidden import shares
 from vfl.linear.masks import total
-from vfl.linear.sealed import Scale, Sealer, Sums
+from vfl.linear.sealed import Sealer, Sums
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
+from vfl.linear.whole import Told
 from vfl.linear.words import PartialScores, ProximalStep, ProximalSums
 
 _SWEEPS, _ENOUGH = 10_000, 0.01
@@ -39,10 +40,15 @@ class Owner:
         self.x, self._l2, self._l1 = x, plan.l2 * penalised[:, None], plan.l1 * penalised[:, None]
         self._curved = side.loss.curvature * (used.T @ used) / len(used)
         self.coef, self.ahead, self.best, self.tried = start, start, start, start
-        self.gradient = np.zeros_like(start)
+        self.summed = np.zeros_like(start)  # X^T of all that was told of residuals
         # L, which only grows; see above.
         self.curvature = 1.0 if side.mesh is None else 1.0 + len(side.mesh.others)
         self.more = True
+
+    @property
+    def gradient(self) -> Array:
+        """Of the loss, at the point ahead."""
+        return np.asarray(self.summed / self.x.training)
 
     def attempt(self) -> ProximalSums:
         """Solve this party's part of a step."""
@@ -88,7 +94,7 @@ class Owner:
 
     def state(self) -> dict[str, Array]:
         """All that goes on from here."""
-        held = {"coef": self.coef, "ahead": self.ahead, "best": self.best}
+        held = {"coef": self.coef, "ahead": self.ahead, "best": self.best, "summed": self.summed}
         flags = np.array([self.curvature, self.more])
         return {name: np.array(a) for name, a in held.items()} | {"flags": flags}
 
@@ -97,6 +103,7 @@ class Owner:
         if state["coef"].shape != self.coef.shape:
             raise DataError(f"the checkpoint is not of this model: expected {list(self.coef.shape)}")
         self.coef, self.ahead, self.best = state["coef"], state["ahead"], state["best"]
+        self.summed = state["summed"]
         curvature, more = state["flags"].tolist()
         self.curvature, self.more = curvature, bool(more)
 
@@ -156,8 +163,9 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
 async def follow(me: Party, side: FeatureSide) -> Array:
     """A feature party's end: its coefficients (d, outputs)."""
     x, leader = side.columns, side.label_party
-    owner, scale = Owner(side), Scale()
+    owner, told = Owner(side), Told((x.training, side.outputs))
     rows, cost = slice(0, x.training), 2.0 * x.values.size * side.outputs
+    factors = await me.compute(side.columns.factors, rows, cost=cost)
     done, state = me.resumed()
 
     async def tell(at: Party, coef: Array) -> None:
@@ -166,7 +174,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
 
     if state is not None:
         owner.restore(state)
-        scale = Scale(int(state["exponent"][0]))
+        told.restore(state)
     elif side.mesh is None:
         async with me.within("start") as at:
             await tell(at, owner.coef)
@@ -174,20 +182,19 @@ async def follow(me: Party, side: FeatureSide) -> Array:
         for i in range(done, side.plan.max_iter if owner.more else done):
             async with fit.within(i) as at:
                 if side.mesh is None:
-                    summed = await Sums(side.key, x, rows, side.outputs).ask(at, leader)
+                    change = await Sums(side.key, factors, side.outputs).ask(at, leader)
                 else:
                     z = await at.compute(owner.scores, owner.ahead, cost=cost)
-                    summed = await side.mesh.gradient(at, x, rows, shares(side)(z[rows], rows), scale)
-                owner.gradient, taken = summed / x.training, False
+                    change = await side.mesh.gradient(at, factors, told.rest(shares(side)(z[rows], rows)))
+                owner.summed, taken = owner.summed + change, False
                 while not taken:
                     await at.send(leader, await at.compute(owner.attempt, cost=100.0 * x.count**2))
                     if side.mesh is None:
                         await tell(at, owner.tried)
-                    told = await at.recv(leader, ProximalStep)
-                    taken = owner.hear(told)
-                owner.step(told)
-            exponent = {"exponent": np.array([scale.exponent], np.int64)}
-            me.checkpoint(i + 1, lambda: Arrays(owner.state() | exponent))  # noqa: B023  # called at once
+                    answer = await at.recv(leader, ProximalStep)
+                    taken = owner.hear(answer)
+                owner.step(answer)
+            me.checkpoint(i + 1, lambda: Arrays(owner.state() | told.arrays()))
             if not owner.more:
                 break
     return owner.coef
@@ -203,13 +210,15 @@ class _Leading:
     """The label party's own columns; in exact mode also all rows' scores, here and ahead."""
 
     def __init__(self, side: LabelSide) -> None:
-        self.side, self.scale, self.owner = side, Scale(), Owner(side)
+        self.side, self.owner = side, Owner(side)
+        self.told = Told((side.answers.training, side.shape[1]))
         self.patience = Patience(side.plan.n_iter_no_change)
         self.converged = False
         self.losses: list[float] = []
         self._momentum = 1.0
         self._here = self._ahead = np.zeros(side.shape)
         self._rows = slice(0, side.answers.training)
+        self._factors = side.columns.factors(self._rows) if side.mesh is not None else None
         self._cost = 2.0 * side.columns.values.size * side.shape[1]
 
     def begin(self, z: Array) -> None:
@@ -220,13 +229,14 @@ class _Leading:
         """Give everybody the gradient at the point ahead."""
         side, rows, x = self.side, self._rows, self.side.columns
         if side.mesh is not None:
+            assert self._factors is not None
             z = await at.compute(self.owner.scores, self.owner.ahead, cost=self._cost)
-            summed = await side.mesh.gradient(at, x, rows, shares(side)(z[rows], rows), self.scale)
+            change = await side.mesh.gradient(at, self._factors, self.told.rest(shares(side)(z[rows], rows)))
         else:
-            ints = side.residuals(self._ahead[rows], rows, self.scale)
-            await Sealer(side.key, ints, self.scale.exponent, side.counted(rows)).serve(at, side.peers)
-            summed = await at.compute(np.matmul, x.values[rows].T, self.scale.value(ints), cost=self._cost)
-        self.owner.gradient = summed / x.training
+            residuals = self.told.rest(side.residuals(self._ahead[rows], rows))
+            await Sealer(side.key, residuals, side.counted(rows)).serve(at, side.peers)
+            change = await at.compute(np.matmul, x.values[rows].T, residuals.values, cost=self._cost)
+        self.owner.summed = self.owner.summed + change
 
     async def attempt(self, at: Coordinator, last: bool) -> ProximalStep:
         """What everybody's part of a step is worth."""
@@ -264,19 +274,18 @@ class _Leading:
 
     def state(self) -> Arrays:
         """All that goes on from here."""
-        numbers = np.array([self.scale.exponent, self._momentum, self.converged])
+        numbers = np.array([self._momentum, self.converged])
         held = {"numbers": numbers, "losses": np.array(self.losses), "patience": self.patience.array()}
-        return Arrays(self.owner.state() | held | {"here": self._here, "there": self._ahead})
+        return Arrays(
+            self.owner.state() | self.told.arrays() | held | {"here": self._here, "there": self._ahead}
+        )
 
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns."""
         self.owner.restore(state)
-        exponent, self._momentum, converged = state["numbers"].tolist()
-        self.scale, self.converged, self.losses = (
-            Scale(int(exponent)),
-            bool(converged),
-            state["losses"].tolist(),
-        )
+        self.told.restore(state)
+        self._momentum, converged = state["numbers"].tolist()
+        self.converged, self.losses = bool(converged), state["losses"].tolist()
         self._here, self._ahead = state["here"], state["there"]
         best, since = state["patience"].tolist()
         self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))

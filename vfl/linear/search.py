@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError
 
-MEMORY = 10  # pairs of a step and the change of the gradient over it
+MEMORY = 20  # pairs of a step and the change of the gradient over it; see decision 022
 _NEAR = 1e-3
 _FARTHEST, _LARGE = 2.0**60, 1e300
 
@@ -24,8 +24,8 @@ _FARTHEST, _LARGE = 2.0**60, 1e300
 class Span:
     """A point, the gradient there, and the last steps with the gradient's changes; arrays of one shape."""
 
-    def __init__(self, point: Array) -> None:
-        self.point = point
+    def __init__(self, point: Array, memory: int = MEMORY) -> None:
+        self.point, self._memory = point, memory
         self.gradient = np.zeros_like(point)
         self.steps: list[Array] = []
         self.changes: list[Array] = []
@@ -52,8 +52,8 @@ class Span:
     def turn(self, gradient: Array) -> None:
         """Take the gradient at the point."""
         if self._step is not None:
-            self.steps = [*self.steps, self._step][-MEMORY:]
-            self.changes = [*self.changes, gradient - self.gradient][-MEMORY:]
+            self.steps = [*self.steps, self._step][-self._memory :]
+            self.changes = [*self.changes, gradient - self.gradient][-self._memory :]
         self.gradient, self._step = gradient, None
 
     def arrays(self, name: str) -> dict[str, Array]:

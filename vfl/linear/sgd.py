@@ -14,9 +14,10 @@ from protocols.party import Coordinator, Party
 from vfl.linear.block import Columns
 from vfl.linear.masks import total
 from vfl.linear.plan import Plan, batches
-from vfl.linear.sealed import Scale, Sealer, Sums
+from vfl.linear.sealed import Sealer, Sums
 from vfl.linear.sides import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
+from vfl.linear.whole import Scale
 from vfl.linear.words import Move, PartialScores
 from vfl.neural import Order
 
@@ -75,12 +76,18 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
             async with fit.within(epoch) as at:
                 order = at.rng("batches").permutation(side.answers.training)
                 await at.broadcast(Order(rows=order.astype(np.uint32)), to=side.peers)
-                for rows in batches(order, side.plan.batch_size):
+                parts = [*batches(order, side.plan.batch_size)]
+                if side.mesh is not None:  # else it learns nothing that it does not know
+                    cost = 20.0 * side.columns.values.size
+                    await at.compute(side.columns.check, parts, at.guard, cost=cost)
+                for rows in parts:
                     if side.mesh is None:
                         summed = await _exact(at, side, run, rows)
                     else:
                         share = side.loss.residual(run.descent.scores(rows), side.answers.y[rows])
-                        summed = await side.mesh.gradient(at, side.columns, rows, share, run.scale)
+                        summed = await side.mesh.gradient(
+                            at, side.columns.factors(rows), run.scale.round(share)
+                        )
                     await at.compute(run.descent.step, summed, len(rows), cost=4.0 * summed.size)
                 held_out = slice(side.answers.training, None)
                 z = await _scores(at, side, run.descent, held_out) if side.plan.early_stopping else None
@@ -102,19 +109,22 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     done, state = me.resumed()
     if state is not None:
         descent.restore(state)
-        scale = Scale(int(state["exponent"][0]))
+        scale.exponent = int(state["exponent"][0])
     async with me.within("fit") as fit:
         for epoch in range(done, side.plan.max_iter if descent.more else done):
             async with fit.within(epoch) as at:
                 order = _order(await at.recv(owner, Order), x.training, owner)
-                for rows in batches(order, side.plan.batch_size):
+                parts = [*batches(order, side.plan.batch_size)]
+                await at.compute(x.check, parts, at.guard, cost=20.0 * x.values.size)
+                for rows in parts:
                     cost = 2.0 * len(rows) * side.start.size
                     z = await at.compute(descent.scores, rows, cost=cost)
                     if side.mesh is None:
                         await at.send(owner, PartialScores(scores=await at.compute(side.masks, z, cost=cost)))
-                        summed = await Sums(side.key, x, rows, side.outputs).ask(at, owner)
+                        summed = await Sums(side.key, side.columns.factors(rows), side.outputs).ask(at, owner)
                     else:
-                        summed = await side.mesh.gradient(at, x, rows, side.loss.curvature * z, scale)
+                        share = scale.round(side.loss.curvature * z)
+                        summed = await side.mesh.gradient(at, side.columns.factors(rows), share)
                     await at.compute(descent.step, summed, len(rows), cost=4.0 * summed.size)
                 if side.plan.early_stopping:
                     z = descent.scores(slice(x.training, None))
@@ -148,9 +158,9 @@ async def _exact(at: Coordinator, side: LabelSide, run: _Leading, rows: Array) -
     with side.key.filling(len(rows)):
         z = await _scores(at, side, run.descent, rows)
     run.summed_loss += side.summed_loss(z, rows)
-    ints = side.residuals(z, rows, run.scale)
-    await Sealer(side.key, ints, run.scale.exponent, side.counted(rows)).serve(at, side.peers)
-    return np.asarray(side.columns.values[rows].T @ run.scale.value(ints))
+    residuals = run.scale.round(side.residuals(z, rows))
+    await Sealer(side.key, residuals, side.counted(rows)).serve(at, side.peers)
+    return np.asarray(side.columns.values[rows].T @ residuals.values)
 
 
 class _Leading:
@@ -185,6 +195,6 @@ class _Leading:
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns."""
         self.descent.restore(state)
-        self.scale, self.losses = Scale(int(state["exponent"][0])), state["losses"].tolist()
+        self.scale.exponent, self.losses = int(state["exponent"][0]), state["losses"].tolist()
         best, since = state["patience"].tolist()
         self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))

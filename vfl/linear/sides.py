@@ -13,7 +13,7 @@ from vfl.linear.losses import Loss
 from vfl.linear.masks import Masks
 from vfl.linear.mesh import Mesh
 from vfl.linear.plan import Answers, Plan
-from vfl.linear.sealed import Scale
+from vfl.linear.search import MEMORY
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class LabelSide:
         """What is minimised."""
         return self.answers.loss
 
-    def block(self, curvature: float) -> Block:
+    def block(self, memory: int = MEMORY) -> Block:
         """The columns with their coefficients."""
-        return Block(self.columns, self.start, self.penalised, self.plan.l2, curvature)
+        return Block(self.columns, self.start, self.penalised, self.plan.l2, self.loss.curvature, memory)
 
-    def residuals(self, z: Array, rows: Array | slice, scale: Scale) -> Array:
-        """Those of `rows` at scores `z` (b, outputs), times their weights, as whole numbers."""
+    def residuals(self, z: Array, rows: Array | slice) -> Array:
+        """Those of `rows` at scores `z` (b, outputs), times their weights."""
         a = self.answers
-        return scale.round(a.loss.residual(z, a.y[rows]) * a.weights[rows, None])
+        return np.asarray(a.loss.residual(z, a.y[rows]) * a.weights[rows, None])
 
     def counted(self, rows: Array | slice) -> int:
         """How many of `rows` have a weight that is not 0."""
@@ -89,9 +89,9 @@ class FeatureSide:
         """All columns."""
         return np.ones(self.columns.count, np.bool_)
 
-    def block(self, curvature: float) -> Block:
+    def block(self, memory: int = MEMORY) -> Block:
         """The columns with their coefficients."""
-        return Block(self.columns, self.start, self.penalised, self.plan.l2, curvature)
+        return Block(self.columns, self.start, self.penalised, self.plan.l2, self.loss.curvature, memory)
 
 
 @dataclass(frozen=True)

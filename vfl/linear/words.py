@@ -63,23 +63,10 @@ class Move(
     restore: bool = False
 
 
-class ConjugateSums(Message, reveals="lengths and angles of its own gradient and direction"):
-    """A party's part of what the step and the next direction follow from."""
+class TrialProducts(Message, reveals="lengths and angles of its own gradients and steps"):
+    """A party's part of how far a step goes, and of the next direction, where nobody knows scores."""
 
-    curved: Number  # direction times second derivative times direction
-    gradient: Positive  # gradient times itself
-    across: Number  # gradient times second derivative times direction
-    change: Positive  # second derivative times direction, times itself
-
-
-class ConjugateStep(
-    Message, reveals="how far the next step goes, how it combines with the last; whether training ends"
-):
-    """The label party's answer."""
-
-    step: Positive
-    keep: Positive
-    more: bool
+    gram: Annotated[Array, Spec("float64", ("b", "b")), AfterValidator(_finite)]
 
 
 class ProximalSums(

@@ -38,6 +38,10 @@ class Key(Protocol):
         """Of the modulus; a plaintext has room for two fewer."""
 
     @property
+    def modulus(self) -> int:
+        """Plaintexts are numbers modulo this."""
+
+    @property
     def can_decrypt(self) -> bool:
         """Whether the private part is here."""
 
@@ -62,7 +66,7 @@ class Key(Protocol):
         """The public part, for `key_from_bytes` at a peer."""
 
     def encrypt(
-        self, x: Any, fixed: Fixed, *, terms: int | None = None, times: Fixed | None = None
+        self, x: Any, fixed: Fixed, *, terms: int | None = None, times: Fixed | None = None, spare: int = 0
     ) -> EncryptedArray:
         """Numbers of any shape, in the range that `fixed` declares; packed if `terms` says for what sums."""
 

@@ -11,10 +11,12 @@ products, and rest on no assumption beyond Paillier's own (n-th residues modulo 
   Short exponents, as in Damgård, Jurik and Nielsen (2010), need a further assumption, and their base -x^2
   needs p = q = 3 mod 4, which phe's keys do not promise.
 - *Everybody else* re-randomises against the owner too, who can read the residue itself and could tell the
-  cosets of a smaller group, so powers of one base are not enough. They take |n| + 256 random bits, in runs of
-  16 as exponents of independent random residues (over a hundred). By the leftover hash lemma the product is
-  within 2^-70 of uniform over *all* n-th residues: over the choice of bases, two exponent vectors collide
-  with probability (1 + 2^-140) / #residues. Each base costs an r^n, so a few obfuscators are made as r^n.
+  cosets of a smaller group, so powers of one base are not enough. They take |n| + 640 random bits, in runs of
+  16 as exponents of independent random residues: 168 of them for 2048 bits. The product is within 2^-70 of
+  uniform over *all* n-th residues, but for a chance of 2^-65 in drawing bases. For that the bases have to
+  reach every coset: by a character of order 2 all but one in 2^168 draws do, and there are at most 2^102 such
+  characters for any n without factors below 2^20 (`proof`), whoever made it; those of higher orders are fewer
+  for what bases they take. Each base costs an r^n, so a few obfuscators are made as r^n.
 
 Nobody is trusted for a base: each party draws its own in each process, and none is sent.
 
@@ -48,6 +50,7 @@ Table = list[list[Any]]  # a row of powers for each digit of an exponent
 _DIGIT = (
     9  # bits of the owner's exponents: 35 MB of powers at 2048 bits, and a third of a second to make them
 )
+EXTRA = 640  # bits of exponents beyond those of n; see above
 FEW = 256  # obfuscators; the comb of random bases costs about as much as 180 of them made as r^n
 
 
@@ -225,7 +228,7 @@ def _owner_residues(p: int, q: int, count: int) -> Words:
 
 @lru_cache(maxsize=4)
 def _public_table(n: Any) -> Table:
-    bases = -(-(n.bit_length() + 256) // 16)
+    bases = -(-(n.bit_length() + EXTRA) // 16)
     return [row for _ in range(bases) for row in _table(residue(n), n * n, 2, 8)]
 
 

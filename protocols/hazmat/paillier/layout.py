@@ -90,11 +90,16 @@ class Layout:
             ints = np.array(values, dtype=np.int64 if small else object)
         except OverflowError:
             raise _misfit() from None
-        if self.slots > 1:
-            ints = ints.reshape(*self.grid[:-1], self.grid[-1] * self.slots)[..., : self.shape[-1]]
+        ints = self.arranged(ints)
         if ints.size and not (-self.bound <= ints.min() and ints.max() <= self.bound):
             raise _misfit()
-        return ints.reshape(self.shape)
+        return ints
+
+    def arranged(self, values: Array) -> Array:
+        """One value for each slot of each plaintext, in `shape`: without those of blank slots."""
+        if self.slots > 1:
+            values = values.reshape(*self.grid[:-1], self.grid[-1] * self.slots)[..., : self.shape[-1]]
+        return values.reshape(self.shape)
 
     def decode(self, ints: Array) -> Array:
         """Numbers: float64 (nearest) where there are fraction bits, else int64, or objects beyond it."""

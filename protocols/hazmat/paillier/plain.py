@@ -57,6 +57,11 @@ class PlainKey:
         return _ADDER
 
     @property
+    def modulus(self) -> int:
+        """As of a key that has so many bits."""
+        return 1 << self.bits
+
+    @property
     def fingerprint(self) -> str:
         """Of this key and no other."""
         return "plain " + self.name.hex()
@@ -70,10 +75,10 @@ class PlainKey:
         return self.name
 
     def encrypt(
-        self, x: Any, fixed: Fixed, *, terms: int | None = None, times: Fixed | None = None
+        self, x: Any, fixed: Fixed, *, terms: int | None = None, times: Fixed | None = None, spare: int = 0
     ) -> EncryptedArray:
         """The numbers as they are, in the layout that they would have under Paillier."""
-        layout = plan(np.shape(x), fixed, self.bits - 2, terms, times)
+        layout = plan(np.shape(x), fixed, self.bits - 2 - spare, terms, times)
         return EncryptedArray(self, self.engine.wrap(layout.pack(fixed.encode(x).ints)), layout, fresh=True)
 
     def decrypt(self, array: EncryptedArray) -> Array:

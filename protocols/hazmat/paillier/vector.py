@@ -19,7 +19,7 @@ from gmpy2 import invert, mpz
 
 from protocols.hazmat.montgomery import MOST_LIMBS, Holds, Modulus
 from protocols.hazmat.paillier.engine import Cells, Index
-from protocols.hazmat.paillier.gmp import joined, opened, owner_exponents, residue, signed
+from protocols.hazmat.paillier.gmp import EXTRA, joined, opened, owner_exponents, residue, signed
 from protocols.hazmat.paillier.words import Words, to_ints, to_words
 
 Name = Literal["ifma", "fma"]
@@ -118,7 +118,7 @@ class Vector:
     def _make_tables(self) -> list[Cells]:
         n = self._n
         if self._primes is None:
-            bases = self._residues(-(-(n.bit_length() + 256) // 16))
+            bases = self._residues(-(-(n.bit_length() + EXTRA) // 16))
             pairs = np.stack([bases, self._whole.power(bases, [256])], axis=1)
             return [self._whole.table(pairs.reshape(-1, bases.shape[1]), 256)]
         h, tables = residue(n), []

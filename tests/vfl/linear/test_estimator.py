@@ -195,7 +195,7 @@ def test_what_crosses_is_encrypted_masked_or_said_to_be_shown(
     sealed = {f"vfl.{name}/1" for name in ("LinearStart", "MaskPoint", "SealedResiduals", "MaskedGradient")}
     shown = {f"vfl.{name}/1" for name in ("OpenedGradient", "Move", "Order")}
     scalars = {f"vfl.{name}/1" for name in ("InnerProducts", "ProximalSums", "ProximalStep", "ShareKey")}
-    scalars |= {"vfl.ConjugateSums/1", "vfl.ConjugateStep/1"}
+    scalars |= {"vfl.TrialProducts/1"}
     allowed = sealed | shown | scalars | ({"vfl.PartialScores/1"} if security == "exact" else set())
     assert sealed <= kinds <= allowed
     # Whoever listens between shop and bank sees no score: only the sum of shop's and telco's tells one.

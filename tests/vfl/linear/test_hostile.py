@@ -21,7 +21,7 @@ from tests.vfl.linear.tables import SMALL, TARGET
 from tests.vfl.linear.test_estimator import FIT, Data, classifier, dealt, people
 from vfl import VerticalLogisticRegression
 from vfl.linear.program import plain_program
-from vfl.linear.words import ConjugateSums, InnerProducts, LinearStart, Move, PartialScores, ProximalStep
+from vfl.linear.words import InnerProducts, LinearStart, Move, PartialScores, ProximalStep, TrialProducts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*without reaching tol")
 
@@ -48,6 +48,7 @@ def first(array: Array, value: float) -> Array:
     return changed
 
 
+HIDDEN = {"security": "hidden", "encryption": SMALL}
 WRONG: list[tuple[dict[str, Any], type[Message], Callable[[Any], dict[str, Any]], str]] = [
     ({}, InnerProducts, lambda m: {"gram": first(m.gram, np.nan)}, "from shop in .*: field gram: .* finite"),
     ({}, InnerProducts, lambda m: {"penalty": first(m.penalty, np.inf)}, "field penalty: .* finite"),
@@ -56,7 +57,9 @@ WRONG: list[tuple[dict[str, Any], type[Message], Callable[[Any], dict[str, Any]]
     ({}, PartialScores, lambda m: {"scores": m.scores[:-1]}, "scores from shop should have shape"),
     ({}, Move, lambda m: {"step": np.nan}, "from bank in .*: field step: .* finite"),
     ({}, Move, lambda m: {"coefficients": first(m.coefficients, np.inf)}, "field coefficients: .* finite"),
-    ({"security": "hidden"}, ConjugateSums, lambda m: {"curved": np.nan}, "field curved: .* finite"),
+    (HIDDEN, TrialProducts, lambda m: {"gram": first(m.gram, np.nan)}, "field gram: .* finite"),
+    (HIDDEN, TrialProducts, lambda m: {"gram": np.eye(9)}, "from shop: expected 2 vectors, got 9"),
+    (HIDDEN, Move, lambda m: {"coefficients": np.ones(7)}, "expected 3 coefficients, got 7"),
     ({"l1": 0.01}, ProximalStep, lambda m: {"curvature": np.inf}, "field curvature: .* finite"),
     ({"l1": 0.01}, ProximalStep, lambda m: {"momentum": -3.0}, "field momentum: "),
     ({}, LinearStart, lambda m: {"outputs": 2}, "2 outputs are none that such a model of .* rows has"),
@@ -124,8 +127,13 @@ class AtLeast(Unguarded):
 @pytest.mark.parametrize("guarded", ["bank", "shop"])
 def test_a_policy_is_asked_about_the_rows_of_a_batch(data: Data, guarded: str) -> None:
     """Not about all rows: every batch has a gradient of its own."""
+    # Columns of signs, so that about half of a batch's rows are behind each gradient.
+    signs = {
+        party: table.assign(**{str(name): np.sign(table[name]) for name in table.select_dtypes("float")})
+        for party, table in data.items()
+    }
     model = classifier(solver="sgd", batch_size=40, max_iter=1)
-    roles, seed = captured(lambda tables: model.fit(tables, **FIT), data)
+    roles, seed = captured(lambda tables: model.fit(tables, **FIT), signs)
 
     def asking(role: Role, least: int) -> Role:
         async def asked(me: Coordinator) -> Any:
@@ -134,7 +142,7 @@ def test_a_policy_is_asked_about_the_rows_of_a_batch(data: Data, guarded: str) -
 
         return asked
 
-    simulate({**roles, guarded: asking(roles[guarded], 40)}, seed=seed)
+    simulate({**roles, guarded: asking(roles[guarded], 12)}, seed=seed)
     with pytest.raises(PolicyError, match=f"{guarded}.*a statistic would be of 4. rows"):
         simulate({**roles, guarded: asking(roles[guarded], 50)}, seed=seed)
 

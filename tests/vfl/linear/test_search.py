@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError
-from vfl.linear.search import Span, direction, line_search, products
+from vfl.linear.search import MEMORY, Span, direction, line_search, products
 
 
 def textbook(gradient: Array, steps: list[Array], changes: list[Array]) -> Array:
@@ -24,7 +24,7 @@ def textbook(gradient: Array, steps: list[Array], changes: list[Array]) -> Array
     return -r
 
 
-@given(st.integers(0, 2**32), st.integers(0, 13), st.integers(1, 5))
+@given(st.integers(0, 2**32), st.integers(0, MEMORY + 3), st.integers(1, 5))
 def test_directions_need_no_vectors(seed: int, turns: int, owners: int) -> None:
     rng = np.random.default_rng(seed)
     curved = rng.normal(size=(7, 7))
@@ -48,7 +48,7 @@ def test_directions_need_no_vectors(seed: int, turns: int, owners: int) -> None:
             span.move(coefficients, step)
     found = whole.combined(turn())[:, 0]
     steps, changes = ([v[:, 0] for v in vectors] for vectors in (whole.steps, whole.changes))
-    assert len(steps) == min(turns, 10)
+    assert len(steps) == min(turns, MEMORY)
     expected = textbook(whole.gradient[:, 0], steps, changes)
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
     parts = np.concatenate([span.combined(turn()) for span in spans])[:, 0]

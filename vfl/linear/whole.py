@@ -1,0 +1,143 @@
+"""Residuals and columns as whole numbers so small that their sums fit a window of few bits.
+
+No party: numerics, of which both ends of `sealed` do their part. A sum of residuals times a column is an
+exact integer of at most `WINDOW` - `CHECK` bits and a sign, because the lengths of both are bounded (Cauchy
+and Schwarz): that of n residuals by sqrt(n) 2^bits, that of a column by what this leaves. Only the owner
+knows how fine its columns can then be; nobody has to be told.
+
+So few bits are enough because residuals need not be told finely. Where everybody follows the same rows step
+after step, what is told is the change since the last time, and what rounding left out then is part of it
+(`Told`): steps get shorter, and so does what is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil, isqrt, log2, sqrt
+from typing import Self
+
+import numpy as np
+
+from protocols.arrays import Array
+from protocols.errors import DataError
+from protocols.hazmat.paillier import Fixed
+
+WINDOW = 34  # bits of a sum that its receiver is told
+CHECK = 1  # of them, beyond those of sums: half of all wrong sums show in one
+NOISE = 10  # bits that rounding residuals is below their root mean square, in the mean of all rows
+FARTHEST = 400  # a power of two that no residual is beyond
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Numbers (n, outputs) as whole ones: their root mean square is at most 2^detail(n), for each output."""
+
+    ints: Array = field(repr=False)  # (n, outputs) float64
+    exponent: int  # of a power of two above the root mean square of the numbers
+
+    @classmethod
+    def of(cls, numbers: Array, least: int = -FARTHEST) -> Self:
+        """In units of a power of two. least: no lower exponent. DataError for infinite or too large ones."""
+        bits = detail(len(numbers))
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = np.sqrt((numbers**2).mean(axis=0)).max(initial=0.0)
+        exponent = max(least, exponent_of(size))
+        ints = np.rint(np.ldexp(numbers, bits - exponent))
+        if (ints**2).sum(axis=0).max(initial=0.0) > len(ints) * 4**bits:  # by rounding up
+            exponent += 1
+            ints = np.rint(np.ldexp(numbers, bits - exponent))
+        return cls(ints, exponent)
+
+    @property
+    def values(self) -> Array:
+        """What they stand for."""
+        return np.ldexp(self.ints, self.exponent - detail(len(self.ints)))
+
+
+def detail(rows: int) -> int:
+    """Bits of residuals, at their root mean square: as many rows' rounding is lost in their sum."""
+    return max(1, round(NOISE - log2(max(rows, 1)) / 2))
+
+
+def exponent_of(size: float) -> int:
+    """Of a power of two above `size`."""
+    if not size < 2.0**FARTHEST:  # NaN too
+        raise DataError(
+            "training diverged: residuals are not finite, or too large; lower the learning rate, raise l2, "
+            "or scale counts down"
+        )
+    return max(int(np.frexp(size)[1]), -FARTHEST) if size else -FARTHEST
+
+
+class Scale:
+    """The power of two that residuals of one batch after the other are told with: it only grows."""
+
+    def __init__(self) -> None:
+        self.exponent = 0
+
+    def round(self, residuals: Array) -> Rounded:
+        """What is told of one batch."""
+        rounded = Rounded.of(residuals, self.exponent)
+        self.exponent = rounded.exponent
+        return rounded
+
+
+class Told:
+    """What others know of numbers (n, outputs) that change: the sum of all that they were told."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.values, self.highest = np.zeros(shape), 0
+
+    def rest(self, numbers: Array) -> Rounded:
+        """What is to be told so that they know `numbers`, about."""
+        # At first by the largest, which of classes tells nothing: there is always one of nearly 1.
+        least = -FARTHEST if self.values.any() else exponent_of(np.abs(numbers).max(initial=0.0))
+        rounded = Rounded.of(numbers - self.values, least)
+        self.values = self.values + rounded.values
+        self.highest = max(self.highest, rounded.exponent)
+        return rounded
+
+    def arrays(self) -> dict[str, Array]:
+        """For a checkpoint."""
+        return {"told": np.array(self.values), "highest": np.array([self.highest], np.int64)}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Take up what `arrays` gave."""
+        self.values, self.highest = np.array(state["told"]), int(state["highest"][0])
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Columns (n, d) as whole numbers, for sums with `Rounded` ones."""
+
+    ints: Array = field(repr=False)  # (n, d) int64
+    scale: Array = field(repr=False)  # (d,): ints are columns times this
+    values: Array = field(repr=False)  # (n, d) float64
+
+    @classmethod
+    def of(cls, columns: Array) -> Self:
+        """As finely as sums have room for."""
+        rows = len(columns)
+        largest = np.abs(columns).max(axis=0, initial=0.0)
+        largest = np.where(largest > 0, largest, 1.0)
+        length = np.sqrt(((columns / largest) ** 2).sum(axis=0)) * largest
+        most = longest(rows) - sqrt(rows) / 2 - 1  # rounding may lengthen
+        scale = most / np.where(length > 0, length, 1.0)
+        return cls(np.rint(columns * scale).astype(np.int64), scale, columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self.ints.shape
+        return rows, columns
+
+
+def longest(rows: int) -> int:
+    """How long a column of whole numbers may be, so that no sum is above 2^(WINDOW - 1 - CHECK)."""
+    return isqrt(4 ** (WINDOW - 1 - CHECK - detail(rows)) // max(rows, 1))
+
+
+def ranges(rows: int) -> tuple[Fixed, Fixed]:
+    """Of residuals and of columns: no number is larger than all of them are long."""
+    return Fixed(ceil(sqrt(max(rows, 1)) * 2 ** detail(rows))), Fixed(longest(rows))
