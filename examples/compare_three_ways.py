@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from protocols.compare import compare
-from protocols.data import from_frame, load
-from protocols.task import Task
+from protocols.compare.datasets import from_frame, load
+from protocols.compare.run import compare
+from protocols.compare.task import Task
 
 
 def fewer_rows(task: Task, rows: int) -> Task:

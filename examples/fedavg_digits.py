@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from horizontal import FedClassifier
-from protocols.partition import dirichlet
+from protocols.data.partition import dirichlet
 
 
 def main(clients: int = 5, alpha: float = 0.3) -> None:

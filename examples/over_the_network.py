@@ -18,7 +18,7 @@ from sklearn.datasets import load_breast_cancer
 
 from horizontal import FedClassifier
 from protocols.federation import Federation
-from protocols.trial import new_trial
+from protocols.service.trial import new_trial
 from vfl import VerticalNetClassifier
 
 COLUMNS, ROWS = ("bank", "telco", "shop"), ("server", "north", "south")
@@ -46,7 +46,7 @@ def start(folder: Path) -> list[subprocess.Popen[bytes]]:
     configs = [f"columns/{party}.toml" for party in COLUMNS[1:]] + [
         f"rows/{party}.toml" for party in ROWS[1:]
     ]
-    command = [sys.executable, "-m", "protocols.cli", "serve"]
+    command = [sys.executable, "-m", "protocols.cli.main", "serve"]
     logs = [(folder / config).with_suffix(".log").open("wb") for config in configs]
     return [
         subprocess.Popen([*command, str(folder / config)], stderr=log)

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from protocols.partition import iid
+from protocols.data.partition import iid
 from split import SplitClassifier
 
 

@@ -1,8 +1,8 @@
 """Scikit-learn's face of FedAvg: clients with rows of the same columns, and a server that averages.
 
 Each client is a party; the server is one more, named "server". What each learns is told in
-`horizontal.rounds` (the server: every update in the clear) and `horizontal.setup` (columns, moments, labels).
-Predicting is local: every client holds the final model, and no message is sent.
+`horizontal.rounds` (the server: every update in the clear) and `horizontal.agreement` (columns, moments,
+labels). Predicting is local: every client holds the final model, and no message is sent.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pydantic import JsonValue
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
-from horizontal import storage
+from horizontal import part
 from horizontal.program import METHODS, FedAvg, local_rule, program
 from horizontal.rounds import Trained, predictor
 from protocols.arrays import Array
-from protocols.clients import SERVER, check_clients, check_columns, row_clients
+from protocols.data.tables import Kind, features
 from protocols.errors import ConfigError, NotFittedError, marked
 from protocols.federation import Federation, Role, simulate
+from protocols.learning.clients import SERVER, check_clients, check_columns, row_clients
+from protocols.learning.training import check_network, probabilities
 from protocols.programs import Seat
 from protocols.progress import bar
 from protocols.saving import save_parts
-from protocols.tables import Kind, features
-from protocols.training import check_network, probabilities
 
 Tables = Mapping[str, pd.DataFrame] | Federation
 
@@ -119,7 +119,7 @@ class _Federated(BaseEstimator):
         if not isinstance(parameters["model"], str):
             del parameters["model"]
         parts = {
-            party: storage.part_of(
+            party: part.part_of(
                 *(self._method(), party, self._trained),
                 parameters=parameters,
                 target=self.target_,
@@ -139,7 +139,7 @@ class _Federated(BaseEstimator):
 
         A network of the caller's own is stored without its code: pass a module of the same shape as `model`.
         """
-        told, trained = storage.load(Path(store), run, party, cls._method())
+        told, trained = part.load(Path(store), run, party, cls._method())
         if told["brought"] and model is None:
             raise ConfigError(
                 f"run {run!r} trained a network of the caller's own; pass one of its shape as model"

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from protocols.arrays import Arrays
-from protocols.training import Settings, epoch_flops, train
+from protocols.learning.training import Settings, epoch_flops, train
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Who learns what: see `horizontal.rounds`. The test rows are dealt out too, and p
 from __future__ import annotations
 
 from horizontal.estimator import FedClassifier, FedRegressor
-from protocols.clients import SERVER
-from protocols.models import count_parameters
-from protocols.task import Method, Outcome, Task, score
+from protocols.compare.task import Method, Outcome, Task, score
+from protocols.learning.clients import SERVER
+from protocols.learning.networks import count_parameters
 
 
 def fedavg(task: Task) -> list[Method]:

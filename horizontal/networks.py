@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from protocols.data.tables import Kind
 from protocols.errors import ConfigError
-from protocols.models import network
+from protocols.learning.networks import network
+from protocols.learning.training import outputs
 from protocols.randomness import torch_seeded
-from protocols.tables import Kind
-from protocols.training import outputs
 
 Network = Callable[[int, int], nn.Module]  # (feature columns, outputs) -> a new module
 

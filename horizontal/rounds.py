@@ -24,20 +24,20 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from horizontal.agreement import Agreed, agree, tensors, unite
 from horizontal.local import LocalRule
 from horizontal.networks import Network
+from horizontal.rules import ServerRule, average, is_finite, mean_flops, mean_model
 from horizontal.sampling import check_fraction, others, sample
-from horizontal.server import ServerRule, average, is_finite, mean_flops, mean_model
-from horizontal.setup import Agreed, agree, tensors, unite
 from protocols.arrays import Array, Arrays
-from protocols.clients import Rows
+from protocols.data.tables import Scaler
 from protocols.errors import ConfigError, ProtocolError
-from protocols.models import dry_run
+from protocols.learning.agreement import scaled
+from protocols.learning.clients import Rows
+from protocols.learning.networks import dry_run
+from protocols.learning.training import outputs, outputs_flops
 from protocols.party import Coordinator, Party
-from protocols.rows import scaled
 from protocols.saving import prefixed, under
-from protocols.tables import Scaler
-from protocols.training import outputs, outputs_flops
 from protocols.wire.message import Message
 
 

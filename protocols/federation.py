@@ -15,16 +15,16 @@ import pandas as pd
 
 from protocols.errors import ConfigError, DataError, marked
 from protocols.party import Coordinator, Desk, run
+from protocols.policy.rules import Action
 from protocols.progress import Report
-from protocols.rules import Action
 from protocols.wire.clock import run_virtual
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Local, Network
 
 if TYPE_CHECKING:
-    from protocols.connect import Connected
     from protocols.programs import Parameters, Program, Seat
+    from protocols.service.caller import Connected
 
 P = TypeVar("P", bound="Parameters")
 Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
@@ -99,7 +99,7 @@ class Federation(Mapping[str, pd.DataFrame]):
     @classmethod
     def of(cls, data: Mapping[str, pd.DataFrame]) -> Federation | Connected:
         """`data` itself if it is a federation, else one of the tables in `data`."""
-        from protocols.connect import Connected
+        from protocols.service.caller import Connected
 
         return data if isinstance(data, Federation | Connected) else cls(data)
 
@@ -129,7 +129,7 @@ class Federation(Mapping[str, pd.DataFrame]):
         of its tables a party is to use, where it serves more than one. insecure: no TLS, on loopback only.
         patience: seconds to wait for a party that is away. Use as a context, or call `close`.
         """
-        from protocols.connect import Connected
+        from protocols.service.caller import Connected
 
         return Connected(file, me, data, store=store, tables=tables, insecure=insecure, patience=patience)
 

@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.columns import IdColumn
+from protocols.data.sources import fingerprint
 from protocols.errors import ConfigError, nearest
 from protocols.federation import Role
 from protocols.logs import log
 from protocols.parts import Part
-from protocols.rules import Bound
-from protocols.sources import fingerprint
+from protocols.policy.rules import Bound
+from protocols.psi.id_columns import IdColumn
 from protocols.wire.message import Message
 from protocols.wire.reveals import fields, load_messages
 
@@ -80,7 +80,7 @@ class Seat:
 
     @property
     def fingerprint(self) -> str:
-        """Of its table or ids, as `protocols.sources.fingerprint`, and of what it brings; "" if none."""
+        """Of its table or ids, as `protocols.data.sources.fingerprint`, and of what it brings; "" if none."""
         if self.table is None:
             return "" if self.ids is None else self.ids.fingerprint
         said = hashlib.sha256(fingerprint(self.table).encode())

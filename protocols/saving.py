@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from protocols.arrays import Array, Arrays
+from protocols.data.tables import Scaler
 from protocols.errors import ConfigError, DataError, marked
 from protocols.parts import Part, digest, load_part, save_part
-from protocols.tables import Scaler
 
 
 def save_parts(store: Path, run: str | None, parts: Mapping[str, Part]) -> str:

@@ -1,8 +1,8 @@
 """`SplitClassifier` and `SplitRegressor`: split learning behind `fit` and `predict`.
 
-The row-clients named in the data, and a party "server" that has no data. Who learns what: `split.variants`,
-before training `split.setup`, when predicting `split.prediction`. Over a mapping of tables all parties are in
-one process; what each keeps is still apart, and predictions go over the lines as well.
+The row-clients named in the data, and a party "server" that has no data. Who learns what: `split.roles`,
+before training `split.agreement`, when predicting `split.prediction`. Over a mapping of tables all parties
+are in one process; what each keeps is still apart, and predictions go over the lines as well.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.clients import SERVER, check_clients, check_columns, row_clients
+from protocols.data.tables import Kind
 from protocols.errors import ConfigError, NotFittedError
 from protocols.federation import Federation
+from protocols.learning.clients import SERVER, check_clients, check_columns, row_clients
+from protocols.learning.training import Settings, check_network, probabilities
 from protocols.programs import Seat
 from protocols.progress import bar
 from protocols.saving import load_parts, save_parts
-from protocols.tables import Kind
-from protocols.training import Settings, check_network, probabilities
-from split import storage
-from split.layers import cut_positions
+from split import part as storage
+from split.agreement import ClientPart, ServerPart
+from split.chain import cut_positions
+from split.part import Own
 from split.program import METHODS, SplitNet, program
-from split.setup import ClientPart, ServerPart
-from split.storage import Own
 
 CLIENT = "client"  # whoever asks for a prediction of one table
 Tables = Mapping[str, pd.DataFrame] | Federation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from protocols.clients import SERVER
-from protocols.models import count_parameters
-from protocols.task import Method, Outcome, Task, score
+from protocols.compare.task import Method, Outcome, Task, score
+from protocols.learning.clients import SERVER
+from protocols.learning.networks import count_parameters
 from split.estimator import SplitClassifier, SplitRegressor
 
 

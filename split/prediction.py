@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array
-from protocols.clients import SERVER, canonical_ids
-from protocols.cut import Smashed, from_wire
+from protocols.learning.clients import SERVER, canonical_ids
+from protocols.learning.cut import Smashed, from_wire
+from protocols.learning.training import outputs, outputs_flops
 from protocols.party import Party
-from protocols.training import outputs, outputs_flops
-from split.messages import Outputs, RowCount
-from split.setup import ClientPart, ServerPart, standardised
+from split.agreement import ClientPart, ServerPart, standardised
+from split.handover import Outputs, RowCount
 
 ROWS = 4096  # of a batch
 

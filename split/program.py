@@ -1,7 +1,7 @@
 """Split learning as a program: what a job says to all parties, and what each makes of its own seat.
 
 Takes part: the party named "server", which has layers and no table, and every other party as a client, in
-turn order. All are told `SplitNet`; who learns what from the run is told in `split.variants`, `split.setup`
+turn order. All are told `SplitNet`; who learns what from the run is told in `split.roles`, `split.agreement`
 and `split.prediction`.
 """
 
@@ -11,22 +11,22 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from protocols.clients import SERVER, Columns, read_client, row_clients
-from protocols.cut import CutGradient, LabelledSmashed, Smashed
+from protocols.data.tables import Classes, Kind, Moments, Scaling, features
 from protocols.errors import ConfigError
 from protocols.federation import Role
-from protocols.models import Registered, network
+from protocols.learning.clients import SERVER, Columns, read_client, row_clients
+from protocols.learning.cut import CutGradient, LabelledSmashed, Smashed
+from protocols.learning.networks import Registered, network
+from protocols.learning.training import Settings, check_network, load_optimizers
 from protocols.parts import Part
 from protocols.programs import Parameters, Program, Seat
-from protocols.tables import Classes, Kind, Moments, Scaling, features
-from protocols.training import Settings, check_network, load_optimizers
-from split import storage
-from split.layers import Plan, check_cut, cut_positions
-from split.messages import HandOver, Outputs, RowCount
+from split import part as storage
+from split.agreement import ClientPart, ServerPart
+from split.chain import Plan, check_cut, cut_positions
+from split.handover import HandOver, Outputs, RowCount
+from split.part import Own
 from split.prediction import answer, ask
-from split.setup import ClientPart, ServerPart
-from split.storage import Own
-from split.variants import client, server
+from split.roles import client, server
 
 METHODS = {"classification": "SplitClassifier", "regression": "SplitRegressor"}
 

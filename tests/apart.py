@@ -14,9 +14,9 @@ import pandas as pd
 from protocols.errors import marked
 from protocols.federation import Federation, Role, Run, simulate
 from protocols.parts import Part
+from protocols.policy.rules import Action
 from protocols.programs import Program, Seat, program
 from protocols.progress import Report
-from protocols.rules import Action
 
 Kept = dict[str, Part]
 

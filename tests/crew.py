@@ -20,11 +20,11 @@ from torch import nn
 
 from protocols.errors import VflError
 from protocols.federation import Federation, Role, Run
-from protocols.serving import serve_role
-from protocols.wire.frames import Limits
+from protocols.network.frames import Limits
+from protocols.network.grpc import Grpc
+from protocols.network.tls import Credentials
+from protocols.service.role import serve_role
 from protocols.wire.ledger import Ledger
-from protocols.wire.remote import Grpc
-from protocols.wire.tls import Credentials
 from tests.forked import CONTEXT
 from tests.protocols.seeds import seed_for
 from tests.waiting import HANG

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from protocols import attempt, connect, inbox, jobs
-from protocols.connect import Connected
 from protocols.errors import CancelledJobError, LineError, VflError
 from protocols.federation import Role, Run
-from protocols.serving import serve_role
+from protocols.network.frames import Limits
+from protocols.service import attempt, caller, conversation, jobs
+from protocols.service.caller import Connected
+from protocols.service.role import serve_role
 from protocols.wire import faults
-from protocols.wire.frames import Limits
 from protocols.wire.transport import Transport
 from tests.figures import SAME, left, many, noted
 from tests.protocols.networked import ALL, POLICY, SEED, WHICH, Case, Outcome
@@ -29,7 +29,7 @@ from tests.protocols.weather import Proxies, proxied
 LIMITS = Limits(patience=3.0, handshake=1.0, keepalive=0.5, again=1.0)
 CALL = 5.0  # seconds to wait for a party that is away
 # Seconds until an error: of each attempt, the waits for a party and for a line, and the pauses between them.
-WAITS = connect.TRIES * (CALL + LIMITS.patience) + sum(0.1 * 2**tries for tries in range(connect.TRIES))
+WAITS = caller.TRIES * (CALL + LIMITS.patience) + sum(0.1 * 2**tries for tries in range(caller.TRIES))
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Bad:
             return error
         finally:
             # An attempt may come to its last message each time, on a machine that became slower since.
-            assert time.monotonic() - begin < WAITS + 5 * connect.TRIES * self.undisturbed
+            assert time.monotonic() - begin < WAITS + 5 * caller.TRIES * self.undisturbed
         self.expected.check(outcome)
         return None
 
@@ -65,7 +65,7 @@ def bad(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("bad")
     lay_out(folder, case.tables(), POLICY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inbox, "LEASE", 5.0)
+        patch.setattr(conversation, "LEASE", 5.0)
         patch.setattr(jobs, "RENEW", 1.0)
         with known_seeds(SEED), proxied(folder) as proxies, served(folder, *case.served, limits=LIMITS):
             own = case.tables()[case.caller]
@@ -117,6 +117,6 @@ def test_what_comes_twice_and_out_of_order_changes_nothing(
         await asyncio.gather(*below._late)  # nothing is lost
         return run
 
-    for module in (attempt, connect):
+    for module in (attempt, caller):
         monkeypatch.setattr(module, "serve_role", wild)
     assert bad.play(None) is None

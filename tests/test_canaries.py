@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 import torch
 
-from protocols import consent
-from protocols.connect import Connected
 from protocols.errors import VflError
-from protocols.jobs import Store
 from protocols.logs import structured
 from protocols.programs import program
 from protocols.psi import curve, ecdh, ring
+from protocols.service import consent
+from protocols.service.caller import Connected
+from protocols.service.jobs import Store
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
 from tests.waiting import HANG, until

@@ -16,10 +16,10 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import FastICA
 
 from protocols.arrays import Array
-from protocols.cut import Smashed
+from protocols.learning.cut import Smashed
 from tests.test_solving import seen_by
 from vfl import VerticalNetClassifier
-from vfl.neural import Order
+from vfl.network.roles import Order
 
 ROWS, KNOWN = 400, 20
 

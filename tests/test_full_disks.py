@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-from protocols.agent import serve_party
-from protocols.config import read_config
-from protocols.connect import Connected
 from protocols.errors import DataError, VflError
 from protocols.federation import Federation
 from protocols.parts import list_parts, load_part
-from protocols.wire.reconcile import verify
+from protocols.record.reconcile import verify
+from protocols.service.agent import serve_party
+from protocols.service.caller import Connected
+from protocols.service.config import read_config
 from tests.protocols.networked import CASES, POLICY, SEED, Outcome
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving

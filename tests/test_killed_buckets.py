@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols.cli import main
-from protocols.jobs import Store
+from protocols.cli.main import main
 from protocols.psi import buckets, choose, kkrt, stored
-from protocols.wire.reconcile import verify
+from protocols.record.reconcile import verify
+from protocols.service.jobs import Store
 from tests.forked import Forked
 from tests.protocols.served import lay_out
 from tests.waiting import until

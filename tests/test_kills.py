@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from protocols.wire.reconcile import verify
+from protocols.record.reconcile import verify
 from tests.figures import SAME, left, many, noted
 from tests.forked import CONTEXT, Forked
 from tests.protocols.mortal import call, serve

@@ -15,15 +15,16 @@ import pandas as pd
 import pytest
 import torch
 
-from protocols import attempt, connect
 from protocols.arrays import Arrays
-from protocols.connect import Connected
 from protocols.errors import DataError
 from protocols.federation import Role, Run
 from protocols.hazmat.paillier import Plain
-from protocols.jobs import Kept, Store
 from protocols.parts import load_part
-from protocols.serving import serve_role
+from protocols.service import attempt
+from protocols.service import caller as connect
+from protocols.service.caller import Connected
+from protocols.service.jobs import Kept, Store
+from protocols.service.role import serve_role
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Envelope, Transport
 from tests.protocols.networked import CASES, POLICY, SEED, columns
@@ -32,7 +33,7 @@ from tests.protocols.served import Process, lay_out, serving
 from tests.test_canaries import needles
 from tests.test_solving import seen_by
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
-from vfl.linear.words import LinearStart
+from vfl.linear.messages import LinearStart
 
 Seeds = list[tuple[str, int]]  # of which party, job for job
 

@@ -9,7 +9,7 @@ import nbformat
 from nbclient import NotebookClient
 from typer.main import get_command
 
-from protocols.cli import app
+from protocols.cli.main import app
 from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent

@@ -17,14 +17,14 @@ from torch import nn
 from horizontal import FedClassifier, FedRegressor
 from horizontal.local import fedavg
 from horizontal.rounds import serve_rounds, train_rounds
-from horizontal.server import ServerRule
+from horizontal.rules import ServerRule
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError
 from protocols.federation import Role, Run, simulate
 from protocols.hazmat.paillier import Paillier
-from protocols.models import mlp
+from protocols.learning.networks import mlp
+from protocols.learning.training import Settings
 from protocols.party import Coordinator
-from protocols.training import Settings
 from split import SplitClassifier, SplitRegressor
 from tests.crew import captured, fingerprint
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier

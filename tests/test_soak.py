@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from protocols.connect import Connected
-from protocols.wire.reconcile import verify
+from protocols.record.reconcile import verify
+from protocols.service.caller import Connected
 from tests.figures import Figure, left, many, noted
 from tests.forked import CONTEXT, Forked
 from tests.protocols.mortal import words

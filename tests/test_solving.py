@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.connect import Connected
-from protocols.cut import CutGradient, LabelledSmashed, Smashed
-from protocols.models import mlp
+from protocols.learning.cut import CutGradient, LabelledSmashed, Smashed
+from protocols.learning.networks import mlp
+from protocols.learning.training import Settings
 from protocols.party import Desk, Party
-from protocols.training import Settings
+from protocols.service.caller import Connected
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
 from split import SplitClassifier
@@ -31,7 +31,7 @@ from tests.protocols.networked import POLICY
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalNetClassifier
-from vfl.layout import default_bottom, seed_of
+from vfl.network.layout import default_bottom, seed_of
 
 ROWS, COLUMNS = 400, 6
 TOLD = 1  # random_state, which a caller tells whom it likes

@@ -19,7 +19,7 @@ from protocols.hazmat.paillier import Paillier
 from protocols.party import Coordinator
 from protocols.psi.ecdh import intersect
 from protocols.psi.ids import canonical
-from protocols.serving import Abort, error_of, said_of
+from protocols.service.role import Abort, error_of, said_of
 from split import SplitClassifier
 from tests.crew import Crew, Played, Scenario, captured, played
 from tests.protocols.seeds import seed_for, with_seed

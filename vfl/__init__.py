@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vfl.align import Alignment, AlignmentReport, align
+from vfl.alignment.roles import Alignment, AlignmentReport, align
 from vfl.boosting.estimator import VerticalGradientBoostingClassifier, VerticalGradientBoostingRegressor
-from vfl.estimator import VerticalNetClassifier, VerticalNetRegressor
 from vfl.linear.estimator import (
     VerticalLinearRegression,
     VerticalLogisticRegression,
     VerticalPoissonRegressor,
 )
+from vfl.network.estimator import VerticalNetClassifier, VerticalNetRegressor
 
 __all__ = [
     "Alignment",

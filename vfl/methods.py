@@ -1,7 +1,7 @@
 """The vertical network as a method of the comparison: each organisation's columns at that organisation.
 
-Who learns what: see `vfl.align` and `vfl.neural`. Every organisation has all ids, in a row order of its own,
-so that alignment has its work to do; the test rows are aligned anew to be predicted.
+Who learns what: see `vfl.align` and `vfl.network.roles`. Every organisation has all ids, in a row order of
+its own, so that alignment has its work to do; the test rows are aligned anew to be predicted.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from protocols.models import count_parameters
-from protocols.task import Method, Outcome, Task, score
-from vfl.estimator import VerticalNetClassifier, VerticalNetRegressor
-from vfl.saving import Own
+from protocols.compare.task import Method, Outcome, Task, score
+from protocols.learning.networks import count_parameters
+from vfl.network.estimator import VerticalNetClassifier, VerticalNetRegressor
+from vfl.network.part import Own
 
 if TYPE_CHECKING:
-    from protocols.connect import Connected
+    from protocols.service.caller import Connected
 
 
 def vertical(task: Task) -> list[Method]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from protocols.data.tables import check_classes, check_numbers, check_rows, column, labels
 from protocols.errors import ConfigError
 from protocols.programs import Seat
-from protocols.tables import check_classes, check_numbers, check_rows, column, labels
 
 
 def table_of(seat: Seat) -> pd.DataFrame:

@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from protocols.arrays import Array, Arrays
+from protocols.data.shelf import Shelf
 from protocols.errors import ProtocolError
 from protocols.party import Party
 from protocols.psi.ecdh import Learns, Met, in_order
 from protocols.psi.ids import CanonicalIds, Ids, Rows
-from protocols.psi.shelf import Shelf
 from protocols.psi.stored import ID_AND_ROW, Mask, StoredIds, drawer_of
 
 FROM = 1_000_000  # ids at either party, from which on there are buckets

@@ -16,11 +16,11 @@ from typing import Literal, get_args
 
 from protocols.errors import ConfigError, ProtocolError, nearest
 from protocols.party import Party
+from protocols.policy.rules import Compared
 from protocols.psi import buckets, ecdh, kkrt, unbalanced
 from protocols.psi.ecdh import Learns, Met, agree
 from protocols.psi.ids import CanonicalIds, Ids
 from protocols.psi.stored import StoredIds
-from protocols.rules import Compared
 
 Protocol = Literal["auto", Compared]
 Once = Literal["auto", "ecdh", "kkrt"]  # those that keep nothing from one run to the next

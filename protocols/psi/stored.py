@@ -1,8 +1,8 @@
 """Ids that are too many to be held in memory: on disk, in parts by a hash that nobody else knows.
 
 One party, about its own ids; nothing here leaves it. They are in the clear in files of the party's own
-(`protocols.psi.shelf`). One part is in memory at a time, and beside it 8 bytes for each row: its position, or
-where all rows of a repeated id count the first row with it.
+(`protocols.data.shelf`). One part is in memory at a time, and beside it 8 bytes for each row: its position,
+or where all rows of a repeated id count the first row with it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from protocols.columns import IdColumn
+from protocols.data.shelf import Shelf
 from protocols.errors import DataError
 from protocols.hazmat.blake2s import keyed_digests
 from protocols.hazmat.oprf_switch import LARGE, STEP, kernels
+from protocols.psi.id_columns import IdColumn
 from protocols.psi.ids import (
     CanonicalIds,
     Duplicates,
@@ -33,7 +34,6 @@ from protocols.psi.ids import (
     repeated,
 )
 from protocols.psi.order import by_bytes
-from protocols.psi.shelf import Shelf
 
 FROM = 1_000_000  # rows of a table, from which on its ids go to disk
 PART = 1 << 18  # ids in memory at a time

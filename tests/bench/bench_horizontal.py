@@ -7,12 +7,12 @@ import torch
 
 from horizontal.local import LocalRule, fedavg
 from horizontal.rounds import Model, Skip, Update, serve_rounds, train_rounds
-from horizontal.server import average, mean_model
+from horizontal.rules import average, mean_model
 from protocols.arrays import Arrays
 from protocols.federation import Role, simulate
-from protocols.models import mlp
+from protocols.learning.networks import mlp
+from protocols.learning.training import Settings, train
 from protocols.party import Party
-from protocols.training import Settings, train
 from protocols.wire.codec import decode, encode
 from tests.bench import Row, bench, ratio
 

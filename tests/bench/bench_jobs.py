@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from horizontal import FedClassifier
-from protocols.connect import Connected
+from protocols.service.caller import Connected
 from tests.bench import Ratio, Row, bench, ratio
 from tests.protocols.served import Process, lay_out
 from vfl import VerticalNetClassifier

@@ -23,15 +23,15 @@ import grpc.aio
 import numpy as np
 
 from protocols.arrays import Array
-from protocols.certs import new_authority, new_party
 from protocols.errors import LineError
+from protocols.network.endpoint import channel_options
+from protocols.network.frames import CHUNK, Limits
+from protocols.network.grpc import Grpc, network_loop
+from protocols.network.tls import Credentials, channel_credentials, last_good, server_credentials
 from protocols.party import Coordinator, Desk, Party
-from protocols.wire.endpoint import channel_options
-from protocols.wire.frames import CHUNK, Limits
+from protocols.service.certificates import new_authority, new_party
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
-from protocols.wire.remote import Grpc, network_loop
-from protocols.wire.tls import Credentials, channel_credentials, last_good, server_credentials
 from tests.bench import Ratio, Row, bench, ratio
 from tests.protocols.wire.network import HERE, certified
 

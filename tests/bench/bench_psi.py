@@ -146,7 +146,7 @@ def by_file(n: int) -> tuple[float, float]:
         config.write_text(config.read_text().replace('"shop.csv"', '"shop.parquet"'))
         served = Process(config)
         words = ["psi", "--book", str(book), "--me", "bank", "--table", str(files["bank"]), "--id", "id"]
-        command = [sys.executable, "-m", "protocols.cli", *words, "--out", str(out)]
+        command = [sys.executable, "-m", "protocols.cli.main", *words, "--out", str(out)]
         try:
             began, most = perf_counter(), 0
             caller = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from protocols.clients import Rows
 from protocols.federation import simulate
-from protocols.models import mlp
-from protocols.training import Settings
-from split.layers import Plan
-from split.variants import client, server
+from protocols.learning.clients import Rows
+from protocols.learning.networks import mlp
+from protocols.learning.training import Settings
+from split.chain import Plan
+from split.roles import client, server
 from tests.bench import Row, bench, ratio
 
 ROWS, COLUMNS, BATCH, REPEATS = 32 * 1000, 30, 32, 7

@@ -21,15 +21,15 @@ from unittest import mock
 import grpc
 import pandas as pd
 
-from protocols.agent import Agent
-from protocols.config import read_config
-from protocols.jobs import KINDS, SCOPE, Answer, Cancel, Control, Ended, Renew, Store, Word
-from protocols.notes import Notes
+from protocols.network.frames import CONTROL, Limits, chunk
+from protocols.network.grpc import Grpc
+from protocols.network.link import METHOD
+from protocols.network.parties_pb2 import Ack, Bye, Frame, Hello, Ping
+from protocols.service.agent import Agent
+from protocols.service.config import read_config
+from protocols.service.jobs import KINDS, SCOPE, Answer, Cancel, Control, Ended, Renew, Store, Word
+from protocols.service.journal import Notes
 from protocols.wire.codec import encode
-from protocols.wire.frames import CONTROL, Limits, chunk
-from protocols.wire.link import METHOD
-from protocols.wire.parties_pb2 import Ack, Bye, Frame, Hello, Ping
-from protocols.wire.remote import Grpc
 from protocols.wire.transport import Envelope
 from tests.fuzz import target
 from tests.fuzz.fuzz_wire import joined, split
@@ -162,7 +162,7 @@ def quietly() -> Iterator[None]:
     object.__setattr__(found, "schemas", lambda: "")
     logging.disable(logging.CRITICAL)
     try:
-        with mock.patch("protocols.consent.program", return_value=found), mock.patch("os.fsync"):
+        with mock.patch("protocols.service.consent.program", return_value=found), mock.patch("os.fsync"):
             yield
     finally:
         logging.disable(logging.NOTSET)

@@ -6,7 +6,8 @@ import json
 from importlib.metadata import entry_points
 
 from protocols.errors import ConfigError, ProtocolError
-from protocols.jobs import (
+from protocols.programs import GROUP, program
+from protocols.service.jobs import (
     KINDS,
     Answer,
     Cancel,
@@ -20,7 +21,6 @@ from protocols.jobs import (
     Start,
     Word,
 )
-from protocols.programs import GROUP, program
 from protocols.wire.codec import decode, encode
 from tests.fuzz import target
 

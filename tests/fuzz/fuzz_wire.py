@@ -11,12 +11,12 @@ import numpy as np
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import ConfigError, ProtocolError
+from protocols.network.frames import RefusedError, parse_hello
+from protocols.network.parties_pb2 import Ack, Bye, Frame, Hello, Ping
+from protocols.network.proof import CHALLENGE, check_proof, leaf, prove
+from protocols.network.tls import Material
 from protocols.wire.codec import decode, encode
-from protocols.wire.frames import RefusedError, parse_hello
 from protocols.wire.message import Message, Spec
-from protocols.wire.parties_pb2 import Ack, Bye, Frame, Hello, Ping
-from protocols.wire.proof import CHALLENGE, check_proof, leaf, prove
-from protocols.wire.tls import Material
 from tests.fuzz import target
 from tests.protocols.wire.network import certified
 from tests.protocols.wire.test_line import envelope, hold_to_the_bounds, line, meet, small_chunks

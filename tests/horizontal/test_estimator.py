@@ -16,9 +16,9 @@ from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
 from protocols.arrays import Arrays
+from protocols.data.partition import dirichlet, iid
 from protocols.errors import ConfigError
-from protocols.partition import dirichlet, iid
-from protocols.training import outputs_flops
+from protocols.learning.training import outputs_flops
 from tests.horizontal.data import diabetes, digits, rows
 
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from horizontal.methods import fedavg
-from protocols.task import Task
-from protocols.training import Settings
+from protocols.compare.task import Task
+from protocols.learning.training import Settings
 from tests.horizontal.data import rows
 
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
 from horizontal.program import FedAvg, fit, program
-from protocols import models, programs
+from protocols import programs
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
+from protocols.learning import networks
 from protocols.parts import load_part, save_part
 from protocols.programs import Seat
 from tests.apart import Apart
@@ -48,8 +49,8 @@ def needy(inputs: int, outputs: int, width: int) -> nn.Module:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in ("tower", "narrow", "needy")]
-    monkeypatch.setattr(models, "entry_points", lambda group: here)
+    here = [EntryPoint(name, f"{__name__}:{name}", networks.GROUP) for name in ("tower", "narrow", "needy")]
+    monkeypatch.setattr(networks, "entry_points", lambda group: here)
 
 
 def weights(model: FedClassifier | FedRegressor) -> Arrays:

@@ -16,12 +16,12 @@ from horizontal import FedClassifier, FedRegressor
 from horizontal.local import fedavg
 from horizontal.rounds import train_rounds
 from protocols.arrays import Arrays, weighted_mean
+from protocols.data.tables import Scaler, features
 from protocols.errors import PartyError, ProtocolError, VflError
 from protocols.federation import Federation, simulate
-from protocols.models import mlp
+from protocols.learning.networks import mlp
+from protocols.learning.training import Settings, train
 from protocols.party import Coordinator, Desk, Party, Unguarded
-from protocols.tables import Scaler, features
-from protocols.training import Settings, train
 from protocols.wire.faults import Plan
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Network

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from horizontal.rounds import Update, step
-from horizontal.server import ServerRule, average, mean_model
+from horizontal.rules import ServerRule, average, mean_model
 from protocols.arrays import Arrays
 from protocols.errors import ProtocolError
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from protocols.history import KEY, History
-from protocols.policy import Request
-from protocols.rules import Rule
+from protocols.policy.history import KEY, History
+from protocols.policy.judge import Request
+from protocols.policy.rules import Rule
 
 EMPTY = History(bytes(KEY))
 OPEN = Rule(

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from protocols import attempt, connect, jobs
 from protocols.errors import VflError
 from protocols.federation import Federation
-from protocols.jobs import Control, Propose
-from protocols.wire.record import Record
+from protocols.record.file import Record
+from protocols.service import attempt, caller, jobs
+from protocols.service.jobs import Control, Propose
 from tests.protocols import served
 from tests.protocols.networked import ALL, SEED
 from tests.waiting import HANG
@@ -80,7 +80,7 @@ def mortal(life: Life) -> None:
     jobs.new_seed = lambda: SEED  # type: ignore[attr-defined]
     for owner, name in (
         *((os, "replace"), (shutil, "rmtree"), (jobs.Kept, "drop")),
-        *((attempt, "save_part"), (connect, "save_part")),
+        *((attempt, "save_part"), (caller, "save_part")),
     ):
         life.around(owner, name)
     say, hear, add = Control.say, Control.hear, Record._add

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from protocols import jobs
 from protocols.federation import Federation, Role, Run, simulate
 from protocols.party import Coordinator
 from protocols.progress import Report
+from protocols.service import jobs
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from protocols.agent import serve_party
-from protocols.cli import main
-from protocols.config import read_config
-from protocols.trial import new_trial
-from protocols.wire.frames import Limits
+from protocols.cli.main import main
+from protocols.network.frames import Limits
+from protocols.service.agent import serve_party
+from protocols.service.config import read_config
+from protocols.service.trial import new_trial
 from tests.waiting import HANG
 
 
@@ -111,7 +111,7 @@ class Process:
 
     def start(self) -> None:
         """Start it, again too."""
-        command = [sys.executable, "-m", "protocols.cli", "serve", str(self._config)]
+        command = [sys.executable, "-m", "protocols.cli.main", "serve", str(self._config)]
         with self._config.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, stdout=log, **self._how)
 

@@ -17,12 +17,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from protocols import agent as agents
-from protocols import attempt, consent
-from protocols.agent import Agent
 from protocols.arrays import Arrays
-from protocols.config import Parties, PartyConfig, read_config
-from protocols.jobs import (
+from protocols.network.frames import CONTROL
+from protocols.network.grpc import Peer
+from protocols.parts import Part
+from protocols.policy.rules import Rule
+from protocols.programs import Parameters, Program
+from protocols.programs import program as registered
+from protocols.service import agent as agents
+from protocols.service import attempt, consent
+from protocols.service.agent import Agent
+from protocols.service.config import Parties, PartyConfig, read_config
+from protocols.service.jobs import (
     SCOPE,
     Answer,
     Cancel,
@@ -37,14 +43,8 @@ from protocols.jobs import (
     Store,
     Word,
 )
-from protocols.notes import Notes
-from protocols.parts import Part
-from protocols.programs import Parameters, Program
-from protocols.programs import program as registered
-from protocols.rules import Rule
+from protocols.service.journal import Notes
 from protocols.wire.codec import decode, encode
-from protocols.wire.frames import CONTROL
-from protocols.wire.remote import Peer
 from protocols.wire.transport import Envelope
 from tests.protocols.granted import rule
 from tests.protocols.networked import POLICY

@@ -10,13 +10,23 @@ import pytest
 import torch
 
 from protocols.arrays import Arrays
-from protocols.baselines import SERVER, Sample, Trained, alone, centralised, edge, pool, source, trainer
+from protocols.compare.baselines import (
+    SERVER,
+    Sample,
+    Trained,
+    alone,
+    centralised,
+    edge,
+    pool,
+    source,
+    trainer,
+)
+from protocols.compare.task import Method, Task, score
+from protocols.data.tables import Scaler, encode_labels, features
 from protocols.errors import DataError
 from protocols.federation import Role, simulate
+from protocols.learning.training import outputs, probabilities, train
 from protocols.party import Coordinator
-from protocols.tables import Scaler, encode_labels, features
-from protocols.task import Method, Task, score
-from protocols.training import outputs, probabilities, train
 from protocols.wire.transport import Network
 from tests.protocols import tiny
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from protocols import budget
-from protocols.budget import TOO_MUCH, Budget
-from protocols.consent import LARGEST
-from protocols.jobs import LEASE, LONGEST, LONGEST_OTHER, Answer, Cancel, Ended, Propose, Sealed, Word
+from protocols.service import budget
+from protocols.service.budget import TOO_MUCH, Budget
+from protocols.service.consent import LARGEST
+from protocols.service.jobs import LEASE, LONGEST, LONGEST_OTHER, Answer, Cancel, Ended, Propose, Sealed, Word
 from protocols.wire.codec import encode
 
 OF: dict[str, Any] = {"job": "0" * 16, "attempt": 1_000_000}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from protocols import attempt
-from protocols.agent import Agent
-from protocols.config import Parties, PartyConfig
 from protocols.errors import ConfigError
-from protocols.jobs import Answer, Ended, Renew, Word
+from protocols.policy.rules import Rule
 from protocols.programs import program
-from protocols.rules import Rule
+from protocols.service import attempt
+from protocols.service.agent import Agent
+from protocols.service.config import Parties, PartyConfig
+from protocols.service.jobs import Answer, Ended, Renew, Word
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
 from tests.protocols.test_agent import PROPOSAL, Wire, serving, whole

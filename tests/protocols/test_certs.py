@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from protocols.certs import fingerprint, new_authority, new_party
 from protocols.errors import ConfigError
-from protocols.wire.tls import Credentials, check_address, is_loopback, names, network_name
+from protocols.network.tls import Credentials, check_address, is_loopback, names, network_name
+from protocols.service.certificates import fingerprint, new_authority, new_party
 from tests.waiting import HANG
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from horizontal import FedClassifier
-from protocols.connect import Connected
 from protocols.errors import CancelledJobError, PolicyError
-from protocols.jobs import Store
 from protocols.logs import Structured
-from protocols.rules import Rule
+from protocols.policy.rules import Rule
+from protocols.service.caller import Connected
+from protocols.service.jobs import Store
 from tests.protocols.served import lay_out, serving
 from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier

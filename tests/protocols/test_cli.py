@@ -16,15 +16,15 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from protocols import cli
-from protocols import compare as module
-from protocols.cli import app
-from protocols.compare import discover
+from protocols.cli import main
+from protocols.cli.main import app
+from protocols.compare import run as module
+from protocols.compare.choose import Choice
+from protocols.compare.report import read_measures
+from protocols.compare.run import discover
+from protocols.compare.task import Method, Outcome, Task
 from protocols.errors import StallError
-from protocols.report import read_measures
-from protocols.select import Choice
-from protocols.task import Method, Outcome, Task
-from protocols.training import Settings
+from protocols.learning.training import Settings
 from tests.protocols import tiny
 from tests.waiting import HANG
 
@@ -196,7 +196,7 @@ def test_a_method_with_nothing_for_the_task_is_never_passed_over_in_silence(
 
 def test_the_module_runs_as_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "protocols.cli", "--help"], capture_output=True, text=True, timeout=HANG
+        [sys.executable, "-m", "protocols.cli.main", "--help"], capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stderr
     assert "compare" in done.stdout
@@ -208,9 +208,9 @@ def test_ctrl_c_outside_a_command_is_one_line(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_add_commands", interrupted)
+    monkeypatch.setattr(main, "_add_commands", interrupted)
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        main.main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "stopped\n"
 
@@ -234,12 +234,12 @@ def test_another_package_adds_commands_and_a_broken_one_is_skipped(
     monkeypatch.syspath_prepend(tmp_path)
     named = {"other": "another_package:app", "methods": "another_package:app", "text": "another_package:PACK"}
     named |= {"gone": "no_such_package:app", "help": "another_package:wave"}
-    found = [EntryPoint(name, value, cli.GROUP) for name, value in named.items()]
-    monkeypatch.setattr(cli, "entry_points", lambda group: found if group == cli.GROUP else [])
+    found = [EntryPoint(name, value, main.GROUP) for name, value in named.items()]
+    monkeypatch.setattr(main, "entry_points", lambda group: found if group == main.GROUP else [])
     monkeypatch.setattr(app, "registered_groups", list(app.registered_groups))
     monkeypatch.setattr(sys, "argv", ["vfl", "other", "wave"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     out, err = capsys.readouterr()
     assert (ended.value.code, out) == (0, "waved\n")
     said = err.splitlines()
@@ -278,7 +278,7 @@ def test_ctrl_c_in_the_middle_leaves_no_report(table: Path, tmp_path: Path) -> N
         "        print('under way', flush=True)\n"
         "    return run(method, task, seed)\n"
         "c._run = interrupted\n"
-        "from protocols.select import Choice\n"
+        "from protocols.compare.choose import Choice\n"
         "c.choose = lambda task, *a, **k: Choice(task, (), 0, 0)\n"
     )
     process = subprocess.Popen(

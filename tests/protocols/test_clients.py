@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols.clients import (
+from protocols.errors import ConfigError, DataError, VflError
+from protocols.federation import Federation, Role, simulate
+from protocols.learning.clients import (
     SERVER,
     check_clients,
     check_columns,
@@ -21,8 +23,6 @@ from protocols.clients import (
     same_columns,
     tell_columns,
 )
-from protocols.errors import ConfigError, DataError, VflError
-from protocols.federation import Federation, Role, simulate
 from protocols.party import Coordinator, Unguarded
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Envelope

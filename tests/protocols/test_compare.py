@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols import compare as module
-from protocols.compare import (
+from protocols.compare import run as module
+from protocols.compare.run import (
     COLUMNS,
     ROUND_TRIPS,
     Spread,
@@ -19,8 +19,8 @@ from protocols.compare import (
     network,
     registered,
 )
+from protocols.compare.task import Method, Outcome, Task
 from protocols.errors import ConfigError, DataError
-from protocols.task import Method, Outcome, Task
 from tests.protocols import tiny
 
 
@@ -143,7 +143,7 @@ def test_a_broken_method_of_another_package_is_skipped_by_name(monkeypatch: pyte
 
 
 def test_a_broken_method_of_ours_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = EntryPoint("lost", "protocols.baselines:lost", module.GROUP)
+    broken = EntryPoint("lost", "protocols.compare.baselines:lost", module.GROUP)
     monkeypatch.setattr(module, "entry_points", lambda group: [broken])
     with pytest.raises(AttributeError, match="lost"):
         discover(tiny.task())

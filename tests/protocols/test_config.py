@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.config import Parties, PartyConfig, read_config
 from protocols.errors import ConfigError
-from protocols.rules import Bound, Rule
-from protocols.wire.tls import Credentials
+from protocols.network.tls import Credentials
+from protocols.policy.rules import Bound, Rule
+from protocols.service.config import Parties, PartyConfig, read_config
 
 CANARY = "s3cr3t-c4n4ry"
 BOOK = """

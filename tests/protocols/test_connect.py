@@ -19,9 +19,7 @@ import torch
 from torch import nn
 
 from horizontal import FedClassifier
-from protocols import connect
-from protocols.compare_parties import compare_parties
-from protocols.connect import Connected
+from protocols.compare.over_network import compare_parties
 from protocols.errors import (
     CancelledJobError,
     ConfigError,
@@ -32,11 +30,13 @@ from protocols.errors import (
     VflError,
 )
 from protocols.federation import Federation
-from protocols.jobs import Store, release
+from protocols.learning.training import Settings
 from protocols.progress import Report
-from protocols.talk import Talk
-from protocols.training import Settings
-from protocols.wire.reconcile import verify
+from protocols.record.reconcile import verify
+from protocols.service import caller
+from protocols.service.caller import Connected
+from protocols.service.jobs import Store, release
+from protocols.service.talk import Talk
 from split import SplitClassifier
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
@@ -148,14 +148,14 @@ def test_a_proposal_that_a_party_cannot_read_is_no_hang(
     bank: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of another release, whose proposals have other fields."""
-    proposal = connect.Asked.proposal
+    proposal = caller.Asked.proposal
 
     def changed(self: Any, record: Any, party: str) -> Any:
         honest = proposal(self, record, party)
         return honest.model_copy(update={"table": 64 * "x"}) if party == "shop" else honest
 
-    monkeypatch.setattr(connect.Asked, "proposal", changed)
-    monkeypatch.setattr(connect, "TRIES", 1)
+    monkeypatch.setattr(caller.Asked, "proposal", changed)
+    monkeypatch.setattr(caller, "TRIES", 1)
     with pytest.raises(LineError, match=r"^shop/jobs: the job is not open here; .* is it of another release"):
         model(epochs=1).fit(bank, **FIT)
 
@@ -175,7 +175,7 @@ def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyP
         finally:
             await talk.stop()
 
-    monkeypatch.setattr("protocols.talk.ANSWER", 0.1)
+    monkeypatch.setattr("protocols.service.talk.ANSWER", 0.1)
     with pytest.raises(
         ProtocolError, match="shop has said nothing to the proposal within 0.1 s; do both run"
     ):
@@ -185,13 +185,13 @@ def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyP
 def test_a_model_that_is_registered_at_the_caller_alone_is_refused_with_the_reason(
     as_client: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proposal = connect.Asked.proposal
+    proposal = caller.Asked.proposal
 
     def changed(self: Any, record: Any, party: str) -> Any:
         honest = proposal(self, record, party)
         return honest.model_copy(update={"parameters": {**honest.parameters, "model": "mpl"}})
 
-    monkeypatch.setattr(connect.Asked, "proposal", changed)
+    monkeypatch.setattr(caller.Asked, "proposal", changed)
     said = r"^(server|north1)/fit: .*: model: model 'mpl' is not among those registered.*'mlp'"
     for estimator in (FedClassifier(rounds=1), SplitClassifier(epochs=1)):
         with pytest.raises(ProtocolError, match=said):
@@ -271,7 +271,7 @@ REFUSED: list[tuple[dict[str, Any], type[VflError], str]] = [
 def test_what_is_not_registered_or_fits_no_schema_is_refused(
     bank: Connected, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], kind: type[VflError], said: str
 ) -> None:
-    proposal = connect.Asked.proposal
+    proposal = caller.Asked.proposal
 
     def changed(self: Any, record: Any, party: str) -> Any:
         honest = proposal(self, record, party)
@@ -280,7 +280,7 @@ def test_what_is_not_registered_or_fits_no_schema_is_refused(
             update = {"parameters": {**honest.parameters, **change["parameters"]}}
         return honest.model_copy(update=update)
 
-    monkeypatch.setattr(connect.Asked, "proposal", changed)
+    monkeypatch.setattr(caller.Asked, "proposal", changed)
     with pytest.raises(kind, match=said):
         model(epochs=1).fit(bank, **FIT)
 
@@ -295,7 +295,7 @@ def test_what_is_not_registered_or_fits_no_schema_is_refused(
 def test_a_job_that_came_before_is_refused(
     bank: Connected, monkeypatch: pytest.MonkeyPatch, job: str, epochs: int, said: str
 ) -> None:
-    monkeypatch.setattr("protocols.connect.secrets.token_hex", lambda n: job)
+    monkeypatch.setattr("protocols.service.caller.secrets.token_hex", lambda n: job)
     model(epochs=1).fit(bank, **FIT)
     with pytest.raises(ProtocolError, match=said):
         model(epochs=epochs).fit(bank, **FIT)
@@ -346,12 +346,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, in
         yield lambda *said: seen.append(said)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vfl.shell.bar", bar)
+        patched.setattr("vfl.base.bar", bar)
         yield seen
 
 
 def test_who_watches_sees_for_whom_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "AT_ONCE", 0.05)
+    monkeypatch.setattr(caller, "AT_ONCE", 0.05)
     book = lay_out(tmp_path, tables(), "min_intersection = 5\n")
     with (
         serving(tmp_path, "telco"),

@@ -15,12 +15,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from protocols import consent, history
 from protocols.arrays import Arrays
-from protocols.connect import Connected
-from protocols.jobs import Answer, Cancel, Claim, Ended, Prepare, Start, Store, Word
-from protocols.notes import PROPOSALS
+from protocols.policy import history
 from protocols.programs import Parameters, program
+from protocols.service import consent
+from protocols.service.caller import Connected
+from protocols.service.jobs import Answer, Cancel, Claim, Ended, Prepare, Start, Store, Word
+from protocols.service.journal import PROPOSALS
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
 from tests.protocols.networked import CASES

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.cut import CutGradient, LabelledSmashed, Smashed, from_wire, to_wire
 from protocols.errors import ProtocolError
+from protocols.learning.cut import CutGradient, LabelledSmashed, Smashed, from_wire, to_wire
 from protocols.wire.codec import decode, encode
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols.data import from_frame, load
+from protocols.compare.datasets import from_frame, load
+from protocols.compare.task import Task
+from protocols.data.tables import Kind
 from protocols.errors import ConfigError, DataError, VflError
-from protocols.tables import Kind
-from protocols.task import Task
 from tests.protocols import tiny
 
 

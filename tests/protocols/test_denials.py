@@ -23,16 +23,16 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
-from protocols.commands.serve import app
-from protocols.config import Parties
-from protocols.connect import Connected
+from protocols.cli.serve import app
 from protocols.errors import PolicyError, VflError
-from protocols.jobs import SCOPE, Answer, Cancel, Claim, Control, Propose, Renew, Word, release
+from protocols.network.frames import CONTROL, Limits
+from protocols.network.grpc import Grpc
+from protocols.network.line import Line
 from protocols.programs import program
+from protocols.service.caller import Connected
+from protocols.service.config import Parties
+from protocols.service.jobs import SCOPE, Answer, Cancel, Claim, Control, Propose, Renew, Word, release
 from protocols.wire.codec import encode
-from protocols.wire.frames import CONTROL, Limits
-from protocols.wire.line import Line
-from protocols.wire.remote import Grpc
 from protocols.wire.transport import Envelope
 from tests.protocols.networked import POLICY, columns
 from tests.protocols.served import Process, lay_out

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from protocols.compare import discover
+from protocols.compare.run import discover
+from protocols.compare.task import Task
 from protocols.errors import VflError
-from protocols.task import Task
 from tests.protocols import tiny
 
 SEED = 1

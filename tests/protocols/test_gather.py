@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from protocols import gather
+from protocols.data import reorder
+from protocols.data.reorder import write_rows
 from protocols.errors import ConfigError, DataError
-from protocols.gather import write_rows
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pa.Table:
-    monkeypatch.setattr(gather, "CHUNK", 300)
-    monkeypatch.setattr(gather, "PIECE", 1)  # which makes pieces of 1024 rows, the least
+    monkeypatch.setattr(reorder, "CHUNK", 300)
+    monkeypatch.setattr(reorder, "PIECE", 1)  # which makes pieces of 1024 rows, the least
     rng = np.random.default_rng(1)
     known = pd.DataFrame(
         {
@@ -82,7 +82,7 @@ def test_rows_that_are_not_there_are_not_left_out(table: pa.Table, tmp_path: Pat
 
 def test_a_piece_is_as_large_as_it_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Text that repeats is short in a Parquet file, however long."""
-    monkeypatch.setattr(gather, "PIECE", 1 << 20)
+    monkeypatch.setattr(reorder, "PIECE", 1 << 20)
     many = 20_000
     table = pd.DataFrame({"id": range(many), "text": [f"{i % 3}" * 500 for i in range(many)]})
     table.to_parquet(tmp_path / "table.parquet", row_group_size=5000)

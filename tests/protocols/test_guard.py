@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocols.errors import PolicyError
-from protocols.history import History
-from protocols.policy import Guard, Request
+from protocols.policy.history import History
+from protocols.policy.judge import Guard, Request
 from tests.protocols.granted import EMPTY, JOB, OPEN, PREDICT, fitted, ids, predicted, rule
 
 

@@ -19,15 +19,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from protocols.connect import Asked, Connected
 from protocols.errors import LineError, PolicyError
 from protocols.federation import Role
-from protocols.history import load_history
-from protocols.jobs import Record, Store
 from protocols.party import Coordinator
-from protocols.past import Rows
+from protocols.policy.history import load_history
+from protocols.policy.past import Rows
+from protocols.policy.rules import Action
 from protocols.programs import Seat, program
-from protocols.rules import Action
+from protocols.service.caller import Asked, Connected
+from protocols.service.jobs import Record, Store
 from tests.protocols.served import lay_out, serving
 
 CUSTOMERS = range(0, 400, 3)

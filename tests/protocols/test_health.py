@@ -18,11 +18,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
-from protocols import health
-from protocols.commands.serve import app
-from protocols.config import Parties
-from protocols.health import Health, read_status, too_few_files
-from protocols.jobs import Store
+from protocols.cli.serve import app
+from protocols.service import health
+from protocols.service.config import Parties
+from protocols.service.health import Health, read_status, too_few_files
+from protocols.service.jobs import Store
 from tests.protocols.networked import POLICY, columns
 from tests.protocols.served import Thread, lay_out, serving
 from tests.protocols.wire.network import dialling

@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import history as histories
-from protocols import past
 from protocols.errors import ConfigError, DataError
-from protocols.history import KEY, Histories, History, load_history, save_history
+from protocols.policy import history as histories
+from protocols.policy import past
+from protocols.policy.history import KEY, Histories, History, load_history, save_history
 
 SECRET = bytes(range(KEY))
 _ids = st.lists(st.binary(max_size=3) | st.integers(0, 20).map(lambda n: str(n).encode()), max_size=12)

@@ -18,13 +18,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from protocols import attempt, consent, inbox, jobs, notes
 from protocols.arrays import Arrays
-from protocols.commands.serve import app, parts_app
-from protocols.connect import Connected
+from protocols.cli.serve import app, parts_app
 from protocols.errors import CancelledJobError, LineError, PartyError, ProtocolError, VflError
-from protocols.jobs import Control, Kept, Record, Renew, Store
 from protocols.programs import program
+from protocols.service import attempt, consent, conversation, jobs, journal
+from protocols.service.caller import Connected
+from protocols.service.jobs import Control, Kept, Record, Renew, Store
 from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
@@ -99,7 +99,7 @@ def ended(folder: Path, job: str, party: str) -> str:
 def test_a_caller_that_falls_silent_loses_its_lease(
     folder: Path, bank: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "LEASE", 0.5)
+    monkeypatch.setattr(conversation, "LEASE", 0.5)
     monkeypatch.setattr(jobs, "RENEW", 60.0)
     with pytest.raises(CancelledJobError, match=r"^(telco|post)/fit: bank has not been heard for 0.5 s"):
         fit(bank, epochs=10_000)
@@ -360,6 +360,6 @@ def test_checkpoints_of_a_job_that_nobody_goes_on_with_do_not_stay(
         with serving(tmp_path, "shop"):
             fit(bank)
             assert all(kept(job))  # it can be gone on with
-            monkeypatch.setattr(notes, "KEPT", timedelta(0))
+            monkeypatch.setattr(journal, "KEPT", timedelta(0))
             fit(bank)
     assert not any(kept(job)) and [store.find(job).state for store in stores].count("done") == 0  # type: ignore[union-attr]

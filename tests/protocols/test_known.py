@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from protocols import known
-from protocols.agent import serve_party
-from protocols.config import PartyConfig, read_config
 from protocols.errors import ConfigError
-from protocols.known import check_names
+from protocols.policy.rules import Bound
 from protocols.programs import registered
-from protocols.rules import Bound
+from protocols.service import check
+from protocols.service.agent import serve_party
+from protocols.service.check import check_names
+from protocols.service.config import PartyConfig, read_config
 from tests.protocols.granted import rule
 from tests.protocols.served import lay_out
 from tests.waiting import HANG
@@ -129,7 +129,7 @@ def test_a_package_that_does_not_import_is_in_nobodys_way(
 ) -> None:
     broken = EntryPoint("broken", "no_such_package:program", "vfl.programs")
     both = {**registered(), "broken": broken}
-    monkeypatch.setattr(known, "registered", lambda: both)
+    monkeypatch.setattr(check, "registered", lambda: both)
     monkeypatch.setattr("protocols.programs.registered", lambda: both)
     check_names(party(folder, methods=("broken",), parameters={"*": {"epoch": Bound(max=9)}}))
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):

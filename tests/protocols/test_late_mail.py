@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from protocols import consent
 from protocols.arrays import Arrays
-from protocols.connect import Connected
 from protocols.errors import DataError
-from protocols.jobs import Store
 from protocols.parts import Part
 from protocols.party import Party
 from protocols.programs import Parameters, Program, Seat
+from protocols.record.file import Record
+from protocols.record.reconcile import verify
+from protocols.service import consent
+from protocols.service.caller import Connected
+from protocols.service.jobs import Store
 from protocols.wire.message import Message
-from protocols.wire.reconcile import verify
-from protocols.wire.record import Record
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
 from tests.protocols.wire.records import rows

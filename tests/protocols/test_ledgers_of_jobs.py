@@ -12,19 +12,19 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from protocols import attempt, consent
 from protocols.arrays import Arrays
-from protocols.cli import app
-from protocols.connect import Connected
+from protocols.cli.main import app
 from protocols.errors import DataError, LineError
-from protocols.jobs import Control, Ended, Record, Sealed, Store, Word
 from protocols.parts import Part, save_part
 from protocols.party import Coordinator
 from protocols.programs import Parameters, Program, Seat
-from protocols.talk import Talk
+from protocols.record.file import Record as Ledger
+from protocols.record.rows import CUT
+from protocols.service import attempt, consent
+from protocols.service.caller import Connected
+from protocols.service.jobs import Control, Ended, Record, Sealed, Store, Word
+from protocols.service.talk import Talk
 from protocols.wire.message import Message
-from protocols.wire.record import Record as Ledger
-from protocols.wire.record_rows import CUT
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
 from tests.protocols.wire.records import rechain, rows

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from protocols import models
 from protocols.errors import ConfigError
-from protocols.models import check_model, count_parameters, dry_run, mlp, model, network
+from protocols.learning import networks
+from protocols.learning.networks import check_model, count_parameters, dry_run, mlp, model, network
 
 
 def tower(width: int = 3) -> nn.Module:
@@ -55,10 +55,10 @@ def no_module() -> str:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("tower", "wide", "no_module", "seeded", "kept", "lost")
-    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in names]
-    shadow = EntryPoint("mlp", f"{__name__}:tower", models.GROUP)
+    here = [EntryPoint(name, f"{__name__}:{name}", networks.GROUP) for name in names]
+    shadow = EntryPoint("mlp", f"{__name__}:tower", networks.GROUP)
     monkeypatch.setattr(
-        models, "entry_points", lambda group: [*here, shadow] if group == models.GROUP else []
+        networks, "entry_points", lambda group: [*here, shadow] if group == networks.GROUP else []
     )
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from protocols.wire.reconcile import verify
+from protocols.record.reconcile import verify
 from tests.protocols.served import ports
 from tests.waiting import HANG
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocols.data.partition import by_column, columns, dirichlet, iid
 from protocols.errors import ConfigError, DataError
-from protocols.partition import by_column, columns, dirichlet, iid
 
 TABLE = ["ID", "LIMIT_BAL", "SEX", "PAY_1", "PAY_2", "AGE", "label"]
 EXCLUDE = ("ID", "label")

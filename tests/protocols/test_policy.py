@@ -11,9 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocols.errors import PolicyError
-from protocols.history import History
-from protocols.policy import CLAUSES, Decision, Request, judge
-from protocols.rules import Bound, Rule
+from protocols.policy.history import History
+from protocols.policy.judge import CLAUSES, Decision, Request, judge
+from protocols.policy.rules import Bound, Rule
 from tests.protocols.granted import EMPTY, JOB, OPEN, PREDICT, ids, predicted, rule
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from protocols import attempt, sources
-from protocols.jobs import Cancel, Claim, Ended, Prepare, Word
+from protocols.data import sources
+from protocols.service import attempt
+from protocols.service.jobs import Cancel, Claim, Ended, Prepare, Word
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
 from tests.protocols.test_agent import ran as ran

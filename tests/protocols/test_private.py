@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from protocols import private
-from protocols.certs import new_authority, new_party
-from protocols.config import read_config
-from protocols.connect import Connected
 from protocols.errors import ConfigError
-from protocols.jobs import HOLDS, Store
 from protocols.parts import list_parts
+from protocols.service.caller import Connected
+from protocols.service.certificates import new_authority, new_party
+from protocols.service.config import read_config
+from protocols.service.jobs import HOLDS, Store
 from tests.protocols.networked import POLICY, columns
 from tests.protocols.served import Process, lay_out
 from vfl import VerticalNetClassifier, align

@@ -13,13 +13,13 @@ import pytest
 
 from horizontal import FedClassifier, FedRegressor
 from protocols import programs
-from protocols.consent import reveals
-from protocols.cut import CutGradient
 from protocols.errors import ConfigError
+from protocols.learning.cut import CutGradient
 from protocols.programs import GROUP, Seat, program, told
 from protocols.psi import choose
 from protocols.psi.ecdh import BlindedIds
-from protocols.serving import Abort
+from protocols.service.consent import reveals
+from protocols.service.role import Abort
 from split import SplitClassifier, SplitRegressor
 from tests.protocols.networked import columns, rows
 from vfl import VerticalNetClassifier, VerticalNetRegressor
@@ -44,7 +44,7 @@ def test_schemas_differ_where_messages_do(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_broken_program_is_in_the_way_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("broken", "no_such_package:program", GROUP)
-    entries = [broken, EntryPoint("vertical-net", "vfl.program:program", GROUP)]
+    entries = [broken, EntryPoint("vertical-net", "vfl.network.program:program", GROUP)]
     monkeypatch.setattr(programs, "entry_points", lambda group: entries)
     programs.registered.cache_clear()
     assert program("vertical-net").package == "vfl"

@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 import torch
 
-from protocols.certs import fingerprint
-from protocols.config import Parties
-from protocols.connect import Connected
-from protocols.jobs import Control
-from protocols.wire.frames import Limits
-from protocols.wire.link import METHOD
-from protocols.wire.remote import Grpc, network_loop
-from protocols.wire.tls import Credentials, server_credentials
+from protocols.network.frames import Limits
+from protocols.network.grpc import Grpc, network_loop
+from protocols.network.link import METHOD
+from protocols.network.tls import Credentials, server_credentials
+from protocols.service.caller import Connected
+from protocols.service.certificates import fingerprint
+from protocols.service.config import Parties
+from protocols.service.jobs import Control
 from tests.protocols.networked import POLICY, columns
 from tests.protocols.served import lay_out, serving
 from tests.protocols.wire.network import bounded

@@ -13,14 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from protocols import claims
-from protocols.claims import CLAIMS, LEAKAGE, WAYS, level
-from protocols.compare import Comparison, Spread
-from protocols.cut import LabelledSmashed
+from protocols.compare import claims
+from protocols.compare.claims import CLAIMS, LEAKAGE, WAYS, level
+from protocols.compare.figures import Figures, amount, grouped, percent, seconds, spread, varied
+from protocols.compare.report import Report, read_measures, write_whole
+from protocols.compare.rows import Cell
+from protocols.compare.run import Comparison, Spread
 from protocols.errors import ConfigError, DataError
-from protocols.figures import Figures, amount, grouped, percent, seconds, spread, varied
-from protocols.report import Report, read_measures, write_whole
-from protocols.verdicts import Cell
+from protocols.learning.cut import LabelledSmashed
 from protocols.wire.message import Message
 from tests.protocols import tiny
 from tests.waiting import HANG

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from protocols.arrays import Arrays
+from protocols.data.tables import Scaler
 from protocols.errors import ConfigError, DataError
 from protocols.parts import Part, digest, load_part
 from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, settings_in, under
-from protocols.tables import Scaler
 
 
 def parts(scale: float = 1.0) -> dict[str, Part]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from protocols import select
-from protocols.compare import compare
-from protocols.select import batch_size, choose, never_tested
+from protocols.compare import choose as select
+from protocols.compare.choose import batch_size, choose, never_tested
+from protocols.compare.run import compare
 from tests.protocols import tiny
 
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols import sources
-from protocols.config import TableSource
+from protocols.data import sources
+from protocols.data.sources import fingerprint, read_table
 from protocols.errors import ConfigError, DataError, VflError
 from protocols.psi.ids import canonical
-from protocols.sources import fingerprint, read_table
+from protocols.service.config import TableSource
 
 CANARY = "c4n4ry"
 TABLE = pd.DataFrame(

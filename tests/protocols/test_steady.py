@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from protocols import budget, steady
-from protocols.budget import Budget, metered
-from protocols.steady import steadily
+from protocols.service import budget, steady
+from protocols.service.budget import Budget, metered
+from protocols.service.steady import steadily
 
 
 class Panic(BaseException):

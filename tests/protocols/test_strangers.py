@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import pytest
 from cryptography import x509
 
-from protocols.certs import fingerprint, new_party
-from protocols.config import read_config
-from protocols.jobs import Answer, Control, Propose
-from protocols.wire.door import raise_limit
-from protocols.wire.frames import CONTROL
-from protocols.wire.remote import Change, Grpc
-from protocols.wire.tls import Credentials
+from protocols.network.door import raise_limit
+from protocols.network.frames import CONTROL
+from protocols.network.grpc import Change, Grpc
+from protocols.network.tls import Credentials
+from protocols.service.certificates import fingerprint, new_party
+from protocols.service.config import read_config
+from protocols.service.jobs import Answer, Control, Propose
 from tests.protocols.served import Process, lay_out
 from tests.protocols.wire.network import hello, issued, rogue, unchecked
 

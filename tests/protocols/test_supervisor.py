@@ -26,26 +26,14 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from protocols import (
-    agent,
-    attempt,
-    config,
-    consent,
-    errors,
-    health,
-    history,
-    inbox,
-    jobs,
-    notes,
-    parts,
-    policy,
-    programs,
-    serving,
-    sources,
-)
-from protocols.config import Parties, PartyConfig, read_config
+from protocols import errors, parts, programs
+from protocols.data import sources
 from protocols.errors import VflError
-from protocols.wire import codec, record, record_rows
+from protocols.policy import history
+from protocols.record import file
+from protocols.service import agent, attempt, config, consent, conversation, health, jobs
+from protocols.service.config import Parties, PartyConfig, read_config
+from protocols.wire import codec
 from tests.protocols import test_agent
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out
@@ -56,8 +44,22 @@ T = TypeVar("T")
 # Whoever is made to raise does not await what it was given.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 MODULES = (
-    *(agent, attempt, config, consent, health, history, inbox, jobs, notes, parts, policy, programs, serving),
-    *(sources, codec, record, record_rows),
+    *(
+        agent,
+        attempt,
+        config,
+        consent,
+        health,
+        history,
+        conversation,
+        jobs,
+        notes,
+        parts,
+        policy,
+        programs,
+        serving,
+    ),
+    *(sources, codec, file, record_rows),
 )
 WINDOW = 0.08  # seconds for which something raises
 MOST = 100  # times that it is called meanwhile
@@ -169,8 +171,8 @@ def quick() -> Iterator[None]:
         patch.setattr(os, "fsync", lambda handle: None)
         patch.setattr(attempt, "CLAIMED", 0.05)
         patch.setattr(attempt, "PREPARED", 0.05)
-        patch.setattr(inbox, "POLL", 0.02)
-        patch.setattr("protocols.steady.LATEST", 0.1)
+        patch.setattr(conversation, "POLL", 0.02)
+        patch.setattr("protocols.service.steady.LATEST", 0.1)
         patch.setattr(agent, "ENOUGH", 1e9)
         patch.setattr(agent, "TOO_MUCH", 1e9)
         found = trivial([])

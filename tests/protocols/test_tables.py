@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from protocols.arrays import Array
-from protocols.errors import ConfigError, DataError
-from protocols.tables import (
+from protocols.data.tables import (
     Classes,
     Moments,
     Scaler,
@@ -28,6 +27,7 @@ from protocols.tables import (
     numbers,
     split_target,
 )
+from protocols.errors import ConfigError, DataError
 from protocols.wire.codec import decode, encode
 
 _rows = hnp.arrays(

@@ -12,10 +12,10 @@ import torch
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
 from protocols.arrays import Arrays
-from protocols.clients import read_client
+from protocols.compare.task import Task, score
 from protocols.errors import ConfigError
-from protocols.task import Task, score
-from protocols.training import Settings
+from protocols.learning.clients import read_client
+from protocols.learning.training import Settings
 
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(

@@ -15,8 +15,8 @@ from torch import nn
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError
 from protocols.flops import forward_flops, training_flops
-from protocols.models import mlp
-from protocols.training import (
+from protocols.learning.networks import mlp
+from protocols.learning.training import (
     Settings,
     batches,
     check_network,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from protocols.certs import fingerprint
-from protocols.config import read_config
 from protocols.errors import ConfigError
-from protocols.trial import Trial, new_trial, renew
-from protocols.wire.tls import Credentials
+from protocols.network.tls import Credentials
+from protocols.service.certificates import fingerprint
+from protocols.service.config import read_config
+from protocols.service.trial import Trial, new_trial, renew
 
 PARTIES = ["bank", "telco", "shop-2"]
 

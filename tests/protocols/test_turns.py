@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from protocols.turns import Place, Turns
+from protocols.service.turns import Place, Turns
 
 LONG = 60.0  # seconds; nothing here waits for it
 

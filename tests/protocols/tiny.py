@@ -7,9 +7,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from protocols.compare import Comparison, compare
-from protocols.task import Task
-from protocols.training import Settings
+from protocols.compare.run import Comparison, compare
+from protocols.compare.task import Task
+from protocols.learning.training import Settings
 
 
 def table(rows: int = 80) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from protocols.toml import read_toml
+from protocols.settings import read_toml
 from tests.protocols.wire.proxy import Proxy, fair, seeded
 from tests.waiting import HANG
 

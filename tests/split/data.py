@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from torch import nn
 
+from protocols.learning.training import Settings
 from protocols.party import Desk, Party
-from protocols.training import Settings
 from protocols.wire.ledger import Ledger
-from split.layers import Plan
-from split.setup import ClientPart
+from split.agreement import ClientPart
+from split.chain import Plan
 
 SEED = 3
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocols.tables import Scaler, moments, numbers
+from protocols.data.tables import Scaler, moments, numbers
 from protocols.wire.codec import decode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import message_class

@@ -11,7 +11,7 @@ from protocols.federation import Federation
 from protocols.wire.faults import Plan as Faults
 from protocols.wire.transport import Network
 from split import SplitClassifier
-from split.layers import cut_positions
+from split.chain import cut_positions
 from tests.split.data import mlp5, plan, same, tables
 
 DATA = {name: table.drop(columns="z") for name, table in tables([40, 30]).items()}

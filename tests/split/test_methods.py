@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from protocols.task import Task
-from protocols.training import Settings
+from protocols.compare.task import Task
+from protocols.learning.training import Settings
 from split.methods import split
 
 

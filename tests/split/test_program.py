@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from protocols import models, programs
+from protocols import programs
 from protocols.errors import ConfigError, DataError, VflError
-from protocols.models import mlp
+from protocols.learning import networks
+from protocols.learning.networks import mlp
 from protocols.parts import load_part, save_part
 from protocols.party import Unguarded
 from protocols.programs import Seat
 from split import SplitClassifier, SplitRegressor
+from split.agreement import ClientPart, ServerPart
 from split.program import SplitNet, program
-from split.setup import ClientPart, ServerPart
 from tests.apart import Apart
 from tests.split.data import same, tables
 
@@ -44,8 +45,8 @@ def one(inputs: int, outputs: int) -> nn.Module:
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [EntryPoint(name, f"{__name__}:{name}", models.GROUP) for name in ("tower", "one")]
-    monkeypatch.setattr(models, "entry_points", lambda group: here)
+    here = [EntryPoint(name, f"{__name__}:{name}", networks.GROUP) for name in ("tower", "one")]
+    monkeypatch.setattr(networks, "entry_points", lambda group: here)
 
 
 def layers(model: SplitClassifier | SplitRegressor, side: str) -> dict[str, torch.Tensor]:

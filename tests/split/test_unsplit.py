@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from protocols.clients import read_client
+from protocols.data.tables import Scaler, encode_labels, features, moments, numbers
 from protocols.federation import simulate
 from protocols.flops import training_flops
-from protocols.tables import Scaler, encode_labels, features, moments, numbers
-from protocols.training import Settings
+from protocols.learning.clients import read_client
+from protocols.learning.training import Settings
 from split import SplitClassifier, SplitRegressor
-from split.variants import client, server
+from split.roles import client, server
 from tests.split.data import SEED, convnet, held, images, mlp5, plan, same, tables, unsplit
 
 SIZES = {1: [70], 3: [40, 33, 20]}

@@ -20,7 +20,7 @@ from protocols.psi.ids import canonical
 from protocols.wire.faults import Plan
 from tests.vfl.parties import joined, small
 from vfl import align
-from vfl.align import Reveal, align_feature, align_label
+from vfl.alignment.roles import Reveal, align_feature, align_label
 
 PARTIES = ["bank", "shop", "telco"]
 

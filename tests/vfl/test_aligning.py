@@ -15,20 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from protocols import columns
-from protocols.commands.psi import app
-from protocols.connect import Connected
 from protocols.errors import AlignmentError, ConfigError, DataError, PolicyError
 from protocols.federation import Federation
-from protocols.history import load_history
 from protocols.parts import digest, load_part
+from protocols.policy.history import load_history
 from protocols.programs import Seat
-from protocols.psi import buckets, stored
+from protocols.psi import buckets, id_columns, stored
 from protocols.psi.choose import Protocol
+from protocols.service.caller import Connected
 from tests.protocols.served import lay_out, serving
 from tests.vfl.parties import small
-from vfl import VerticalNetClassifier, align, aligning
-from vfl.align import Aligned
+from vfl import VerticalNetClassifier, align
+from vfl.alignment import program
+from vfl.alignment.roles import Aligned
+from vfl.command import app
 
 POLICY = "min_intersection = 5\n"
 EVERY = 'protocols = ["ecdh", "kkrt", "unbalanced"]\n'
@@ -183,7 +183,7 @@ def test_rows_of_a_file_that_changed_meanwhile_are_not_written(
     book, file, out = lay_out(tmp_path, two, POLICY), tmp_path / "bank.parquet", tmp_path / "out.parquet"
     data["bank"].to_parquet(file)
     words = ["--book", str(book), "--me", "bank", "--table", str(file), "--id", "id", "--out", str(out)]
-    real = aligning.align_ids
+    real = program.align_ids
 
     def meanwhile(*args: Any) -> Any:
         found = real(*args)
@@ -192,7 +192,7 @@ def test_rows_of_a_file_that_changed_meanwhile_are_not_written(
 
     with serving(tmp_path, "shop"):
         with monkeypatch.context() as patched:
-            patched.setattr(aligning, "align_ids", meanwhile)
+            patched.setattr(program, "align_ids", meanwhile)
             said = run_cli(app, words)
         assert said.exit_code == 2 and "bank/align: the table has changed since it was aligned" in said.output
         assert not out.exists()
@@ -377,7 +377,7 @@ def test_every_protocol_gives_the_intersection_of_pandas(
         return unicodedata.normalize("NFC", str(value))
 
     for module, name, value in (
-        *((columns, "CHUNK", 7), (stored, "PART", 5), (stored, "FROM", 0 if on_disk else 10**6)),
+        *((id_columns, "CHUNK", 7), (stored, "PART", 5), (stored, "FROM", 0 if on_disk else 10**6)),
         *((buckets, "BUCKET", 8), (buckets, "FROM", 1 if bucketed else 10**6)),
     ):
         monkeypatch.setattr(module, name, value)
@@ -402,9 +402,9 @@ def aligned(tables: dict[str, pd.DataFrame], protocol: Protocol, folder: Path) -
         own = folder / party
         return Seat(party, tuple(tables), tables[party], "id", scratch=own / "scratch", store=own / "store")
 
-    asked = aligning.Align(label_party="bank", protocol=protocol)
+    asked = program.Align(label_party="bank", protocol=protocol)
     try:
-        run = Federation(tables).execute(aligning.program, "align", asked, seat, list(tables))
+        run = Federation(tables).execute(program.program, "align", asked, seat, list(tables))
     except AlignmentError:  # none is shared
         return {party: np.zeros(0, np.int64) for party in tables}
     return {party: found.rows for party, found in run.results.items()}
@@ -412,13 +412,13 @@ def aligned(tables: dict[str, pd.DataFrame], protocol: Protocol, folder: Path) -
 
 def test_all_attempts_at_a_job_keep_the_same_part_and_its_digest_is_nobodys_to_guess(tmp_path: Path) -> None:
     """An attempt may be cut off when one party has kept the others' digests, and one has not."""
-    asked = aligning.program.read({"label_party": "bank"})
+    asked = program.program.read({"label_party": "bank"})
     result = Aligned(np.arange(3), 3, 0, 3)
     table = pd.DataFrame({"id": [5, 6, 7]})
 
     def kept(job: str, party: str) -> str:
         seat = Seat(party, ("bank", "shop"), table, "id", store=tmp_path / party, job=job)
-        return digest(aligning.keep(asked, seat, result))
+        return digest(program.keep(asked, seat, result))
 
     assert kept("a" * 16, "bank") == kept("a" * 16, "bank")
     assert len({kept(job * 16, party) for job in "ab" for party in ("bank", "shop")}) == 4

@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols.connect import Connected
 from protocols.errors import PolicyError, ProtocolError, VflError
 from protocols.federation import Role
 from protocols.hazmat.blake2s import row_digests
 from protocols.hazmat.cuckoo import third_of
 from protocols.hazmat.oblivious import Columns, as_rows, both_seeds, offer
-from protocols.history import load_history
 from protocols.party import Party
+from protocols.policy.history import load_history
 from protocols.programs import Seat, program, registered
 from protocols.psi import buckets, choose
 from protocols.psi.curve import multiply, new_scalar
@@ -32,15 +31,11 @@ from protocols.psi.kkrt import FunctionValues, MaskedCodes, SeedChoices, SeedOff
 from protocols.psi.oprf import CODE, Own, fill_table, masked, unmask, values_of
 from protocols.psi.ring import InAllSize
 from protocols.psi.stored import drawer_of
+from protocols.service.caller import Connected
 from tests.protocols.served import lay_out, serving
-from vfl import (
-    VerticalGradientBoostingClassifier,
-    VerticalLogisticRegression,
-    VerticalNetClassifier,
-    align,
-    aligning,
-)
-from vfl.align import Aligned
+from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier, align
+from vfl.alignment import program as aligning
+from vfl.alignment.roles import Aligned
 
 POSSIBLE = pd.Series(np.arange(20_000))
 CUSTOMERS = np.sort(np.random.default_rng(5).choice(20_000, 3_000, replace=False))

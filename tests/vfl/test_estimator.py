@@ -19,7 +19,7 @@ from torch import nn
 
 from protocols.arrays import Arrays
 from protocols.errors import AlignmentError, ConfigError, DataError
-from protocols.models import mlp
+from protocols.learning.networks import mlp
 from protocols.parts import load_part
 from tests.vfl.parties import joined, small
 from vfl import VerticalNetClassifier, VerticalNetRegressor

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from protocols.commands.psi import app
+from vfl.command import app
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "psi.md"
 

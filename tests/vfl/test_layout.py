@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from protocols.errors import ConfigError
-from vfl.layout import check_top, embedding_width, shares
+from vfl.network.layout import check_top, embedding_width, shares
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=8), st.integers(8, 300))

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 import vfl.boosting.label
-from protocols.connect import Connected
 from protocols.errors import PolicyError
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.service.caller import Connected
 from tests.protocols.networked import columns
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalGradientBoostingClassifier, VerticalLinearRegression

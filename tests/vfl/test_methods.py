@@ -7,13 +7,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from protocols.tables import Kind
-from protocols.task import Task
-from protocols.training import Settings
+from protocols.compare.task import Task
+from protocols.data.tables import Kind
+from protocols.learning.training import Settings
 from protocols.wire.transport import Network
 from tests.vfl.parties import small
-from vfl.estimator import VerticalNetClassifier
 from vfl.methods import vertical
+from vfl.network.estimator import VerticalNetClassifier
 
 
 def task(label: str = "default") -> Task:

@@ -17,22 +17,22 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.cut import CutGradient, Smashed
+from protocols.data.tables import Scaler
 from protocols.errors import LineError, ProtocolError, StallError
 from protocols.federation import Federation, Role, simulate
-from protocols.models import mlp
+from protocols.learning.cut import CutGradient, Smashed
+from protocols.learning.networks import mlp
+from protocols.learning.training import Settings, outputs, probabilities, train
 from protocols.party import Coordinator, Party
 from protocols.psi.ids import canonical
-from protocols.tables import Scaler
-from protocols.training import Settings, outputs, probabilities, train
 from protocols.wire.codec import decode
 from protocols.wire.faults import Plan as Faults
 from protocols.wire.transport import Envelope, Network
 from tests.vfl.parties import joined, overlapping, small
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
-from vfl.align import align_feature, align_label
-from vfl.layout import Columns, Width
-from vfl.neural import Order, Plan, Table, feature_party, label_party
+from vfl.alignment.roles import align_feature, align_label
+from vfl.network.layout import Columns, Width
+from vfl.network.roles import Order, Plan, Table, feature_party, label_party
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from protocols.connect import Connected
 from protocols.errors import ConfigError, DataError
 from protocols.hazmat.paillier import Plain
+from protocols.service.caller import Connected
 from tests.protocols.networked import columns
 from tests.protocols.served import lay_out, serving
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
-from vfl.shell import weights_of
+from vfl.base import weights_of
 
 
 def test_weights_come_back_as_numbers_in_their_order() -> None:
@@ -74,7 +74,7 @@ def test_a_part_that_was_trained_over_a_network_is_saved_and_loaded(model: Any, 
 )
 def test_who_watches_sees_training_begin(model: Any, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[str, int, int]] = []
-    monkeypatch.setattr("vfl.shell.bar", lambda label: nullcontext(lambda *told: said.append(told)))
+    monkeypatch.setattr("vfl.base.bar", lambda label: nullcontext(lambda *told: said.append(told)))
     found = columns(120)
     model.fit({party: found[party] for party in ("bank", "telco")}, "bank.y", "id")
     steps = [told for told in said if told[0] == step]

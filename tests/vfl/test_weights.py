@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import DataError
 from protocols.hazmat.paillier import Plain
+from protocols.trees.sums import histogram, quantised
 from vfl import (
     VerticalGradientBoostingClassifier,
     VerticalGradientBoostingRegressor,
@@ -19,7 +20,6 @@ from vfl import (
     VerticalLogisticRegression,
     VerticalPoissonRegressor,
 )
-from vfl.trees.sums import histogram, quantised
 from vfl.weights import FEWEST, LARGEST, carrying_half, check_weights
 
 _weights = st.lists(st.floats(1e-3, 1e6) | st.just(0.0), min_size=1, max_size=60).filter(any).map(np.array)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocols.arrays import Array
-from vfl.boosting.plan import Boosting
+from vfl.boosting.parameters import Boosting
 
 
 def drawn_rows(rng: np.random.Generator, plan: Boosting, learning: Array, g: Array) -> tuple[Array, Array]:

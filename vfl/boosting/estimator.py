@@ -17,20 +17,20 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
+from protocols.data.tables import Kind, column
 from protocols.errors import ConfigError, marked, nearest
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.learning.training import check_network
 from protocols.programs import Program, Seat
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
-from protocols.tables import Kind, column
-from protocols.training import check_network
-from vfl.boosting import saving
+from vfl.base import Data, Vertical, weights_of
+from vfl.boosting import part
+from vfl.boosting.parameters import Boosting, PredictProtocol, encryption_fields, encryption_of
+from vfl.boosting.part import Own
 from vfl.boosting.parts import Learnt
-from vfl.boosting.plan import Boosting, PredictProtocol, encryption_fields, encryption_of
 from vfl.boosting.program import owned, plain_program, program, told
-from vfl.boosting.saving import Own
-from vfl.shell import Data, Vertical, weights_of
 
 PAILLIER = Paillier()
 # Of the parameters: what each party has by itself, or what is told in other words.
@@ -175,7 +175,7 @@ class _VerticalGradientBoosting(Vertical):
         """
         parts, plain = self._fitted(), {"unmatched": self.unmatched, "random_state": self.random_state}
         parameters = self._parameters(self.label_party_, self.parties_)
-        return saving.save(
+        return part.save(
             Path(store), self._saved_as(run), type(self).__name__, parts, {**told(parameters), **plain}
         )
 
@@ -186,7 +186,7 @@ class _VerticalGradientBoosting(Vertical):
         Raises ConfigError for a run that is not there, DataError for parts that are damaged or do not
         belong together.
         """
-        settings, parts = saving.load(Path(store), run, cls.__name__)
+        settings, parts = part.load(Path(store), run, cls.__name__)
         known = {name: value for name, value in settings.items() if name in cls._get_param_names()}
         loaded = cls(
             **{**known, "encryption": encryption_of(settings), "normalise": tuple(settings["normalise"])}

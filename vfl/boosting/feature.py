@@ -20,7 +20,9 @@ from protocols.hazmat.paillier import EncryptedArray
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
 from protocols.psi.ids import CanonicalIds
-from vfl.align import Aligned, align_feature
+from protocols.trees.bins import Bins, fit_all
+from protocols.trees.forest import Splits
+from vfl.alignment.roles import Aligned, align_feature
 from vfl.boosting.messages import (
     LEAF,
     OTHERS,
@@ -37,12 +39,10 @@ from vfl.boosting.messages import (
     to_bits,
 )
 from vfl.boosting.nodes import Drawing, Level, below, roots
+from vfl.boosting.parameters import Boosting
 from vfl.boosting.parts import Owned, Table
-from vfl.boosting.plan import Boosting
 from vfl.boosting.predict import answer, rows_in_bins
 from vfl.boosting.sums import CHUNK, Statistics, joined, sum_up, summing_cost, take
-from vfl.trees.bins import Bins, fit_all
-from vfl.trees.forest import Splits
 from vfl.weights import carrying_half
 
 

@@ -14,15 +14,15 @@ import numpy as np
 from protocols.arrays import Array
 from protocols.costs import Cost
 from protocols.party import Coordinator
+from protocols.trees.forest import Growing, Splits
+from protocols.trees.splits import Found, best_splits, weight
+from protocols.trees.sums import Quantised, histogram, padded
 from vfl.boosting.checks import Above, check_side, check_sums
 from vfl.boosting.feature import apart
 from vfl.boosting.messages import LEAF, OTHERS, YOURS, ClearSums, Divided, SealedSums, Sides, to_bits
 from vfl.boosting.nodes import Drawing, Level, below, roots
 from vfl.boosting.setting import Setting, Side
 from vfl.boosting.sums import CHUNK, open_sums, opening_cost, seal, sealing_cost
-from vfl.trees.forest import Growing, Splits
-from vfl.trees.splits import Found, best_splits, weight
-from vfl.trees.sums import Quantised, histogram, padded
 
 MOST_IN_STOCK = 1 << 17  # obfuscators made while waiting: 80 MB at 2048 bits
 

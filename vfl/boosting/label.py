@@ -13,25 +13,25 @@ import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array, Arrays
+from protocols.data.tables import encode_labels, features, labels
 from protocols.errors import DataError, ProtocolError, marked
 from protocols.party import Coordinator
 from protocols.randomness import philox
-from protocols.tables import encode_labels, features, labels
-from vfl.align import Aligned, align_label
+from protocols.trees.bins import MOST_BINS
+from protocols.trees.forest import Forest, Growing, Splits
+from protocols.trees.splits import Columns
+from protocols.trees.sums import quantised
+from vfl.alignment.roles import Aligned, align_label
 from vfl.boosting.draw import drawn_columns, drawn_rows, held_out
 from vfl.boosting.feature import check_outputs, described, divided
 from vfl.boosting.grow import Grower
 from vfl.boosting.losses import Loss
 from vfl.boosting.messages import MOST_OUTPUTS, BinCounts, Drawn, Enough, TreeKey, to_bits
 from vfl.boosting.nodes import Drawing
+from vfl.boosting.parameters import Boosting
 from vfl.boosting.parts import Classes, Learnt, Owned, Table
-from vfl.boosting.plan import Boosting
 from vfl.boosting.predict import ask
 from vfl.boosting.setting import Setting, Side
-from vfl.trees.bins import MOST_BINS
-from vfl.trees.forest import Forest, Growing, Splits
-from vfl.trees.splits import Columns
-from vfl.trees.sums import quantised
 from vfl.weights import check_weights
 
 MOST_GRADIENT = 1e100

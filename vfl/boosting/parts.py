@@ -9,9 +9,9 @@ import pandas as pd
 
 from protocols.arrays import Array
 from protocols.psi.ids import CanonicalIds
+from protocols.trees.bins import Bins
+from protocols.trees.forest import Forest, Splits
 from vfl.boosting.losses import Loss
-from vfl.trees.bins import Bins
-from vfl.trees.forest import Forest, Splits
 
 Classes = list[bool | int | str]
 

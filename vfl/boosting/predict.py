@@ -18,12 +18,12 @@ import numpy as np
 from protocols.arrays import Array
 from protocols.errors import ProtocolError
 from protocols.party import Coordinator, Party
-from vfl.align import Aligned, align_feature, align_label
+from protocols.trees.bins import Bins, binned
+from protocols.trees.forest import Forest, Splits, Walk
+from vfl.alignment.roles import Aligned, align_feature, align_label
 from vfl.boosting.messages import Arrived, Outcomes, Reached, Sides, from_bits, to_bits
+from vfl.boosting.parameters import Boosting, PredictProtocol
 from vfl.boosting.parts import Learnt, Owned, Table
-from vfl.boosting.plan import Boosting, PredictProtocol
-from vfl.trees.bins import Bins, binned
-from vfl.trees.forest import Forest, Splits, Walk
 
 CHUNK = 1 << 17  # rows on their way at once: they take 4 bytes a tree
 

@@ -11,15 +11,16 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
+from protocols.data.tables import check_rows, column
 from protocols.errors import ConfigError, DataError
 from protocols.federation import Role
 from protocols.parts import Part
+from protocols.policy.rules import Bound
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
-from protocols.rules import Bound
-from protocols.tables import check_rows, column
-from vfl.align import CAREFUL, SPOKEN, ids_of
-from vfl.boosting import saving
+from protocols.trees.bins import check_columns, check_kinds
+from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
+from vfl.boosting import part as saving
 from vfl.boosting.feature import check_monotone, feature_party
 from vfl.boosting.label import label_party
 from vfl.boosting.messages import (
@@ -37,12 +38,11 @@ from vfl.boosting.messages import (
     Sides,
     TreeKey,
 )
+from vfl.boosting.parameters import Boosting
+from vfl.boosting.part import Own
 from vfl.boosting.parts import Table
-from vfl.boosting.plan import Boosting
 from vfl.boosting.predict import predict_feature, predict_label
-from vfl.boosting.saving import Own
 from vfl.seats import id_of, table_of, target_of
-from vfl.trees.bins import check_columns, check_kinds
 
 
 class SealedBoosting(Boosting):

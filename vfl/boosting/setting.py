@@ -8,8 +8,8 @@ import numpy as np
 
 from protocols.arrays import Array
 from protocols.hazmat.paillier.array import Key
-from vfl.boosting.plan import Boosting
-from vfl.trees.splits import Columns
+from protocols.trees.splits import Columns
+from vfl.boosting.parameters import Boosting
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from protocols.errors import DataError, ProtocolError
 from protocols.hazmat.paillier import EncryptedArray, Fixed, concatenated
 from protocols.hazmat.paillier.array import Key
 from protocols.hazmat.paillier.layout import plan
+from protocols.trees.sums import histogram, starts
 from vfl.boosting.messages import ClearGradients, ClearSums, SealedGradients, SealedSums
-from vfl.trees.sums import histogram, starts
 
 CHUNK = 4096  # rows of one message: the next are encrypted while these are on their way
 Statistics = EncryptedArray | Array  # (rows, statistics)

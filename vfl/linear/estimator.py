@@ -1,8 +1,8 @@
 """Linear models over columns of several parties behind scikit-learn's `fit` and `predict`.
 
 Takes part: the party that the target names (the label party) and every other party in the mapping. Who
-learns what: see `vfl.align`, `vfl.linear.exact` and `vfl.linear.hidden`; `ledger_` lists every message of a
-training run and what it reveals. Semi-honest parties.
+learns what: see `vfl.align`, `vfl.linear.roles` and `vfl.linear.conjugate`; `ledger_` lists every message of
+a training run and what it reveals. Semi-honest parties.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
+from protocols.data.tables import column
 from protocols.errors import ConfigError, marked
 from protocols.hazmat.paillier import Paillier
+from protocols.learning.training import check_network
 from protocols.programs import Program, Seat
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
-from protocols.tables import column
-from protocols.training import check_network
-from vfl.linear import saving
+from vfl.base import Data, Vertical, weights_of
+from vfl.linear import part
+from vfl.linear.part import Own
 from vfl.linear.plan import Family, Head, Security, Solver
 from vfl.linear.program import VerticalLinear, owned, plain_program, program
-from vfl.linear.saving import Own
-from vfl.shell import Data, Vertical, weights_of
 
 PAILLIER = Paillier()
 _NOT_TOLD = ("encryption", "unmatched", "random_state")  # of the parameters; each party has them by itself
@@ -160,7 +160,7 @@ class _VerticalLinear(Vertical):
         """
         settings = {**self.get_params(), "encryption": asdict(self.encryption)}
         parts = self._fitted()
-        return saving.save(Path(store), self._saved_as(run), type(self).__name__, parts, settings)
+        return part.save(Path(store), self._saved_as(run), type(self).__name__, parts, settings)
 
     @classmethod
     def load(cls, store: str | Path, run: str) -> Self:
@@ -169,7 +169,7 @@ class _VerticalLinear(Vertical):
         Raises ConfigError for a run that is not there, DataError for parts that are damaged or do not
         belong together.
         """
-        settings, parts = saving.load(Path(store), run, cls.__name__)
+        settings, parts = part.load(Path(store), run, cls.__name__)
         settings["encryption"] = Paillier(**settings["encryption"])
         loaded = cls(**settings | {"normalise": tuple(settings["normalise"])})
         loaded.parts_, loaded.run_ = parts, run

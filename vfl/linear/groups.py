@@ -3,7 +3,7 @@
 No party: each owner of columns asks this of its own. Who follows the protocol learns the sum over rows of a
 column times residuals. If the column is the same in all rows but few, or few rows are so far out that they
 hold most of it, that is nearly these rows' residuals, and tells their labels. Nobody else sees the columns:
-an owner that does not check, or that makes columns up, is not found out, and `vfl.linear.sealed` says what
+an owner that does not check, or that makes columns up, is not found out, and `vfl.linear.gradient` says what
 it learns.
 """
 

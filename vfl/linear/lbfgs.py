@@ -9,14 +9,14 @@ import numpy as np
 from protocols.arrays import Array, Arrays
 from protocols.errors import ProtocolError
 from protocols.party import Coordinator, Party
-from vfl.linear.block import Block
-from vfl.linear.masks import total
-from vfl.linear.sealed import Sealer, Sums
-from vfl.linear.search import Span, direction, line_search, products
-from vfl.linear.sides import FeatureSide, LabelSide, Solved
+from protocols.sums.masked import total
+from vfl.linear.columns import Block
+from vfl.linear.gradient import Sealer, Sums
+from vfl.linear.line_search import Span, direction, line_search, products
+from vfl.linear.messages import InnerProducts, Move, PartialScores
+from vfl.linear.state import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
 from vfl.linear.whole import Factors, Rounded, Told
-from vfl.linear.words import InnerProducts, Move, PartialScores
 
 
 async def lead(me: Coordinator, side: LabelSide) -> Solved:

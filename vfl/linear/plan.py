@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array
+from protocols.data.tables import Scaler, check_classes, encode_labels, features, labels
 from protocols.errors import ConfigError, DataError
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.party import Guard
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import CanonicalIds
-from protocols.tables import Scaler, check_classes, encode_labels, features, labels
-from vfl.linear.block import Columns, check_columns, check_rows
+from vfl.linear.columns import Columns, check_columns, check_rows
 from vfl.linear.groups import check_groups
 from vfl.linear.losses import LOSSES, Loss
 from vfl.weights import check_weights

@@ -1,8 +1,9 @@
 """Linear models as a program: what a job says to all parties, and what each makes of its own seat.
 
 Takes part: the label party and the feature parties, each for itself. Every party is told `VerticalLinear`;
-who learns what from the run is told in `vfl.align`, `vfl.linear.exact` and `vfl.linear.hidden`. A run without
-encryption, or with a key that can be broken, is a program of its own, which a policy has to grant as plain.
+who learns what from the run is told in `vfl.align`, `vfl.linear.roles` and `vfl.linear.conjugate`. A run
+without encryption, or with a key that can be broken, is a program of its own, which a policy has to grant as
+plain.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from protocols.data.tables import features
 from protocols.errors import ConfigError, DataError
 from protocols.federation import Role
 from protocols.hazmat.paillier import Paillier
@@ -20,16 +22,11 @@ from protocols.programs import Parameters, Program, Seat
 from protocols.psi.choose import Once
 from protocols.psi.ids import Rule
 from protocols.psi.ring import InAllSize
-from protocols.tables import features
-from vfl.align import CAREFUL, SPOKEN, feature_parties, ids_of
-from vfl.linear import saving
-from vfl.linear.exact import feature_party, label_party, predict_feature, predict_label
-from vfl.linear.masks import MaskPoint
-from vfl.linear.mesh import ShareKey
-from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table, Target
-from vfl.linear.saving import Own
-from vfl.linear.sealed import MaskedGradient, OpenedGradient, SealedResiduals
-from vfl.linear.words import (
+from protocols.sums.masked import MaskPoint
+from vfl.alignment.roles import CAREFUL, SPOKEN, feature_parties, ids_of
+from vfl.linear import part as saving
+from vfl.linear.gradient import MaskedGradient, OpenedGradient, SealedResiduals
+from vfl.linear.messages import (
     InnerProducts,
     LinearStart,
     Move,
@@ -38,7 +35,11 @@ from vfl.linear.words import (
     ProximalSums,
     TrialProducts,
 )
-from vfl.neural import Order
+from vfl.linear.part import Own
+from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table, Target
+from vfl.linear.roles import feature_party, label_party, predict_feature, predict_label
+from vfl.linear.shared_gradient import ShareKey
+from vfl.network.roles import Order
 from vfl.seats import id_of, table_of, target_of
 
 Count = Annotated[int, Field(ge=1)]

@@ -19,13 +19,13 @@ import numpy as np
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
-from vfl.linear.hidden import shares
-from vfl.linear.masks import total
-from vfl.linear.sealed import Sealer, Sums
-from vfl.linear.sides import FeatureSide, LabelSide, Solved
+from protocols.sums.masked import total
+from vfl.linear.conjugate import shares
+from vfl.linear.gradient import Sealer, Sums
+from vfl.linear.messages import PartialScores, ProximalStep, ProximalSums
+from vfl.linear.state import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
 from vfl.linear.whole import Told
-from vfl.linear.words import PartialScores, ProximalStep, ProximalSums
 
 _SWEEPS, _ENOUGH = 10_000, 0.01
 _STEEPEST = 2.0**40  # L, beyond which no loss goes

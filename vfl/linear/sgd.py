@@ -11,15 +11,15 @@ import numpy as np
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
-from vfl.linear.block import Columns
-from vfl.linear.masks import total
+from protocols.sums.masked import total
+from vfl.linear.columns import Columns
+from vfl.linear.gradient import Sealer, Sums
+from vfl.linear.messages import Move, PartialScores
 from vfl.linear.plan import Plan, batches
-from vfl.linear.sealed import Sealer, Sums
-from vfl.linear.sides import FeatureSide, LabelSide, Solved
+from vfl.linear.state import FeatureSide, LabelSide, Solved
 from vfl.linear.stopping import Patience
 from vfl.linear.whole import Scale
-from vfl.linear.words import Move, PartialScores
-from vfl.neural import Order
+from vfl.network.roles import Order
 
 
 class Descent:

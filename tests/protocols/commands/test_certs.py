@@ -7,8 +7,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from protocols.certs import fingerprint
-from protocols.cli import app
+from protocols.cli.main import app
+from protocols.service.certificates import fingerprint
 
 
 def vfl(*arguments: str | Path) -> Result:

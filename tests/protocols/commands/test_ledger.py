@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from protocols.cli import app
-from protocols.wire.record import Record
+from protocols.cli.main import app
+from protocols.record.file import Record
 from tests.protocols.wire.records import entry, lines, rechain, rows, says, state, write
 
 TALK = [says(entry("bank", "shop", i, scope=f"fit/{i}", body=b"x" * i)) for i in range(4)]

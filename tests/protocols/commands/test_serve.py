@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from protocols import agent, programs
-from protocols.commands.serve import app
-from protocols.jobs import Given, Record, Store
+from protocols import programs
+from protocols.cli.serve import app
+from protocols.service import agent
+from protocols.service.jobs import Given, Record, Store
 from tests.protocols.served import lay_out
 
 NOW = datetime.now(UTC)

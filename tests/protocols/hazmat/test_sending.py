@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from protocols.arrays import Array
 from protocols.hazmat.paillier import EncryptedArray, Fixed
+from protocols.network import frames, outgoing
 from protocols.party import Desk, Party
-from protocols.wire import frames, outgoing
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 from protocols.wire.transport import Envelope

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from protocols import private
 from protocols.arrays import Arrays
-from protocols.columns import InTable
 from protocols.errors import ConfigError, DataError, LineError, ProtocolError
-from protocols.jobs import Kept, common_step
 from protocols.party import Desk, Party, Unguarded, run
 from protocols.psi import buckets, kkrt, stored
 from protocols.psi.buckets import capacity
 from protocols.psi.choose import Protocol, meet
 from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
+from protocols.psi.id_columns import InTable
 from protocols.psi.ids import Ids, canonical
 from protocols.psi.stored import drawer_of, store
+from protocols.service.jobs import Kept, common_step
 from protocols.wire.clock import run_virtual
 from protocols.wire.codec import decode
 from protocols.wire.faults import Faults, Plan

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, PolicyError, ProtocolError
 from protocols.party import Party, Unguarded
-from protocols.policy import Guard
+from protocols.policy.judge import Guard
+from protocols.policy.rules import Compared
 from protocols.psi import choose, ecdh, kkrt, ring
 from protocols.psi.choose import LARGE, Protocol, check_protocol, chosen
 from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
 from protocols.psi.ids import canonical
 from protocols.psi.kkrt import FunctionValues
-from protocols.rules import Compared
 from tests.protocols.granted import EMPTY, JOB, rule
 from tests.protocols.psi.test_ecdh import Role, bodies, numbers, talk
 

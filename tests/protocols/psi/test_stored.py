@@ -14,10 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocols import columns
-from protocols.columns import IdColumn, InFile, InTable
 from protocols.errors import ConfigError, DataError
-from protocols.psi import risk, stored
+from protocols.psi import id_columns, risk, stored
+from protocols.psi.id_columns import IdColumn, InFile, InTable
 from protocols.psi.ids import Duplicates, canonical
 from protocols.psi.risk import guessable
 from protocols.psi.stored import StoredIds, store
@@ -25,7 +24,7 @@ from protocols.psi.stored import StoredIds, store
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "CHUNK", 7)
+    monkeypatch.setattr(id_columns, "CHUNK", 7)
     monkeypatch.setattr(stored, "PART", 5)
 
 
@@ -147,7 +146,7 @@ def test_a_file_without_rows_keeps_the_type_of_its_ids(tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
 def test_a_fingerprint_is_of_ids_and_their_order(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(columns, "CHUNK", chunk)
+    monkeypatch.setattr(id_columns, "CHUNK", chunk)
     one = in_table(["ab", "c", None, ""]).fingerprint
     assert one == in_table(["ab", "c", None, ""], dtype="string[pyarrow]").fingerprint
     others = [["c", "ab", None, ""], ["a", "bc", None, ""], ["ab", "c", "", None], ["ab", "c", None]]

@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from protocols.certs import new_authority, new_party, put
-from protocols.wire.frames import Limits
-from protocols.wire.link import METHOD
-from protocols.wire.parties_pb2 import Frame, Hello
-from protocols.wire.remote import Grpc
-from protocols.wire.tls import Credentials, Material
+from protocols.network.frames import Limits
+from protocols.network.grpc import Grpc
+from protocols.network.link import METHOD
+from protocols.network.parties_pb2 import Frame, Hello
+from protocols.network.tls import Credentials, Material
+from protocols.service.certificates import new_authority, new_party, put
 from protocols.wire.transport import Envelope
 from tests.waiting import HANG
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from protocols.record.file import Record, Sent
 from protocols.wire.message import Message
-from protocols.wire.record import Record, Sent
 
 
 class Entry(NamedTuple):

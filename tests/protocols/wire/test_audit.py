@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.wire.audit import Audit, Fault, frame, owner
-from protocols.wire.record import Record
+from protocols.record.audit import Audit, Fault, frame, owner
+from protocols.record.file import Record
 from tests.protocols.wire.records import Act, acts, entry, lines, rows, says, scratch, write
 from tests.waiting import HANG
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.wire import door
-from protocols.wire.door import Address, Door, _crowded, _held, _Stranger, parse
-from protocols.wire.frames import Limits
-from protocols.wire.remote import Grpc
+from protocols.network import door
+from protocols.network.door import Address, Door, _crowded, _held, _Stranger, parse
+from protocols.network.frames import Limits
+from protocols.network.grpc import Grpc
 from tests.protocols.stranger import opener
 from tests.protocols.wire.network import bounded, certified, shop_party
 

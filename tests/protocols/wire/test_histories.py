@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from protocols.wire.reconcile import Verdict, verify
-from protocols.wire.record import Record
-from protocols.wire.record_rows import CUT
+from protocols.record.file import Record
+from protocols.record.reconcile import Verdict, verify
+from protocols.record.rows import CUT
 from tests.protocols.wire.records import Act, entry, rechain, rows, says, scratch, state, write
 
 Row = dict[str, Any]

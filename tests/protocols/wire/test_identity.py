@@ -7,8 +7,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from protocols.errors import ConfigError, VflError
-from protocols.wire.remote import Grpc
-from protocols.wire.tls import Credentials
+from protocols.network.grpc import Grpc
+from protocols.network.tls import Credentials
 from tests.protocols.wire.network import (
     HERE,
     SOON,

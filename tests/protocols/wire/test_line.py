@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocols.wire import incoming, outgoing
-from protocols.wire.frames import (
+from protocols.network import incoming, outgoing
+from protocols.network.frames import (
     CHUNK,
     CONTROL,
     FINAL,
@@ -25,8 +25,8 @@ from protocols.wire.frames import (
     parse_hello,
     weight,
 )
-from protocols.wire.line import Line
-from protocols.wire.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Hello, Ping, Refusal
+from protocols.network.line import Line
+from protocols.network.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Hello, Ping, Refusal
 from protocols.wire.transport import Envelope
 
 SESSIONS = {"bank": b"b" * 16, "shop": b"s" * 16}
@@ -81,7 +81,7 @@ def small_chunks() -> Iterator[None]:
     small = pytest.MonkeyPatch()
     for module in (incoming, outgoing):
         small.setattr(module, "CHUNK", 4)
-    small.setattr("protocols.wire.line.PROMPT", 16)
+    small.setattr("protocols.network.line.PROMPT", 16)
     try:
         yield
     finally:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from protocols.errors import ConfigError, LineError
-from protocols.wire.frames import CHUNK, CONTROL, OVERHEAD, Limits
-from protocols.wire.post import Post
-from protocols.wire.remote import Change, Grpc, network_loop
+from protocols.network.frames import CHUNK, CONTROL, OVERHEAD, Limits
+from protocols.network.grpc import Change, Grpc, network_loop
+from protocols.network.post import Post
 from protocols.wire.transport import Envelope
 from tests.protocols.wire.network import SOON, bank_party, bounded, envelope, party, shop_party
 from tests.waiting import HANG

@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from protocols.certs import new_authority, new_party
 from protocols.errors import ConfigError
-from protocols.wire.frames import RefusedError
-from protocols.wire.parties_pb2 import Hello
-from protocols.wire.proof import check_proof, fingerprint, leaf, prove, read_fingerprints
-from protocols.wire.tls import Material
+from protocols.network.frames import RefusedError
+from protocols.network.parties_pb2 import Hello
+from protocols.network.proof import check_proof, fingerprint, leaf, prove, read_fingerprints
+from protocols.network.tls import Material
+from protocols.service.certificates import new_authority, new_party
 from tests.protocols.wire.network import certified, trial
 
 CHALLENGE, BANK, SHOP = b"c" * 16, b"b" * 16, b"s" * 16

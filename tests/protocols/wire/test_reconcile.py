@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from protocols.errors import DataError
 from protocols.federation import Run, simulate
+from protocols.network import grpc
 from protocols.party import Coordinator
-from protocols.serving import serve_role
-from protocols.wire import record_rows, remote
+from protocols.record import rows as record_rows
+from protocols.record.reconcile import ABORT, Verdict, verify
+from protocols.service.role import serve_role
 from protocols.wire.message import Message
-from protocols.wire.reconcile import ABORT, Verdict, verify
 from tests.protocols.wire.network import bank_party, bounded, shop_party
 from tests.protocols.wire.records import Act, Entry, entry, rechain, rows, says, scratch, state, write
 
@@ -263,7 +264,7 @@ def test_nothing_may_be_missing_before_the_end_of_a_line(tmp_path: Path) -> None
 
 def test_the_message_of_a_failure_overtakes(tmp_path: Path) -> None:
     """The bank fails: what it sent before is never taken, as the shop stops for its word."""
-    assert ABORT == remote.ABORT
+    assert ABORT == grpc.ABORT
     word = says(entry("bank", "shop", scope=ABORT))
     a = write(tmp_path / "a", "bank", [RUNNING, *talk(5), word, FAILED])
     b = write(tmp_path / "b", "shop", [RUNNING, *talk(4), word, FAILED])

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from protocols.errors import ConfigError, DataError
 from protocols.federation import simulate
 from protocols.party import Coordinator
-from protocols.wire.audit import Audit
+from protocols.record.audit import Audit
+from protocols.record.file import Record
+from protocols.record.rows import GrantRow, HeaderRow, JobRow, MendedRow, MessageRow, Row
 from protocols.wire.message import Message
-from protocols.wire.record import Record
-from protocols.wire.record_rows import GrantRow, HeaderRow, JobRow, MendedRow, MessageRow, Row
 from tests.protocols.wire.records import Act, acts, entry, lines, rows, says, scratch, state, write
 from tests.waiting import HANG
 
@@ -196,7 +196,7 @@ def test_a_crash_in_the_very_first_row_begins_anew(tmp_path: Path, left: bytes) 
 
 CRASH = """
 import itertools, sys
-from protocols.wire.record import Record
+from protocols.record.file import Record
 from tests.protocols.wire.records import entry
 record = Record.open(sys.argv[1], "bank")
 for i in itertools.count():

@@ -19,17 +19,17 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protocols import certs
-from protocols.certs import new_party
 from protocols.errors import ConfigError, ProtocolError, VflError
 from protocols.logs import structured
-from protocols.wire import proof
-from protocols.wire.frames import CONTROL, Limits
-from protocols.wire.link import METHOD
-from protocols.wire.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Ping
-from protocols.wire.proof import fingerprint, leaf
-from protocols.wire.remote import Change, Grpc, network_loop
-from protocols.wire.tls import Credentials, last_good, server_credentials
+from protocols.network import proof
+from protocols.network.frames import CONTROL, Limits
+from protocols.network.grpc import Change, Grpc, network_loop
+from protocols.network.link import METHOD
+from protocols.network.parties_pb2 import Ack, Bye, Chunk, Frame, Header, Ping
+from protocols.network.proof import fingerprint, leaf
+from protocols.network.tls import Credentials, last_good, server_credentials
+from protocols.service import certificates
+from protocols.service.certificates import new_party
 from tests.protocols.stranger import CLOSED, LINE, call, frame, opener
 from tests.protocols.wire.network import (
     HERE,
@@ -129,7 +129,7 @@ def test_a_stolen_key_that_was_revoked_proves_nothing(
     def prove(*known: Any) -> dict[str, Any]:
         return {**proof.prove(*known), "certificates": [leaf(certified("shop").read("shop"))]}
 
-    monkeypatch.setattr("protocols.wire.endpoint.prove", prove)
+    monkeypatch.setattr("protocols.network.endpoint.prove", prove)
 
     async def talk() -> None:
         revoked = [seen("shop", stolen)]
@@ -147,7 +147,7 @@ def test_a_stolen_key_that_was_revoked_proves_nothing(
 
 def test_certificates_of_tomorrow_name_the_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when this machine's clock is a day behind."""
-    monkeypatch.setattr(certs, "_BACKDATED", timedelta(days=-1))
+    monkeypatch.setattr(certificates, "_BACKDATED", timedelta(days=-1))
     shop, bank = (new_party(tmp_path, trial(), name, days=9) for name in ("shop", "bank"))
 
     async def talk(shop: Credentials, bank: Credentials) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from protocols.certs import new_authority, new_party
 from protocols.errors import ConfigError, LineError, ProtocolError, VflError
-from protocols.wire.frames import CHUNK, OVERHEAD, Limits
-from protocols.wire.link import METHOD
-from protocols.wire.parties_pb2 import Chunk, Frame, Header
-from protocols.wire.remote import Grpc
-from protocols.wire.tls import Credentials
+from protocols.network.frames import CHUNK, OVERHEAD, Limits
+from protocols.network.grpc import Grpc
+from protocols.network.link import METHOD
+from protocols.network.parties_pb2 import Chunk, Frame, Header
+from protocols.network.tls import Credentials
+from protocols.service.certificates import new_authority, new_party
 from tests.protocols.wire.network import (
     HERE,
     SOON,

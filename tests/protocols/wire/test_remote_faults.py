@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from protocols.errors import LineError
-from protocols.wire.frames import CHUNK, Limits
-from protocols.wire.remote import Grpc
+from protocols.network.frames import CHUNK, Limits
+from protocols.network.grpc import Grpc
 from tests.protocols.wire.network import (
     bank_party,
     bounded,

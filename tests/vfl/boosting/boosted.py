@@ -12,8 +12,8 @@ from protocols.federation import Role, Run, simulate
 from protocols.psi.ids import canonical
 from vfl.boosting.feature import feature_party
 from vfl.boosting.label import label_party
+from vfl.boosting.parameters import Boosting
 from vfl.boosting.parts import Table
-from vfl.boosting.plan import Boosting
 
 Tables = Mapping[str, pd.DataFrame]
 

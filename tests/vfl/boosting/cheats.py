@@ -15,7 +15,7 @@ from protocols.hazmat.paillier import EncryptedArray, concatenated
 from protocols.party import Party
 from protocols.psi.ids import canonical
 from tests.vfl.boosting.boosted import roles
-from vfl.align import align_feature
+from vfl.alignment.roles import align_feature
 from vfl.boosting.messages import (
     LEAF,
     OTHERS,
@@ -33,7 +33,7 @@ from vfl.boosting.messages import (
     to_bits,
 )
 from vfl.boosting.nodes import Drawing, Level, below, roots
-from vfl.boosting.plan import Boosting
+from vfl.boosting.parameters import Boosting
 from vfl.boosting.sums import take
 
 # Of each column, (bins + 1, rows of the table): how often each row counts in each bin, that of gaps first.

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import vfl.boosting.feature
-from protocols.connect import Connected
 from protocols.errors import ConfigError, PolicyError, ProtocolError, VflError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.service.caller import Connected
 from protocols.wire.transport import Network
 from tests.protocols.networked import columns
 from tests.protocols.seeds import known_seeds

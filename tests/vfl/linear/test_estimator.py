@@ -22,13 +22,13 @@ from protocols.errors import AlignmentError, ConfigError, DataError, NotFittedEr
 from protocols.federation import simulate
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.party import Coordinator
+from protocols.sums.masked import FRACTION
 from protocols.wire.codec import decode
 from protocols.wire.message import message_class
 from protocols.wire.transport import Envelope
 from tests.vfl.linear.tables import SMALL, TARGET, united
 from vfl import VerticalLinearRegression, VerticalLogisticRegression, VerticalPoissonRegressor
-from vfl.linear.masks import FRACTION
-from vfl.linear.words import PartialScores
+from vfl.linear.messages import PartialScores
 
 Data = dict[str, pd.DataFrame]
 FIT: dict[str, Any] = {"target": f"bank.{TARGET}", "id": "id"}

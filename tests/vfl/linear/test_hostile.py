@@ -20,8 +20,8 @@ from tests.crew import captured
 from tests.vfl.linear.tables import SMALL, TARGET
 from tests.vfl.linear.test_estimator import FIT, Data, classifier, dealt, people
 from vfl import VerticalLogisticRegression
+from vfl.linear.messages import InnerProducts, LinearStart, Move, PartialScores, ProximalStep, TrialProducts
 from vfl.linear.program import plain_program
-from vfl.linear.words import InnerProducts, LinearStart, Move, PartialScores, ProximalStep, TrialProducts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*without reaching tol")
 

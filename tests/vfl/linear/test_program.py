@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from protocols.connect import Connected
 from protocols.errors import ConfigError, LineError, PolicyError, ProtocolError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier
 from protocols.programs import program
+from protocols.service.caller import Connected
 from protocols.wire.faults import Plan as Faults
 from protocols.wire.transport import Network
 from tests.apart import Apart

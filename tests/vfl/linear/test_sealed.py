@@ -20,10 +20,10 @@ from protocols.federation import Run, simulate
 from protocols.hazmat.paillier import Plain
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Coordinator
+from protocols.sums.masked import FRACTION, Masks, agree, total
 from protocols.wire.codec import decode, encode
 from tests.vfl.linear.tables import SMALL
-from vfl.linear.masks import FRACTION, Masks, agree, total
-from vfl.linear.sealed import MaskedGradient, OpenedGradient, SealedResiduals, Sealer, Sums, chunks
+from vfl.linear.gradient import MaskedGradient, OpenedGradient, SealedResiduals, Sealer, Sums, chunks
 from vfl.linear.whole import CHECK, NOISE, WINDOW, Factors, Rounded, Told, detail, ranges
 
 ENOUGH = 1000  # rows, for any number of columns here

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError
-from vfl.linear.search import MEMORY, Span, direction, line_search, products
+from vfl.linear.line_search import MEMORY, Span, direction, line_search, products
 
 
 def textbook(gradient: Array, steps: list[Array], changes: list[Array]) -> Array:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import DataError
-from vfl.trees.bins import Bins, check_columns, fit_all, fit_bins
+from protocols.trees.bins import Bins, check_columns, fit_all, fit_bins
 
 numbers = st.one_of(st.floats(allow_nan=True, allow_infinity=False), st.integers(-5, 5).map(float))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vfl.trees.forest import Forest, Growing, Splits, Walk
+from protocols.trees.forest import Forest, Growing, Splits, Walk
 
 
 def grown() -> tuple[Forest, dict[str, Splits]]:

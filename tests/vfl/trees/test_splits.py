@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfl.trees.splits import Columns, Found, Rules, best_splits
-from vfl.trees.sums import histogram, padded, quantised
+from protocols.trees.splits import Columns, Found, Rules, best_splits
+from protocols.trees.sums import histogram, padded, quantised
 
 FREE = np.array([-np.inf]), np.array([np.inf])
 

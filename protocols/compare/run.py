@@ -1,0 +1,289 @@
+"""Run every method on one task, and measure: the same rows, seeds, epochs and network for all.
+
+No line is involved here; each method's roles have their own. Every number but the score and the
+parameters held is read from the ledgers and their compute meters.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from scipy import stats
+
+from protocols.compare.choose import Choice, choose
+from protocols.compare.task import Method, Outcome, Task
+from protocols.costs import flops
+from protocols.errors import ConfigError, nearest
+from protocols.progress import Report as Progress
+from protocols.wire.ledger import Ledger
+from protocols.wire.message import OURS
+from protocols.wire.transport import Network
+
+if TYPE_CHECKING:
+    from protocols.compare.report import Report
+
+GROUP = "vfl.methods"
+SEEDS, SEEDS_QUICK = 5, 2
+ROUND_TRIPS = (1, 50, 200)  # milliseconds
+BANDWIDTH = 12.5e6  # bytes a second that each role can send: 100 Mbit/s
+SPEED = 1e10  # FLOP a second, of every role
+CONFIDENCE = 0.95
+
+COLUMNS = ["method", "column", "seed", "measure", "phase", "role", "side", "direction", "kind"]
+COLUMNS += ["rtt_ms", "value"]
+OnOutcome = Callable[[Method, int, Outcome], None]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds and how far it may be off: a t-interval, or the range under `quick`."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float], quick: bool = False) -> Spread:
+        """Of one value a seed. A single value has no spread: its ends are missing (NaN)."""
+        seen = [float(v) for v in values]
+        mean = sum(seen) / len(seen)
+        if len(seen) < 2:
+            return cls(mean, math.nan, math.nan)
+        if quick:
+            return cls(mean, min(seen), max(seen))
+        deviation = math.sqrt(sum((v - mean) ** 2 for v in seen) / (len(seen) - 1))
+        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(seen) - 1))
+        half = quantile * deviation / math.sqrt(len(seen))
+        return cls(mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was run and measured. `frame`: one row per method, seed and measure, in tidy form."""
+
+    task: Task
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    quick: bool
+    frame: pd.DataFrame
+    choice: Choice
+    notes: Mapping[str, Sequence[str]]  # method -> what it says about its run
+
+    @cached_property
+    def report(self) -> Report:
+        """The same, for people: text, JSON, one HTML page."""
+        from protocols.compare.report import Report
+
+        return Report(self)
+
+
+def compare(
+    task: Task,
+    methods: Sequence[str] | None = None,
+    *,
+    seeds: int | None = None,
+    quick: bool = False,
+    tune: bool = True,
+    on_progress: Progress | None = None,
+    on_outcome: OnOutcome | None = None,
+) -> Comparison:
+    """Run `methods` (names as registered or as in the table; default: all) on paired seeds 0, 1, ...
+
+    `quick`: 2 seeds and fewer epochs. `tune`: choose shape and settings first, by validation on rows that
+    no seed tests on; otherwise the task's own. `on_outcome` sees each outcome, with its ledgers, which are
+    not kept.
+    """
+    count = seeds if seeds is not None else (SEEDS_QUICK if quick else SEEDS)
+    if count < 1:
+        raise ConfigError(f"seeds={count} should be at least 1")
+    offered = discover(task, methods)
+    if tune:
+        choice = choose(task, range(count), quick=quick, on_progress=on_progress)
+        offered = discover(choice.task, methods)
+    else:
+        choice = Choice(task, (), 0, 0)
+    if methods is None:
+        idle = [name for name, entry in registered().items() if not _offers(entry, choice.task)]
+        said_of_task = [f"Method {name!r} has nothing for this task and was not run." for name in idle]
+        choice = replace(choice, task=replace(choice.task, notes=(*choice.task.notes, *said_of_task)))
+    rows: list[dict[str, Any]] = []
+    notes: dict[str, list[str]] = {}
+    runs = [(method, seed) for method in offered for seed in range(count)]
+    for done, (method, seed) in enumerate(runs):
+        if on_progress is not None:
+            on_progress("methods x seeds", done, len(runs))
+        outcome = _run(method, choice.task, seed)
+        rows += measure(method, seed, outcome)
+        said = notes.setdefault(method.name, [])
+        said += [note for note in outcome.notes if note not in said]
+        if on_outcome is not None:
+            on_outcome(method, seed, outcome)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame = pd.concat([frame, _differences(frame)], ignore_index=True).astype({"value": "float64"})
+    return Comparison(choice.task, tuple(offered), tuple(range(count)), quick, frame, choice, notes)
+
+
+def _run(method: Method, task: Task, seed: int) -> Outcome:
+    try:
+        return method.run(task, seed)
+    except Exception as error:
+        error.add_note(f"in {method.name}, seed {seed}")
+        raise
+
+
+def registered() -> dict[str, EntryPoint]:
+    """The entry points of `vfl.methods` by name; ours first, each group in alphabetical order."""
+    found = sorted(entry_points(group=GROUP), key=lambda e: (not _is_ours(e), e.name))
+    result: dict[str, EntryPoint] = {}
+    for entry in found:
+        if result.setdefault(entry.name, entry).value != entry.value:
+            warnings.warn(
+                f"method {entry.name!r} of {entry.value} is skipped: the name is taken", stacklevel=2
+            )
+    return result
+
+
+def load(entry: EntryPoint) -> Callable[[Task], list[Method]] | None:
+    """What an entry point names; a broken one of another package gives a warning and None."""
+    try:
+        return entry.load()  # type: ignore[no-any-return]
+    except Exception as error:
+        if _is_ours(entry):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        warnings.warn(f"method {entry.name!r} of {entry.value} is skipped: {said}", stacklevel=2)
+        return None
+
+
+def discover(task: Task, names: Sequence[str] | None = None) -> list[Method]:
+    """The methods that can run `task`: all that are registered, or those named.
+
+    A name is an entry point's (`"alone"`: all of its methods) or a method's (`"alone: bank"`).
+    """
+    entries = registered()
+    wanted = list(entries) if names is None else list(names)
+    if not wanted:
+        raise ConfigError(f"methods: none given; there are {', '.join(sorted(entries))}")
+    needed = [e for e in entries.values() if names is None or e.name in wanted]
+    if set(wanted) - set(entries):
+        needed = list(entries.values())
+    found: dict[str, tuple[str, Method]] = {}
+    for entry in needed:
+        for method in _offers(entry, task):
+            if method.name in found:
+                warnings.warn(
+                    f"method {method.name!r} of {entry.value} is skipped: the name is taken", stacklevel=2
+                )
+                continue
+            found[method.name] = (entry.name, method)
+    known = {*entries, *found}
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(
+                f"no method {name!r}; there are {', '.join(sorted(known))}{nearest(name, known)}"
+            )
+        if names is not None and not any(name in (own, entry) for own, (entry, _) in found.items()):
+            raise ConfigError(f"method {name!r} has nothing for this task")
+    order = {column: i for i, column in enumerate(("centralised", "edge", "federated", "split", "vertical"))}
+    chosen = [m for name, (entry, m) in found.items() if name in wanted or entry in wanted]
+    return sorted(chosen, key=lambda m: order.get(m.column, len(order)))
+
+
+def _offers(entry: EntryPoint, task: Task) -> list[Method]:
+    offer = load(entry)
+    if offer is None:
+        return []
+    try:
+        return list(offer(task))
+    except Exception as error:
+        if _is_ours(entry):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        warnings.warn(f"method {entry.name!r} of {entry.value} is skipped: {said}", stacklevel=2)
+        return []
+
+
+def _is_ours(entry: EntryPoint) -> bool:
+    return entry.module.partition(".")[0] in OURS
+
+
+def network(round_trip: float) -> Network:
+    """The simulated network of a round trip in milliseconds."""
+    return Network(latency=round_trip / 2000, bandwidth=BANDWIDTH, speed=SPEED)
+
+
+def measure(method: Method, seed: int, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """The rows of one run; `phase` is train or predict, `side` is client or other."""
+    base = {"method": method.name, "column": method.column, "seed": seed}
+    for row in _measures(outcome):
+        yield {**base, **row}
+
+
+def _measures(outcome: Outcome) -> Iterator[dict[str, Any]]:
+    ledger = outcome.ledger
+    in_epochs = ledger.chain_length(outcome.training_scope)
+    yield {"measure": "score", "value": outcome.score}
+    yield {"measure": "epochs", "value": outcome.epochs}
+    yield {"measure": "owners", "value": len(outcome.client_roles)}
+    yield {"measure": "chain_per_epoch", "phase": "train", "value": in_epochs / outcome.epochs}
+    yield {"measure": "chain_outside_epochs", "phase": "train", "value": ledger.chain_length() - in_epochs}
+    fitting = ledger.within(outcome.training_scope)
+    yield {"measure": "chain_in_epochs", "phase": "train", "value": in_epochs}
+    yield {"measure": "messages_in_epochs", "phase": "train", "value": len(fitting)}
+    yield {"measure": "chain", "phase": "predict", "value": outcome.predict_ledger.chain_length()}
+    for round_trip in ROUND_TRIPS:
+        seconds = ledger.replay(network(round_trip))
+        yield {"measure": "time", "phase": "train", "rtt_ms": round_trip, "value": seconds}
+    for phase, record in (("train", ledger), ("predict", outcome.predict_ledger)):
+        yield from _traffic(phase, record, outcome.client_roles)
+        for role, meter in record.compute.items():
+            at = {"phase": phase, "role": role, "side": _side(role, outcome.client_roles)}
+            yield {"measure": "flops", **at, "value": meter.flops}
+            yield {"measure": "seconds", **at, "value": meter.seconds}
+            priced = flops(meter.operations)  # a part of `flops`
+            yield {"measure": "cryptography", **at, "value": priced}
+    for role, held in outcome.parameters.items():
+        yield {
+            "measure": "parameters",
+            "role": role,
+            "side": _side(role, outcome.client_roles),
+            "value": held,
+        }
+
+
+def _traffic(phase: str, ledger: Ledger, clients: frozenset[str]) -> Iterator[dict[str, Any]]:
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
+    for e in ledger:
+        key = direction(e.sender, e.receiver, clients), e.kind
+        messages, nbytes = sums.get(key, (0, 0))
+        sums[key] = messages + 1, nbytes + e.nbytes
+    for (way, kind), (messages, nbytes) in sums.items():
+        yield {"measure": "messages", "phase": phase, "direction": way, "kind": kind, "value": messages}
+        yield {"measure": "bytes", "phase": phase, "direction": way, "kind": kind, "value": nbytes}
+
+
+def direction(sender: str, receiver: str, clients: frozenset[str]) -> str:
+    """up: from a data owner to a server; down: back; peer: between data owners; servers: between servers."""
+    if sender in clients:
+        return "peer" if receiver in clients else "up"
+    return "down" if receiver in clients else "servers"
+
+
+def _side(role: str, clients: frozenset[str]) -> str:
+    return "client" if role in clients else "other"
+
+
+def _differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each score less that of centralised training on the same seed; nothing without a centralised run."""
+    scores = frame[frame["measure"] == "score"]
+    reference = scores[scores["method"] == "centralised"].set_index("seed")["value"]
+    if reference.empty:
+        return frame.iloc[:0]
+    return scores.assign(measure="difference", value=scores["value"] - scores["seed"].map(reference))

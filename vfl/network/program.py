@@ -1,0 +1,141 @@
+"""The vertical network as a program: what a job says to all parties, and what each makes of its own seat.
+
+Takes part: the label party and the feature parties, each for itself. Every party is told `Parameters`; who
+learns what from the run is told in `vfl.align` and `vfl.network.roles`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from protocols.data.tables import Kind, features
+from protocols.errors import DataError
+from protocols.federation import Role
+from protocols.learning.cut import CutGradient, Smashed
+from protocols.learning.training import Settings, load_optimizers
+from protocols.parts import Part
+from protocols.programs import Parameters, Program, Seat
+from protocols.psi.choose import Once
+from protocols.psi.ids import Rule
+from protocols.psi.ring import InAllSize
+from vfl.alignment.roles import CAREFUL, SPOKEN, feature_parties, ids_of
+from vfl.network import part as saving
+from vfl.network.layout import Columns, Width, embedding_width
+from vfl.network.part import Own
+from vfl.network.roles import (
+    Bottom,
+    Order,
+    Plan,
+    Table,
+    Top,
+    feature_party,
+    label_party,
+    predict_feature,
+    predict_label,
+)
+from vfl.seats import id_of, table_of, target_of
+
+
+class VerticalNet(Parameters):
+    """What all parties of a vertical network are told; as the parameters of the estimators."""
+
+    label_party: str
+    kind: Kind
+    hidden: tuple[int, ...] = (64, 32)
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    standardise: bool = True
+    duplicates: Literal["error", "first"] = "error"
+    normalise: tuple[Rule, ...] = ()
+    protocol: Once = "auto"
+    may_be_empty: bool = False  # when predicting: no common row is no error
+
+    @property
+    def plan(self) -> Plan:
+        """The same, for the roles."""
+        settings = Settings.of(self, self.kind, self.epochs)
+        return Plan(settings, self.hidden, self.standardise, self.protocol)
+
+    def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
+        """The feature parties. ConfigError where the label party takes no part, or alone."""
+        return feature_parties(parties, self.label_party)
+
+
+def fit(p: VerticalNet, seat: Seat) -> Role:
+    """A party's role in training."""
+    table, name = table_of(seat), id_of(seat)
+    plan, peers = p.plan, p.peers(seat.parties)
+    load_optimizers()
+    bottom, top = (copy.deepcopy(seat.modules.get(part)) for part in ("bottom", "top"))
+    if seat.party == p.label_party:
+        y = target_of(seat, classes=p.kind == "classification")
+    columns = feature_columns(p, seat)
+    if not columns and seat.party != p.label_party:
+        raise DataError("no column is left beside the id; a feature party needs at least one")
+    ids = ids_of(table, name, duplicates=p.duplicates, normalise=p.normalise)
+    rows = Table(ids, features(table, columns))
+    if bottom is not None:
+        embedding_width(bottom, len(columns))
+    if seat.party == p.label_party:
+        return lambda me: label_party(me, peers, rows, y, bottom, top, plan)
+    return lambda me: feature_party(me, p.label_party, rows, bottom, plan)
+
+
+def predict(p: VerticalNet, seat: Seat) -> Role:
+    """A party's role in predicting, with the part that it kept."""
+    own: Own = seat.kept
+    table = table_of(seat)
+    ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
+    rows = Table(ids, features(table, own.columns))
+    if own.top is not None:
+        top = own.top
+        return lambda me: predict_label(me, rows, own.bottom, top, p.protocol, may_be_empty=p.may_be_empty)
+    bottom = own.bottom
+    assert bottom is not None  # only a label party may be without features
+    return lambda me: predict_feature(me, p.label_party, rows, bottom, p.protocol)
+
+
+def owned(p: VerticalNet, seat: Seat, result: Any) -> Own:
+    """What a party holds after `fit`."""
+    learnt: tuple[Bottom | None, Top | None] = (result[0], None)
+    if seat.party == p.label_party:
+        learnt = (result[0], result[1])
+    target = (seat.target or "") if learnt[1] is not None else ""
+    return Own(id_of(seat), feature_columns(p, seat), learnt[0], target, learnt[1])
+
+
+def feature_columns(p: VerticalNet, seat: Seat) -> list[str]:
+    """The columns that a party learns from: all but the id, and the target."""
+    left_out = {id_of(seat), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in table_of(seat).columns if name not in left_out]
+
+
+def keep(p: VerticalNet, seat: Seat, result: Any) -> Part:
+    """A party's part of a training, for its store."""
+    told = p.model_dump(mode="json", exclude={"label_party", "kind", "may_be_empty"})
+    settings = {**told, "unmatched": "drop", "random_state": 0}
+    return saving.part_of(METHODS[p.kind], seat.party, owned(p, seat, result), settings, set())
+
+
+def recall(p: VerticalNet, part: Part) -> Own:
+    """What a party kept."""
+    return saving.own_of(part.party, part, None, None, p.hidden)
+
+
+METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
+SPEAKS = {
+    "fit": (*SPOKEN, Columns, Width, Order, Smashed, CutGradient),
+    "predict": (*SPOKEN, InAllSize, Smashed),
+}
+
+
+program = Program(
+    *("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
+    careful=CAREFUL,
+)

@@ -1,0 +1,298 @@
+"""The vertical network: a bottom model at each party, the top model at the label party.
+
+Takes part: one label party, which may have features too, and one or more feature parties. After alignment
+each party puts its own columns through its bottom model; the label party joins the embeddings, its own
+first, and trains the top model on them; each feature party gets the gradient of its own embedding.
+
+Who learns what:
+- The label party learns the embedding of every common row at every step, from which features can be
+  reconstructed: He, Zhang and Lee 2019 (model inversion in collaborative inference); Luo et al. 2021
+  (feature inference from what a vertical model predicts).
+- A feature party learns the gradients of its embeddings, which tell labels apart: Li et al. 2022 (Marvell).
+  It is told no label and no other party's embedding.
+- Everybody learns which of its rows are common (`vfl.align`), how they compare in number of columns
+  (`vfl.network.layout`), and in which order an epoch visits the rows.
+
+Semi-honest parties. No defence is applied here: what gradients and embeddings give away, they do.
+Vepakomma et al. 2018, "Split learning for health": the configuration for vertically partitioned data.
+
+The label party sends the order of every epoch instead of a seed. Parties whose generators differ (another
+numpy) would train on rows that do not belong together, and nothing would show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from protocols.arrays import Array
+from protocols.data.tables import Scaler, encode_labels, features, labels
+from protocols.errors import ConfigError, DataError, ProtocolError, marked
+from protocols.flops import backward_flops, training_flops
+from protocols.learning.cut import CutGradient, Smashed, from_wire, to_wire
+from protocols.learning.networks import dry_run, mlp
+from protocols.learning.training import Settings, outputs, outputs_flops, restore, snapshot
+from protocols.party import Coordinator, Party
+from protocols.psi.choose import Protocol
+from protocols.psi.ids import CanonicalIds
+from protocols.wire.message import Message, Spec
+from vfl.alignment.roles import Aligned, align_feature, align_label
+from vfl.network.layout import ask_width, check_top, lay_out, seed_of
+
+CHUNK = 4096  # rows that one message carries when predicting
+Classes = list[bool | int | str]
+
+
+class Order(Message, reveals="the random order in which an epoch visits the common rows"):
+    """Positions in the common rows, each once."""
+
+    rows: Annotated[Array, Spec("uint32", ("n",))]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all parties agree on beforehand; nobody's secret."""
+
+    settings: Settings
+    hidden: tuple[int, ...] = (64, 32)  # of default models: all embeddings together, then the top's layers
+    standardise: bool = True
+    protocol: Protocol = "auto"  # by which two parties compare their ids
+
+    def __post_init__(self) -> None:
+        if not self.hidden or not all(type(width) is int and width > 0 for width in self.hidden):
+            raise ConfigError(f"hidden={self.hidden!r} should be one or more widths above 0, as in (64, 32)")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a party brings: ids and features, row for row."""
+
+    ids: CanonicalIds
+    x: Array = field(repr=False)  # (n, d) float64
+
+
+@dataclass(frozen=True)
+class Bottom:
+    """What a party learns about its own columns."""
+
+    scaler: Scaler
+    module: nn.Module = field(repr=False)  # (b, d) -> (b, k)
+
+    def __call__(self, x: Array) -> Array:
+        """The embeddings (n, k) of `x` (n, d), float32."""
+        return outputs(self.module, torch.from_numpy(self.scaler(x)), CHUNK)
+
+    def flops(self, rows: int, columns: int) -> float:
+        """FLOPs of the embeddings of so many rows: the module's, and two a cell for scaling."""
+        return outputs_flops(self.module, (rows, columns), CHUNK) + 2.0 * rows * columns
+
+
+@dataclass(frozen=True)
+class Top:
+    """What the label party alone learns."""
+
+    module: nn.Module = field(repr=False)  # (b, its own width and all peers') -> (b, outputs)
+    widths: Mapping[str, int]  # feature party -> width of its embedding, in the order they are joined
+    classes: Classes | None  # of classification
+    scaler: Scaler | None  # of a regression target
+
+
+async def feature_party(
+    me: Party, label_party: str, table: Table, bottom: nn.Module | None, plan: Plan
+) -> tuple[Bottom, Aligned]:
+    """Align, then train this party's bottom model."""
+    async with me.within("align") as at:
+        peers = _features(me, label_party)
+        aligned = await align_feature(at, label_party, peers, table.ids, protocol=plan.protocol)
+    scaler, x = await _standardised(me, table.x[aligned.rows], plan)
+    async with me.within("setup") as at:
+        bottom = await ask_width(at, label_party, x.shape[1], bottom)
+    optimizer = plan.settings.new_optimizer(bottom.parameters())
+    bottom.train()
+    draws = _draws(bottom, x.shape[1])
+    done, state = me.resumed()
+    if state is not None:
+        restore(state, bottom, optimizer)
+    async with me.within("fit") as fit:
+        for epoch in range(done, plan.settings.epochs):
+            async with fit.within(epoch) as at:
+                order = (await at.recv(label_party, Order)).rows.astype(np.int64)
+                if not np.array_equal(np.sort(order), np.arange(len(x))):
+                    raise ProtocolError(
+                        f"{Order.kind} from {label_party}: expected each of {len(x)} rows once, "
+                        f"got {len(order)} positions"
+                    )
+                rng = at.rng("dropout") if draws else None
+                for rows in _batches(order, plan.settings.batch_size):
+                    batch = x[rows]
+                    h = await at.compute(bottom, batch, rng=rng)
+                    await at.send(label_party, Smashed(h=to_wire(h)))
+                    g = from_wire((await at.recv(label_party, CutGradient)).g, h.shape[1:], len(h))
+                    await at.compute(_descend, h, g, optimizer, cost=backward_flops(bottom, batch))
+            me.checkpoint(epoch + 1, partial(snapshot, bottom, optimizer))
+    return Bottom(scaler, bottom), aligned
+
+
+async def label_party(
+    me: Coordinator,
+    peers: Sequence[str],
+    table: Table,
+    target: pd.Series,
+    bottom: nn.Module | None,
+    top: nn.Module | None,
+    plan: Plan,
+) -> tuple[Bottom | None, Top, Aligned]:
+    """Align, then train the top model, and this party's bottom model if it has columns."""
+    settings = plan.settings
+    async with me.within("align") as at:
+        aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
+    scaler, x = await _standardised(me, table.x[aligned.rows], plan)
+    with marked(me.name, "setup"):
+        y, classes, target_scaler = _target(target.iloc[aligned.rows], settings)
+    async with me.within("setup") as at:
+        bottom, widths = await lay_out(at, peers, x.shape[1], bottom, plan.hidden[0])
+        total, count = sum(widths.values()), len(classes) if classes else 1
+        if top is None:
+            top = mlp(total, count, plan.hidden[1:], seed_of(at, "top"))
+        check_top(top, total, count)
+    step = _Step(bottom, top, settings)
+    draws = _draws(top, total) or (bottom is not None and _draws(bottom, x.shape[1]))
+    done, state = me.resumed()
+    if state is not None:
+        restore(state, step.models, step.optimizer)
+    async with me.within("fit") as fit:
+        for epoch in range(done, settings.epochs):
+            async with fit.within(epoch) as at:
+                order = at.rng("batches").permutation(len(x))
+                await at.broadcast(Order(rows=order.astype(np.uint32)), to=peers)
+                rng = at.rng("dropout") if draws else None
+                for rows in _batches(order, settings.batch_size):
+                    h = await _embeddings(at, peers, widths, len(rows))
+                    batch = x[rows]
+                    cost = step.flops(batch, total)
+                    gradients = await at.compute(step, batch, y[rows], h, cost=cost, rng=rng)
+                    for peer, g in zip(peers, gradients, strict=True):
+                        await at.send(peer, CutGradient(g=g))
+            me.checkpoint(epoch + 1, partial(snapshot, step.models, step.optimizer))
+            me.progress("epochs", epoch + 1, settings.epochs)
+    fitted = None if bottom is None else Bottom(scaler, bottom)
+    return fitted, Top(top, {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
+
+
+def _features(me: Party, label_party: str) -> list[str]:
+    """All feature parties, this one among them."""
+    return [party for party in me.desk.parties if party != label_party]
+
+
+async def predict_feature(
+    me: Party, label_party: str, table: Table, bottom: Bottom, protocol: Protocol = "auto"
+) -> Aligned:
+    """Align, then send the embeddings of the common rows."""
+    async with me.within("align") as at:
+        peers = _features(me, label_party)
+        aligned = await align_feature(at, label_party, peers, table.ids, protocol=protocol)
+    async with me.within("predict") as at:
+        for rows in _batches(aligned.rows, CHUNK):
+            cost = bottom.flops(len(rows), table.x.shape[1])
+            await at.send(label_party, Smashed(h=await at.compute(bottom, table.x[rows], cost=cost)))
+    return aligned
+
+
+async def predict_label(
+    me: Coordinator,
+    table: Table,
+    bottom: Bottom | None,
+    top: Top,
+    protocol: Protocol = "auto",
+    *,
+    may_be_empty: bool,
+) -> tuple[Array, Aligned]:
+    """Align, then the top model's outputs (k, outputs) float32 for the common rows, in their order."""
+    peers = list(top.widths)
+    async with me.within("align") as at:
+        aligned = await align_label(at, peers, table.ids, protocol=protocol, may_be_empty=may_be_empty)
+    done = [np.zeros((0, len(top.classes) if top.classes else 1), np.float32)]
+    async with me.within("predict") as at:
+        for rows in _batches(aligned.rows, CHUNK):
+            h = await _embeddings(at, peers, top.widths, len(rows))
+            if bottom is not None:
+                cost = bottom.flops(len(rows), table.x.shape[1])
+                h.insert(0, torch.from_numpy(await at.compute(bottom, table.x[rows], cost=cost)))
+            joined = torch.cat(h, dim=1)
+            cost = outputs_flops(top.module, tuple(joined.shape), CHUNK)
+            done.append(await at.compute(outputs, top.module, joined, CHUNK, cost=cost))
+    return np.concatenate(done), aligned
+
+
+class _Step:
+    """One optimizer step of the label party's models; returns the gradients that the peers need."""
+
+    def __init__(self, bottom: nn.Module | None, top: nn.Module, settings: Settings) -> None:
+        self.bottom, self.top, self.loss = bottom, top, settings.loss
+        self.models = nn.ModuleList([top] if bottom is None else [bottom, top]).train()
+        self.optimizer = settings.new_optimizer(self.models.parameters())
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, embeddings: list[torch.Tensor]) -> list[Array]:
+        leaves = [h.requires_grad_() for h in embeddings]
+        own = [] if self.bottom is None else [self.bottom(x)]
+        self.optimizer.zero_grad()
+        self.loss(self.top(torch.cat(own + leaves, dim=1)), y).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        # A top model that ignores a party gives it no gradient; that party waits for one all the same.
+        return [to_wire(torch.zeros_like(h) if h.grad is None else h.grad) for h in leaves]
+
+    def flops(self, x: torch.Tensor, width: int) -> float:
+        """FLOPs of one call: `x` (b, d) of its own, embeddings that are `width` wide together."""
+        own = training_flops(self.bottom, x) if self.bottom is not None else 0.0
+        return own + training_flops(self.top, (len(x), width), input_gradient=True)
+
+
+async def _embeddings(
+    me: Coordinator, peers: Sequence[str], widths: Mapping[str, int], rows: int
+) -> list[torch.Tensor]:
+    came = await me.gather(Smashed, of=peers)
+    return [from_wire(came[peer].h, (widths[peer],), rows) for peer in peers]
+
+
+async def _standardised(me: Party, x: Array, plan: Plan) -> tuple[Scaler, torch.Tensor]:
+    plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
+    # Mean, variance, and the scaling itself: 2 + 3 + 2 operations a cell.
+    scaler = await me.compute(Scaler.fit, x, cost=5.0 * x.size) if plan.standardise else plain
+    return scaler, torch.from_numpy(await me.compute(scaler, x, cost=2.0 * x.size))
+
+
+def _descend(h: torch.Tensor, g: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    h.backward(g)  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _target(values: pd.Series, settings: Settings) -> tuple[torch.Tensor, Classes | None, Scaler | None]:
+    """The common rows' labels as (tensor, classes, None), or numbers as (tensor, None, their scaler)."""
+    if settings.kind == "classification":
+        classes = labels(values)
+        if len(classes) < 2:
+            raise DataError(
+                f"the {len(values)} common rows are all of one class; rows of another have to be shared too"
+            )
+        return torch.from_numpy(encode_labels(values, classes)), classes, None
+    y = features(values.to_frame())
+    scaler = Scaler.fit(y)
+    return torch.from_numpy(scaler(y)), None, scaler
+
+
+def _batches(order: Array, size: int) -> Iterator[Array]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _draws(module: nn.Module, width: int) -> bool:
+    """Whether training a module of `width` columns draws random numbers. Forking torch costs half a step."""
+    return dry_run(module, torch.zeros(2, width))[1]
