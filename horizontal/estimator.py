@@ -25,12 +25,13 @@ from horizontal.rounds import Trained, predictor
 from protocols.arrays import Array
 from protocols.data.tables import Kind, features
 from protocols.errors import ConfigError, NotFittedError, marked
-from protocols.federation import Federation, Role, simulate
+from protocols.estimator import save_parts
+from protocols.federation import Federation, simulate
 from protocols.learning.clients import SERVER, check_clients, check_columns, row_clients
 from protocols.learning.training import check_network, probabilities
+from protocols.party import Role
 from protocols.programs import Seat
 from protocols.progress import bar
-from protocols.saving import save_parts
 
 Tables = Mapping[str, pd.DataFrame] | Federation
 

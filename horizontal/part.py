@@ -14,9 +14,10 @@ from pydantic import JsonValue
 
 from horizontal.agreement import Agreed
 from horizontal.rounds import Trained
-from protocols.arrays import Arrays
+from protocols.arrays import Arrays, prefixed, under
+from protocols.data.tables import scaler_arrays, scaler_in
+from protocols.estimator import load_parts
 from protocols.parts import Part
-from protocols.saving import load_parts, prefixed, scaler_arrays, scaler_in, under
 
 
 def part_of(

@@ -13,16 +13,15 @@ from torch import nn
 
 from horizontal import part as storage
 from horizontal.local import LocalRule, fedavg, fedsgd
-from horizontal.networks import Network, brought, check_inputs, named
 from horizontal.rounds import Model, Recipe, Skip, Trained, Update, client, server
 from horizontal.sampling import check_fraction
 from protocols.data.tables import Classes, Kind, Moments, Scaling
 from protocols.errors import ConfigError
-from protocols.federation import Role
 from protocols.learning.clients import SERVER, Columns, read_client, row_clients
-from protocols.learning.networks import Registered
+from protocols.learning.networks import Network, Registered, brought, check_inputs, named
 from protocols.learning.training import Settings, check_count, check_network
 from protocols.parts import Part
+from protocols.party import Role
 from protocols.programs import Parameters, Program, Seat
 
 METHODS = {"classification": "horizontal.FedClassifier", "regression": "horizontal.FedRegressor"}

@@ -26,18 +26,16 @@ from torch import nn
 
 from horizontal.agreement import Agreed, agree, tensors, unite
 from horizontal.local import LocalRule
-from horizontal.networks import Network
 from horizontal.rules import ServerRule, average, is_finite, mean_flops, mean_model
 from horizontal.sampling import check_fraction, others, sample
-from protocols.arrays import Array, Arrays
+from protocols.arrays import Array, Arrays, prefixed, under
 from protocols.data.tables import Scaler
 from protocols.errors import ConfigError, ProtocolError
 from protocols.learning.agreement import scaled
 from protocols.learning.clients import Rows
-from protocols.learning.networks import dry_run
+from protocols.learning.networks import Network, dry_run
 from protocols.learning.training import outputs, outputs_flops
 from protocols.party import Coordinator, Party
-from protocols.saving import prefixed, under
 from protocols.wire.message import Message
 
 

@@ -177,3 +177,14 @@ def weighted_mean(values: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
             sums += np.multiply(value[name], sums.dtype.type(weight / total), out=weighted)
         result[name] = sums
     return Arrays(result)
+
+
+def prefixed(name: str, arrays: Arrays) -> dict[str, Array]:
+    """`arrays` under names that begin with `name` and a dot, as one part holds those of several models."""
+    return {f"{name}.{key}": array for key, array in arrays.items()}
+
+
+def under(name: str, arrays: Arrays) -> Arrays:
+    """What `prefixed` put among `arrays`, under its own names."""
+    start = f"{name}."
+    return Arrays((key.removeprefix(start), a) for key, a in arrays.items() if key.startswith(start))

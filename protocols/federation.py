@@ -6,15 +6,14 @@ run says about disclosure is what those lines carried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from protocols.errors import ConfigError, DataError, marked
-from protocols.party import Coordinator, Desk, run
+from protocols.party import Coordinator, Desk, Role, Run, run
 from protocols.policy.rules import Action
 from protocols.progress import Report
 from protocols.wire.clock import run_virtual
@@ -27,17 +26,6 @@ if TYPE_CHECKING:
     from protocols.service.caller import Connected
 
 P = TypeVar("P", bound="Parameters")
-Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run leaves: each role's result, the ledger, and simulated seconds (0 without a network)."""
-
-    results: dict[str, Any]
-    ledger: Ledger
-    seconds: float
-    job: str = ""  # over a network: which one it was
 
 
 def simulate(

@@ -409,3 +409,16 @@ async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:
         if task.cancelled():
             raise PartyError("CancelledError: the role cancelled itself").at(name, "")
     return {name: task.result() for name, task in tasks.items()}
+
+
+Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves: each role's result, the ledger, and simulated seconds (0 without a network)."""
+
+    results: dict[str, Any]
+    ledger: Ledger
+    seconds: float
+    job: str = ""  # over a network: which one it was

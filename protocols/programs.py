@@ -25,9 +25,9 @@ from torch import nn
 from protocols.arrays import Array
 from protocols.data.sources import fingerprint
 from protocols.errors import ConfigError, nearest
-from protocols.federation import Role
 from protocols.logs import log
 from protocols.parts import Part
+from protocols.party import Role
 from protocols.policy.rules import Bound
 from protocols.psi.id_columns import IdColumn
 from protocols.wire.message import Message

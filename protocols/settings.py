@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from protocols.errors import ConfigError
+from protocols.errors import ConfigError, nearest
+
+MOST_COLUMNS = 16  # of one id
+Names = tuple[Annotated[str, Field(min_length=1)], ...]  # ("*",) stands for all
 
 Place = tuple[int | str, ...]
 
@@ -78,3 +81,30 @@ def _variable(place: Place, prefix: str) -> str:
     known = {name.upper() for name in os.environ}
     names = (prefix + "__".join(map(str, place[:n])).upper() for n in range(len(place), 0, -1))
     return next((name for name in names if name in known), "")
+
+
+class Section(BaseModel):
+    """A table of a configuration file: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            check_keys(given, cls.model_fields)
+        return given
+
+
+def check_keys(given: Iterable[object], known: Iterable[str]) -> None:
+    """An error for the first key that is not known, naming the nearest that is."""
+    names = tuple(known)
+    for key in given:
+        if key not in names:
+            hint = nearest(str(key), names) or f"; known are {', '.join(names)}"
+            raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": str(key), "hint": hint})
+
+
+def fault(words: str) -> PydanticCustomError:
+    """A fault of a section, in words that follow its place."""
+    return PydanticCustomError("fault", "{words}", {"words": words})

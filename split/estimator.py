@@ -1,7 +1,7 @@
 """`SplitClassifier` and `SplitRegressor`: split learning behind `fit` and `predict`.
 
 The row-clients named in the data, and a party "server" that has no data. Who learns what: `split.roles`,
-before training `split.agreement`, when predicting `split.prediction`. Over a mapping of tables all parties
+before training `split.agreement`, when predicting `split.roles`. Over a mapping of tables all parties
 are in one process; what each keeps is still apart, and predictions go over the lines as well.
 """
 
@@ -19,12 +19,12 @@ from torch import nn
 from protocols.arrays import Array
 from protocols.data.tables import Kind
 from protocols.errors import ConfigError, NotFittedError
+from protocols.estimator import load_parts, save_parts
 from protocols.federation import Federation
 from protocols.learning.clients import SERVER, check_clients, check_columns, row_clients
 from protocols.learning.training import Settings, check_network, probabilities
 from protocols.programs import Seat
 from protocols.progress import bar
-from protocols.saving import load_parts, save_parts
 from split import part as storage
 from split.agreement import ClientPart, ServerPart
 from split.chain import cut_positions

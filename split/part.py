@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from protocols.arrays import Arrays
+from protocols.arrays import Arrays, prefixed, under
+from protocols.data.tables import scaler_arrays, scaler_in
 from protocols.errors import ConfigError, DataError
 from protocols.parts import Part
-from protocols.saving import prefixed, scaler_arrays, scaler_in, under
 from split.agreement import ClientPart, ServerPart, joined
 from split.chain import Layers, Plan
 

@@ -2,7 +2,7 @@
 
 Takes part: the party named "server", which has layers and no table, and every other party as a client, in
 turn order. All are told `SplitNet`; who learns what from the run is told in `split.roles`, `split.agreement`
-and `split.prediction`.
+and `split.roles`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from torch import nn
 
 from protocols.data.tables import Classes, Kind, Moments, Scaling, features
 from protocols.errors import ConfigError
-from protocols.federation import Role
 from protocols.learning.clients import SERVER, Columns, read_client, row_clients
 from protocols.learning.cut import CutGradient, LabelledSmashed, Smashed
 from protocols.learning.networks import Registered, network
 from protocols.learning.training import Settings, check_network, load_optimizers
 from protocols.parts import Part
+from protocols.party import Role
 from protocols.programs import Parameters, Program, Seat
 from split import part as storage
 from split.agreement import ClientPart, ServerPart
 from split.chain import Plan, check_cut, cut_positions
 from split.handover import HandOver, Outputs, RowCount
 from split.part import Own
-from split.prediction import answer, ask
-from split.roles import client, server
+from split.roles import answer, ask, client, server
 
 METHODS = {"classification": "SplitClassifier", "regression": "SplitRegressor"}
 

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from protocols.errors import marked
-from protocols.federation import Federation, Role, Run, simulate
+from protocols.federation import Federation, simulate
 from protocols.parts import Part
+from protocols.party import Role, Run
 from protocols.policy.rules import Action
 from protocols.programs import Program, Seat, program
 from protocols.progress import Report

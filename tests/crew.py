@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from protocols.errors import VflError
-from protocols.federation import Federation, Role, Run
+from protocols.federation import Federation
 from protocols.network.frames import Limits
 from protocols.network.grpc import Grpc
 from protocols.network.tls import Credentials
+from protocols.party import Role, Run
 from protocols.service.role import serve_role
 from protocols.wire.ledger import Ledger
 from tests.forked import CONTEXT

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from protocols.errors import CancelledJobError, LineError, VflError
-from protocols.federation import Role, Run
 from protocols.network.frames import Limits
+from protocols.party import Role, Run
 from protocols.service import attempt, caller, conversation, jobs
 from protocols.service.caller import Connected
 from protocols.service.role import serve_role

@@ -22,7 +22,7 @@ from protocols.programs import program
 from protocols.psi import curve, ecdh, ring
 from protocols.service import consent
 from protocols.service.caller import Connected
-from protocols.service.jobs import Store
+from protocols.service.store import Store
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving
 from tests.waiting import HANG, until

@@ -18,7 +18,7 @@ import pytest
 from protocols.cli.main import main
 from protocols.psi import buckets, choose, kkrt, stored
 from protocols.record.reconcile import verify
-from protocols.service.jobs import Store
+from protocols.service.store import Store
 from tests.forked import Forked
 from tests.protocols.served import lay_out
 from tests.waiting import until

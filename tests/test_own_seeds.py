@@ -17,14 +17,14 @@ import torch
 
 from protocols.arrays import Arrays
 from protocols.errors import DataError
-from protocols.federation import Role, Run
 from protocols.hazmat.paillier import Plain
 from protocols.parts import load_part
+from protocols.party import Role, Run
 from protocols.service import attempt
 from protocols.service import caller as connect
 from protocols.service.caller import Connected
-from protocols.service.jobs import Kept, Store
 from protocols.service.role import serve_role
+from protocols.service.store import Kept, Store
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Envelope, Transport
 from tests.protocols.networked import CASES, POLICY, SEED, columns

@@ -20,11 +20,11 @@ from horizontal.rounds import serve_rounds, train_rounds
 from horizontal.rules import ServerRule
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError
-from protocols.federation import Role, Run, simulate
+from protocols.federation import simulate
 from protocols.hazmat.paillier import Paillier
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Role, Run
 from split import SplitClassifier, SplitRegressor
 from tests.crew import captured, fingerprint
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier

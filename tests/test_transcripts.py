@@ -14,9 +14,9 @@ from torch import nn
 
 from horizontal import FedClassifier
 from protocols.errors import AlignmentError, DataError
-from protocols.federation import Role, simulate
+from protocols.federation import simulate
 from protocols.hazmat.paillier import Paillier
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Role
 from protocols.psi.ecdh import intersect
 from protocols.psi.ids import canonical
 from protocols.service.role import Abort, error_of, said_of

@@ -103,7 +103,7 @@ def export_command(
         from protocols.parts import load_part
         from protocols.psi.id_columns import id_column
         from protocols.service.config import read_config
-        from protocols.service.jobs import Store
+        from protocols.service.store import Store
         from vfl.alignment.program import export, exported
 
         check_out(out)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from protocols.errors import ConfigError, nearest
-from protocols.policy.rules import MOST_COLUMNS
+from protocols.settings import MOST_COLUMNS
 
 
 def id_columns(given: Sequence[str], parties: Sequence[str]) -> dict[str, list[str]]:

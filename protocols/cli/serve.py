@@ -15,7 +15,7 @@ import typer
 from protocols.cli.terminal import cell, console, errors, plain, say
 
 if TYPE_CHECKING:
-    from protocols.service.jobs import Record, Store
+    from protocols.service.store import Record, Store
 
 app = typer.Typer()
 parts_app = typer.Typer(no_args_is_help=True, help="The parts of models that a party keeps.")
@@ -108,7 +108,7 @@ def approve(
         from protocols.programs import program
         from protocols.service.config import read_config
         from protocols.service.consent import reveals
-        from protocols.service.jobs import Store
+        from protocols.service.store import Store
 
         found, _ = read_config(config)
         store = Store(found.store)
@@ -248,7 +248,7 @@ def delete(
 
 def _store(config: Path) -> Store:
     from protocols.service.config import read_config
-    from protocols.service.jobs import Store
+    from protocols.service.store import Store
 
     return Store(read_config(config)[0].store)
 

@@ -25,10 +25,10 @@ from protocols.compare.task import Method, Outcome, Task, score
 from protocols.data import tables
 from protocols.data.tables import Kind, Scaler
 from protocols.errors import marked
-from protocols.federation import Role, simulate
+from protocols.federation import simulate
 from protocols.learning.networks import count_parameters
 from protocols.learning.training import Settings, epoch_flops, outputs, outputs_flops, probabilities, train
-from protocols.party import Coordinator, Party
+from protocols.party import Coordinator, Party, Role
 from protocols.wire.message import Message, Spec
 
 SERVER = "server"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protocols.compare.figures import Figures, amount, nbytes, seconds, spread
-from protocols.compare.run import ROUND_TRIPS
+from protocols.compare.measure import ROUND_TRIPS
 
 
 @dataclass(frozen=True)

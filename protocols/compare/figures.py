@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from protocols.compare.run import Spread
+from protocols.compare.measure import Spread
 from protocols.compare.task import Method
 from protocols.wire.message import message_class
 

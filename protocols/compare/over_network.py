@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from protocols.compare.run import Spread, discover
+from protocols.compare.measure import Spread
+from protocols.compare.run import discover
 from protocols.compare.task import Method, Outcome, Task
 from protocols.data.tables import column
 from protocols.errors import ConfigError

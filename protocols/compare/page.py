@@ -14,7 +14,7 @@ import jinja2
 
 from protocols.compare import charts, claims, figures
 from protocols.compare.figures import DIRECTIONS, Figures, amount, grouped, nbytes, seconds, spread
-from protocols.compare.run import ROUND_TRIPS
+from protocols.compare.measure import ROUND_TRIPS
 
 if TYPE_CHECKING:
     from protocols.compare.report import Report

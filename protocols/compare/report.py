@@ -21,11 +21,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from protocols.compare import choose, claims, figures, page, run
+from protocols.compare import choose, claims, figures, measure, page
 from protocols.compare.claims import LEAKAGE
 from protocols.compare.figures import DIRECTIONS, Figures, nbytes, seconds, spread, varied
+from protocols.compare.measure import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED
 from protocols.compare.rows import Row, Verdict, rows
-from protocols.compare.run import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED, Comparison
+from protocols.compare.run import Comparison
 from protocols.costs import SECONDS_PER_OPERATION
 from protocols.errors import ConfigError, DataError
 
@@ -57,7 +58,7 @@ class Report:
         c = self.comparison
         if len(c.seeds) < 2:
             return "one seed, so no spread"
-        kind = "range" if c.quick else f"{run.CONFIDENCE:.0%} t-interval"
+        kind = "range" if c.quick else f"{measure.CONFIDENCE:.0%} t-interval"
         return f"{kind} over {len(c.seeds)} paired seeds"
 
     @property

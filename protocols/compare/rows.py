@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from protocols.compare.claims import CLAIMS, CLIENT_LEVELS, NO_CLAIM, SERVER_LEVELS, WAYS, level
 from protocols.compare.figures import DIRECTIONS, Figures, amount, nbytes, percent, seconds
-from protocols.compare.run import ROUND_TRIPS
+from protocols.compare.measure import ROUND_TRIPS
 
 Status = Literal["stated", "measured", "not yet measured", "not run"]
 Ruling = Literal["agrees", "disagrees", "leaves out", "not known"]

@@ -2,7 +2,8 @@
 
 One party, about its own rows; nothing here leaves it. What is in a drawer is as clear as in the table that it
 came from, in a folder of its own that only its owner can enter. The folder goes when the shelf is closed or
-forgotten; of a process that was killed it stays, until `protocols.service.jobs.Store.clear_scratch` finds it.
+forgotten; of a process that was killed it stays, until `protocols.service.store.Store.clear_scratch` finds
+it.
 """
 
 from __future__ import annotations

@@ -18,15 +18,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from protocols.errors import ConfigError, DataError, marked, nearest
-from protocols.service.config import SUFFIXES, TableSource
+from protocols.settings import MOST_COLUMNS, Names, Section, fault
+
+SUFFIXES = (".csv", ".parquet")
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -317,3 +320,53 @@ def _kind(error: Exception) -> str:
 
 def _needed(package: str) -> ConfigError:
     return ConfigError(f"{package} is needed to read a database: pip install 'vfl-toolkit[sql]'")
+
+
+class TableSource(Section):
+    """Where a table is: exactly one of path, url and url_env; the last two with a query."""
+
+    id: str | Names  # the id column, or those that make an id together; methods never use it as a feature
+    path: Path | None = None  # .csv or .parquet
+    url: SecretStr | None = None  # postgresql+psycopg://... or sqlite:///...
+    url_env: Annotated[str, Field(min_length=1)] | None = None  # the environment variable that holds the URL
+    query: Annotated[str, Field(min_length=1)] | None = Field(default=None, repr=False)  # one SELECT
+    columns: Annotated[Names, Field(min_length=1)] | None = (
+        None  # that methods may use at all; all but the id
+    )
+    # Columns with which a prediction may only go up (1) or down (-1), for methods that can hold to it.
+    monotone: dict[str, Literal[-1, 1]] = Field(default_factory=dict, repr=False)
+
+    @field_validator("id", mode="plain")
+    @classmethod
+    def _columns(cls, given: object) -> str | Names:
+        names = [given] if isinstance(given, str) else given
+        if (
+            not isinstance(names, list | tuple)
+            or not names
+            or not all(isinstance(n, str) and n for n in names)
+        ):
+            raise fault("should be a column's name, or a list of those that make an id together")
+        if len(set(names)) < len(names) or len(names) > MOST_COLUMNS:
+            raise fault(f"should be 1 to {MOST_COLUMNS} columns, none of them named twice")
+        return names[0] if len(names) == 1 else tuple(names)
+
+    @property
+    def ids(self) -> Names:
+        """The columns of the id: one, or several."""
+        return (self.id,) if isinstance(self.id, str) else self.id
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        given = [key for key in ("path", "url", "url_env") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise fault(f"needs exactly one of path, url and url_env, got {' and '.join(given) or 'none'}")
+        if (self.path is None) != (self.query is not None):
+            raise fault("has a path and a query" if self.path else f"needs a query beside {given[0]}")
+        if self.path is not None and self.path.suffix.lower() not in SUFFIXES:
+            raise fault(f"path should end in {' or '.join(SUFFIXES)}")
+        for name in self.ids:
+            if name in (self.columns or ()):
+                raise fault(f"columns holds the id {name!r}, which methods never use")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise fault("columns names one of them twice")
+        return self

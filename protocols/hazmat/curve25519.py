@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from protocols.hazmat import blake2b, curve_kernels
 from protocols.hazmat.compiled import keep_nothing, mark, marked
 from protocols.hazmat.lanes import COUNT, has_ifma, host_has
-from protocols.hazmat.switch import Prepared
+from protocols.hazmat.prepared import Prepared
 
 Field = Literal["ifma", "fma"]
 Rows = NDArray[np.uint8]  # (n, 32): numbers of 255 bits, little-endian

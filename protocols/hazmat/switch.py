@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal, cast
 
 from protocols.errors import ConfigError
+from protocols.hazmat.prepared import Prepared
 
 # Points in a set. Loading compiled kernels takes one to two seconds and compiling them ten times that, while
 # they save an id 60 µs of a PSI (docs/decisions/011-kernels.md): so smaller sets use what is loaded already,
@@ -22,15 +22,6 @@ from protocols.errors import ConfigError
 LARGE = 30_000
 HUGE = 200_000
 STEP = "kernels made ready (compiled once on a machine)"  # as whoever watches is told
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Who serves, after how many seconds of preparation, and whether code had to be compiled for it."""
-
-    by: Literal["ifma", "fma", "library"]
-    seconds: float
-    how: Literal["compiled", "read from disk", "there already"]
 
 
 def chosen() -> Literal["auto", "on", "off"]:

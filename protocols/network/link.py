@@ -18,7 +18,6 @@ import grpc
 import grpc.aio
 
 from protocols.errors import ConfigError, LineError, ProtocolError, VflError
-from protocols.network.causes import cause
 from protocols.network.frames import (
     CONTROL,
     FINAL,
@@ -27,12 +26,29 @@ from protocols.network.frames import (
     RefusedError,
     ToldError,
     parse_hello,
+    plain,
     refusal,
     weight,
 )
 from protocols.network.line import Line
 from protocols.network.parties_pb2 import Hello
 from protocols.wire.transport import Envelope
+
+# What gRPC says, and what it means to the one who dials.
+_HINTS = {
+    "Hostname Verification": "what answers there has no certificate for {peer}",
+    "expired": "its certificate has expired, or one of the two clocks is wrong",
+    "not yet valid": "its certificate is not valid yet, or one of the two clocks is wrong",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not from our authority, or not valid now",
+    "WRONG_VERSION_NUMBER": "what answers there does not speak TLS; is the port right?",
+    "ALPN": "what answers there speaks TLS but not gRPC; is the port right?",
+    "errors resolving": "there is no such host; is its address in the book spelt right, and is DNS there?",
+    "Connection refused": "nothing listens there; is {peer} running, and the port right?",
+    "Socket closed": "does it accept our certificate, and is our clock right?",
+    "unexpected eof": "does it accept our certificate, and is our clock right?",
+    "Handshake read failed": "what listens there hung up at once; is the port right?",
+    "Method not found": "what answers there speaks gRPC but is no party; is the port right?",
+}
 
 _log = logging.getLogger("vfl")  # events and fields as `protocols.logs` lists them
 METHOD = "/vfl.parties.v1.Parties/Line"
@@ -429,3 +445,14 @@ async def quietly(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):
         await task
+
+
+def cause(error: grpc.aio.AioRpcError, peer: str) -> str:
+    """What gRPC says, bounded and in one line, and what it means."""
+    said = plain(str(error.details() or ""))
+    hint = next((hint for sign, hint in _HINTS.items() if sign in said), "")
+    return f"{error.code().name}: {said}{f' ({hint.format(peer=peer)})' if hint else ''}"
+
+
+# FOLDED protocols/network/link.py
+# Why there is no stream to a peer, in words that say what to look at.

@@ -10,33 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from protocols.errors import nearest
+from protocols.settings import Names, Section, fault
 
 ANY = "*"
-MOST_COLUMNS = 16  # of one id
 Action = Literal["fit", "predict", "align"]
 Consent = Literal["ask", "grant"]
 Compared = Literal["ecdh", "kkrt", "unbalanced"]  # by which two parties' ids are; "ecdh" three and more's too
-Names = tuple[Annotated[str, Field(min_length=1)], ...]  # ("*",) stands for all
 Count = Annotated[int, Field(strict=True, ge=0)]
-
-
-class Section(BaseModel):
-    """A table of a configuration file: frozen, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            check_keys(given, cls.model_fields)
-        return given
 
 
 class Bound(Section):
@@ -140,17 +124,3 @@ def _same(value: object, one: object) -> bool:
 def has(names: Iterable[str], name: str) -> bool:
     """Whether a list of names grants `name`. A job cannot name "*"."""
     return name != ANY and any(known in (name, ANY) for known in names)
-
-
-def check_keys(given: Iterable[object], known: Iterable[str]) -> None:
-    """An error for the first key that is not known, naming the nearest that is."""
-    names = tuple(known)
-    for key in given:
-        if key not in names:
-            hint = nearest(str(key), names) or f"; known are {', '.join(names)}"
-            raise PydanticCustomError("unknown_key", "unknown key{hint}", {"key": str(key), "hint": hint})
-
-
-def fault(words: str) -> PydanticCustomError:
-    """A fault of a section, in words that follow its place."""
-    return PydanticCustomError("fault", "{words}", {"words": words})

@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from protocols.hazmat import switch, threads
+from protocols.hazmat import prepared, switch, threads
 
 try:
     from gmpy2 import divm, legendre, mpz
@@ -110,7 +110,7 @@ def undoing(scalar: bytes) -> bytes | None:
     return None
 
 
-def prepare(count: int) -> switch.Prepared:
+def prepare(count: int) -> prepared.Prepared:
     """Have ready whatever serves a set of `count` points: nothing, compiled code from disk, or a compiler's
     work.
 

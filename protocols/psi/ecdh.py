@@ -47,10 +47,10 @@ from protocols.arrays import Array
 from protocols.errors import AlignmentError, ProtocolError
 from protocols.hazmat import switch
 from protocols.party import Party
-from protocols.policy.rules import MOST_COLUMNS
 from protocols.psi.curve import Points, check_points, encode_points, multiply, new_scalar, prepare
 from protocols.psi.ids import CanonicalIds, Ids, Rows
 from protocols.psi.order import by_bytes
+from protocols.settings import MOST_COLUMNS
 from protocols.wire.message import Message, Spec
 
 MOST_IDS = 2**32  # that a peer may announce: what serves so many is made ready before any of them is seen

@@ -34,8 +34,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from protocols import private
 from protocols.arrays import Array
 from protocols.errors import DataError
+from protocols.files import unfinished, write_whole
 from protocols.record.file import flush_folder
-from protocols.service.jobs import unfinished, write_whole
 
 if sys.platform != "win32":
     import fcntl

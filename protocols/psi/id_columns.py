@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from protocols.data.sources import parquet_batches, read_table, readable
+from protocols.data.sources import TableSource, parquet_batches, read_table, readable
 from protocols.data.tables import column
 from protocols.errors import ConfigError, DataError, nearest
 from protocols.progress import Report
 from protocols.psi.ids import Column, as_arrow, tag_of
-from protocols.service.config import TableSource
 
 CHUNK = 1 << 17  # rows at a time
 

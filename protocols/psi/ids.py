@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from protocols.errors import ConfigError, DataError, nearest
-from protocols.policy.rules import MOST_COLUMNS
+from protocols.settings import MOST_COLUMNS
 
 Duplicates = Literal["error", "first", "many"]
 Rule = Literal["strip", "casefold", "digits"]

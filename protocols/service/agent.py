@@ -21,6 +21,7 @@ from protocols.errors import (
     ProtocolError,
     VflError,
 )
+from protocols.files import release
 from protocols.logs import log
 from protocols.network.frames import CONTROL, Limits
 from protocols.network.grpc import Change, Grpc, Peer
@@ -40,16 +41,14 @@ from protocols.service.jobs import (
     Over,
     Prepare,
     Propose,
-    Record,
     Renew,
     Sealed,
     Start,
-    Store,
     Word,
-    release,
 )
 from protocols.service.journal import Notes
 from protocols.service.steady import steadily, tell
+from protocols.service.store import Record, Store
 
 Key = tuple[str, str, int]  # caller, job, attempt
 MOST = 100  # attempts of one caller that are open here at once

@@ -17,19 +17,19 @@ from typing import Any
 
 from protocols.data.sources import check_unchanged, fingerprint, read_table
 from protocols.errors import CancelledJobError, LineError, ProtocolError, VflError, marked
-from protocols.federation import Role
 from protocols.logs import log
 from protocols.network.grpc import Grpc
 from protocols.parts import Part, digest, load_part, save_part
-from protocols.party import Coordinator, mark
+from protocols.party import Coordinator, Role, mark
 from protocols.policy.rules import ANY
 from protocols.programs import Seat
 from protocols.psi.id_columns import id_column
 from protocols.service.budget import metered
 from protocols.service.consent import Case, Consent, Say
 from protocols.service.conversation import Inbox
-from protocols.service.jobs import Answer, Claim, Ended, Prepare, Propose, Record, Sealed, Start, State, Word
+from protocols.service.jobs import Answer, Claim, Ended, Prepare, Propose, Sealed, Start, State, Word
 from protocols.service.role import said_of, serve_role
+from protocols.service.store import Record
 from protocols.service.turns import Place, Turns
 
 # Seconds that a turn is kept for a caller while another one waits: that has claimed us; the same again and

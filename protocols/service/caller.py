@@ -30,30 +30,21 @@ from protocols.errors import (
     marked,
     nearest,
 )
-from protocols.federation import Role, Run
+from protocols.files import release
 from protocols.network.frames import CONTROL, Limits
 from protocols.network.grpc import Change, Grpc
 from protocols.parts import digest, save_part
+from protocols.party import Role, Run
 from protocols.policy.rules import Action
 from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
 from protocols.record.rows import CUT
 from protocols.service.config import Parties
-from protocols.service.jobs import (
-    Cancel,
-    Control,
-    Over,
-    Propose,
-    Record,
-    Sealed,
-    Start,
-    Store,
-    common_step,
-    release,
-)
+from protocols.service.conversation import FAREWELL, Talk
+from protocols.service.jobs import Cancel, Control, Over, Propose, Sealed, Start
 from protocols.service.journal import Notes
 from protocols.service.role import said_of, serve_role
-from protocols.service.talk import FAREWELL, Talk
+from protocols.service.store import Record, Store, common_step
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds to wait for a party that is away, before a job starts and after it was cut off

@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from protocols.errors import CancelledJobError, ConfigError, LineError, ProtocolError
+from protocols.files import release
 from protocols.logs import log
 from protocols.policy.history import Histories, History
 from protocols.policy.judge import Decision, Guard, Guards, Request, judge, strictest
@@ -32,9 +33,10 @@ from protocols.programs import Parameters, Program, program
 from protocols.record.rows import By
 from protocols.service.config import Parties, PartyConfig
 from protocols.service.conversation import GIVEN_UP, POLL, Inbox
-from protocols.service.jobs import Answer, Given, Propose, Record, Start, Word, release
+from protocols.service.jobs import Answer, Given, Propose, Start, Word
 from protocols.service.journal import Notes
 from protocols.service.role import Abort
+from protocols.service.store import Record
 from protocols.wire.message import Message
 
 Say = Callable[[Word], Awaitable[None]]

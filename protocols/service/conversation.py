@@ -9,11 +9,39 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from protocols.errors import CancelledJobError, PartyError, ProtocolError, VflError
-from protocols.service.jobs import LEASE, Cancel, Claim, Over, Prepare, Renew, Sealed, Start, Word
+from protocols.progress import Report
+from protocols.service.jobs import (
+    LEASE,
+    Answer,
+    Cancel,
+    Claim,
+    Control,
+    Ended,
+    Over,
+    Prepare,
+    Renew,
+    Sealed,
+    Standing,
+    Start,
+    Word,
+    renewing,
+)
+from protocols.service.role import error_of
+
+GRACE = 2.0  # seconds for our role to fail by itself, once another party said that it did
+ANSWER = 60.0  # seconds for a party's first answer, be it that a person has to approve
+FAREWELL = 2.0  # seconds to tell all that it is over
+_ENDS = 2  # times that a party says Ended: that its role has, and that its part is kept
+_WILLING: tuple[Standing, ...] = ("ready", "queued", "claimed", "agreed")
+_STEPS = {
+    "waiting": "waiting until a person at {} approves",
+    "queued": "waiting until {} has done other jobs",
+}
 
 T = TypeVar("T")
 W = TypeVar("W", Claim, Prepare, Start, Sealed)
@@ -107,3 +135,147 @@ class Inbox:
             await asyncio.wait(either, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
             # Where it was longer, this process did not run, and could hear nobody.
             silent += min(loop.time() - before, 2 * POLL)
+
+
+class Talk:
+    """With `others`, about {"job": ..., "attempt": ...}; each is heard by a task of its own."""
+
+    def __init__(self, control: Control, about: dict[str, Any], others: Sequence[str]) -> None:
+        self.about, self.others = about, tuple(others)
+        self.agreed: dict[str, Answer] = {}  # what each party answered last
+        self._control = control
+        self._standing: dict[str, Standing] = {}  # what each party answered last
+        self._news = asyncio.Event()
+        self._ends: dict[str, asyncio.Queue[Ended]] = {party: asyncio.Queue(_ENDS) for party in others}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed: asyncio.Future[VflError] = asyncio.get_running_loop().create_future()
+
+    def listen(self) -> None:
+        """From here on the others are heard, and know that we are here."""
+        self._tasks = [asyncio.create_task(self._hear(party)) for party in self.others]
+        self._tasks.append(renewing(self._control, self.others, Renew(**self.about)))
+
+    async def stop(self) -> None:
+        """Hear no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def fail(self, error: VflError) -> None:
+        """What waits here raises `error`."""
+        if not self._failed.done():
+            self._failed.set_result(error)
+
+    async def say(self, word: Word) -> None:
+        """The same to all."""
+        for party in self.others:
+            await self._control.say(party, word)
+
+    async def tell(self, *words: Word) -> None:
+        """The same to all that can be told at once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                for party in self.others:
+                    with suppress(VflError):
+                        for word in words:
+                            await self._control.say(party, word)
+
+    async def agree(self, on_progress: Report | None = None) -> None:
+        """From the proposals, which were said, until all have agreed; whoever refuses first is raised.
+
+        on_progress: hears for whom it waits: a person who has to approve, or a party that is at work.
+        """
+        shown = _Shown(on_progress)
+        for party in self.others:
+            try:
+                async with asyncio.timeout(ANSWER):
+                    await self._until([party], "waiting", *_WILLING, shown=shown)
+            except TimeoutError:  # what it cannot read, it cannot answer
+                raise ProtocolError(
+                    f"{party} has said nothing to the proposal within {ANSWER:g} s; do both run the same "
+                    "release of vfl-toolkit? Its log says more"
+                ) from None
+        await self._until(self.others, *_WILLING, shown=shown)
+        for party in sorted(self.others):  # in one order for all callers, so that no two wait for each other
+            await self._control.say(party, Claim(**self.about))
+            await self._until([party], "claimed", "agreed", shown=shown)
+        await self._until(self.others, "claimed", "agreed", shown=shown)
+        await self.say(Prepare(**self.about))
+        await self._until(self.others, "agreed", shown=shown)
+
+    async def _until(self, parties: Sequence[str], *standing: Standing, shown: _Shown) -> None:
+        """Until what each of `parties` has answered last is one of `standing`."""
+        while True:
+            shown.show(self._standing)
+            if all(self._standing.get(party) in standing for party in parties):
+                return
+            self._news.clear()
+            await self.unless_failed(self._news.wait(), grace=0.0)
+
+    async def ends(self) -> dict[str, str]:
+        """Until each role has ended; the digests of their parts. Raises what one failed with."""
+        words = {party: await self.unless_failed(self._ends[party].get(), grace=0.0) for party in self.others}
+        return {party: word.digest for party, word in words.items() if word.digest}
+
+    async def unless_failed(self, work: Coroutine[Any, Any, T], grace: float = GRACE) -> T:
+        """`work`'s result, or what one of the others failed with; `work` has `grace` seconds to fail too."""
+        task = asyncio.ensure_future(work)
+        both: set[asyncio.Future[Any]] = {task, self._failed}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():  # a role has most likely heard it too, and in more words
+                await asyncio.wait({task}, timeout=grace)
+            if not task.done():
+                raise self._failed.result()
+            return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _hear(self, party: str) -> None:
+        """Until `party` fails."""
+        while not self._failed.done():
+            try:
+                word = await self._control.hear(party)
+            except VflError as error:
+                return self.fail(error.at(party, "jobs"))
+            if (word.job, word.attempt) != (self.about["job"], self.about["attempt"]):
+                continue
+            if isinstance(word, Answer) and word.state == "refused":
+                return self.fail(error_of(party, word.scope, word.error, word.reason))
+            if isinstance(word, Ended) and word.error:
+                return self.fail(error_of(word.party or party, word.scope, word.error, word.reason))
+            if isinstance(word, Answer):
+                self._standing[party], self.agreed[party] = word.state, word
+                self._news.set()
+            elif isinstance(word, Ended) and not self._ends[party].full():
+                self._ends[party].put_nowait(word)
+            else:
+                return self.fail(ProtocolError(f"{word.kind} from {party} in 'jobs' was not due"))
+
+
+class _Shown:
+    """What whoever watches has been shown of those that are waited for."""
+
+    def __init__(self, on_progress: Report | None) -> None:
+        self._report, self._open = on_progress, dict[str, str]()
+
+    def show(self, standing: Mapping[str, Standing]) -> None:
+        """What is waited for now, and has been until now."""
+        now = {party: _STEPS[said].format(party) for party, said in standing.items() if said in _STEPS}
+        for party, step in self._open.items():
+            if self._report is not None and now.get(party) != step:
+                self._report(step, 1, 1)
+        for party, step in now.items():
+            if self._report is not None and self._open.get(party) != step:
+                self._report(step, 0, 1)
+        self._open = now
+
+
+# FOLDED protocols/service/conversation.py
+# The caller's side of the conversation about one attempt at a job; `protocols.service.jobs` says what is
+# said.
+#
+# Takes part: the caller, with all other parties of the job at once. What one of them fails with is raised by
+# whatever waits here, for whichever party it waits.
+#

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from protocols.errors import ConfigError, DataError, VflError
+from protocols.files import write_whole
 from protocols.logs import log
-from protocols.service.jobs import Store, write_whole
+from protocols.service.store import Store
 
 try:
     import resource

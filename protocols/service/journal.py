@@ -14,7 +14,8 @@ from protocols.errors import VflError
 from protocols.logs import log
 from protocols.network.post import OnLate
 from protocols.record.file import Record as Ledger
-from protocols.service.jobs import OPEN, Record, State, Store
+from protocols.service.jobs import OPEN, State
+from protocols.service.store import Record, Store
 from protocols.wire.ledger import Entry
 from protocols.wire.transport import Envelope
 

@@ -30,9 +30,8 @@ from protocols.errors import (
     StallError,
     VflError,
 )
-from protocols.federation import Role, Run
 from protocols.network.grpc import ABORT
-from protocols.party import Checkpoints, Coordinator, Desk, Guard, forget, mark
+from protocols.party import Checkpoints, Coordinator, Desk, Guard, Role, Run, forget, mark
 from protocols.progress import Report
 from protocols.wire.ledger import Entry, Ledger
 from protocols.wire.message import Message

@@ -9,10 +9,10 @@ from horizontal.local import LocalRule, fedavg
 from horizontal.rounds import Model, Skip, Update, serve_rounds, train_rounds
 from horizontal.rules import average, mean_model
 from protocols.arrays import Arrays
-from protocols.federation import Role, simulate
+from protocols.federation import simulate
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings, train
-from protocols.party import Party
+from protocols.party import Party, Role
 from protocols.wire.codec import decode, encode
 from tests.bench import Row, bench, ratio
 

@@ -27,8 +27,9 @@ from protocols.network.link import METHOD
 from protocols.network.parties_pb2 import Ack, Bye, Frame, Hello, Ping
 from protocols.service.agent import Agent
 from protocols.service.config import read_config
-from protocols.service.jobs import KINDS, SCOPE, Answer, Cancel, Control, Ended, Renew, Store, Word
+from protocols.service.jobs import KINDS, SCOPE, Answer, Cancel, Control, Ended, Renew, Word
 from protocols.service.journal import Notes
+from protocols.service.store import Store
 from protocols.wire.codec import encode
 from protocols.wire.transport import Envelope
 from tests.fuzz import target

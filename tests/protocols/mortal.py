@@ -24,7 +24,7 @@ import torch
 from protocols.errors import VflError
 from protocols.federation import Federation
 from protocols.record.file import Record
-from protocols.service import attempt, caller, jobs
+from protocols.service import attempt, caller, jobs, store
 from protocols.service.jobs import Control, Propose
 from tests.protocols import served
 from tests.protocols.networked import ALL, SEED
@@ -79,7 +79,7 @@ def mortal(life: Life) -> None:
     """Let everything that matters after a death be a moment, and each party's seed the one in `networked`."""
     jobs.new_seed = lambda: SEED  # type: ignore[attr-defined]
     for owner, name in (
-        *((os, "replace"), (shutil, "rmtree"), (jobs.Kept, "drop")),
+        *((os, "replace"), (shutil, "rmtree"), (store.Kept, "drop")),
         *((attempt, "save_part"), (caller, "save_part")),
     ):
         life.around(owner, name)

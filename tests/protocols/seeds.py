@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from protocols.federation import Federation, Role, Run, simulate
-from protocols.party import Coordinator
+from protocols.federation import Federation, simulate
+from protocols.party import Coordinator, Role, Run
 from protocols.progress import Report
 from protocols.service import jobs
 

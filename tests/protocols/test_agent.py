@@ -40,10 +40,10 @@ from protocols.service.jobs import (
     Renew,
     Sealed,
     Start,
-    Store,
     Word,
 )
 from protocols.service.journal import Notes
+from protocols.service.store import Store
 from protocols.wire.codec import decode, encode
 from protocols.wire.transport import Envelope
 from tests.protocols.granted import rule

@@ -24,9 +24,9 @@ from protocols.compare.baselines import (
 from protocols.compare.task import Method, Task, score
 from protocols.data.tables import Scaler, encode_labels, features
 from protocols.errors import DataError
-from protocols.federation import Role, simulate
+from protocols.federation import simulate
 from protocols.learning.training import outputs, probabilities, train
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Role
 from protocols.wire.transport import Network
 from tests.protocols import tiny
 

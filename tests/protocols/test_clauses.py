@@ -20,7 +20,7 @@ from protocols.errors import CancelledJobError, PolicyError
 from protocols.logs import Structured
 from protocols.policy.rules import Rule
 from protocols.service.caller import Connected
-from protocols.service.jobs import Store
+from protocols.service.store import Store
 from tests.protocols.served import lay_out, serving
 from tests.waiting import HANG, until
 from vfl import VerticalNetClassifier

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from protocols.errors import ConfigError, DataError, VflError
-from protocols.federation import Federation, Role, simulate
+from protocols.federation import Federation, simulate
 from protocols.learning.clients import (
     SERVER,
     check_clients,
@@ -23,7 +23,7 @@ from protocols.learning.clients import (
     same_columns,
     tell_columns,
 )
-from protocols.party import Coordinator, Unguarded
+from protocols.party import Coordinator, Role, Unguarded
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Envelope
 

@@ -9,16 +9,8 @@ import pandas as pd
 import pytest
 
 from protocols.compare import run as module
-from protocols.compare.run import (
-    COLUMNS,
-    ROUND_TRIPS,
-    Spread,
-    compare,
-    direction,
-    discover,
-    network,
-    registered,
-)
+from protocols.compare.measure import COLUMNS, ROUND_TRIPS, Spread, direction, network
+from protocols.compare.run import compare, discover, registered
 from protocols.compare.task import Method, Outcome, Task
 from protocols.errors import ConfigError, DataError
 from tests.protocols import tiny

@@ -30,13 +30,14 @@ from protocols.errors import (
     VflError,
 )
 from protocols.federation import Federation
+from protocols.files import release
 from protocols.learning.training import Settings
 from protocols.progress import Report
 from protocols.record.reconcile import verify
 from protocols.service import caller
 from protocols.service.caller import Connected
-from protocols.service.jobs import Store, release
-from protocols.service.talk import Talk
+from protocols.service.conversation import Talk
+from protocols.service.store import Store
 from split import SplitClassifier
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving
@@ -175,7 +176,7 @@ def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyP
         finally:
             await talk.stop()
 
-    monkeypatch.setattr("protocols.service.talk.ANSWER", 0.1)
+    monkeypatch.setattr("protocols.service.conversation.ANSWER", 0.1)
     with pytest.raises(
         ProtocolError, match="shop has said nothing to the proposal within 0.1 s; do both run"
     ):

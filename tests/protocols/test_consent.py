@@ -20,8 +20,9 @@ from protocols.policy import history
 from protocols.programs import Parameters, program
 from protocols.service import consent
 from protocols.service.caller import Connected
-from protocols.service.jobs import Answer, Cancel, Claim, Ended, Prepare, Start, Store, Word
+from protocols.service.jobs import Answer, Cancel, Claim, Ended, Prepare, Start, Word
 from protocols.service.journal import PROPOSALS
+from protocols.service.store import Store
 from protocols.wire.codec import encode
 from tests.protocols.granted import rule
 from tests.protocols.networked import CASES

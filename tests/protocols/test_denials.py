@@ -25,13 +25,14 @@ from typer.testing import CliRunner
 
 from protocols.cli.serve import app
 from protocols.errors import PolicyError, VflError
+from protocols.files import release
 from protocols.network.frames import CONTROL, Limits
 from protocols.network.grpc import Grpc
 from protocols.network.line import Line
 from protocols.programs import program
 from protocols.service.caller import Connected
 from protocols.service.config import Parties
-from protocols.service.jobs import SCOPE, Answer, Cancel, Claim, Control, Propose, Renew, Word, release
+from protocols.service.jobs import SCOPE, Answer, Cancel, Claim, Control, Propose, Renew, Word
 from protocols.wire.codec import encode
 from protocols.wire.transport import Envelope
 from tests.protocols.networked import POLICY, columns

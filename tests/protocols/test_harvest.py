@@ -20,14 +20,13 @@ import pandas as pd
 import pytest
 
 from protocols.errors import LineError, PolicyError
-from protocols.federation import Role
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Role
 from protocols.policy.history import load_history
 from protocols.policy.past import Rows
 from protocols.policy.rules import Action
 from protocols.programs import Seat, program
 from protocols.service.caller import Asked, Connected
-from protocols.service.jobs import Record, Store
+from protocols.service.store import Record, Store
 from tests.protocols.served import lay_out, serving
 
 CUSTOMERS = range(0, 400, 3)

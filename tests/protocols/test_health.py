@@ -22,7 +22,7 @@ from protocols.cli.serve import app
 from protocols.service import health
 from protocols.service.config import Parties
 from protocols.service.health import Health, read_status, too_few_files
-from protocols.service.jobs import Store
+from protocols.service.store import Store
 from tests.protocols.networked import POLICY, columns
 from tests.protocols.served import Thread, lay_out, serving
 from tests.protocols.wire.network import dialling

@@ -24,7 +24,8 @@ from protocols.errors import CancelledJobError, LineError, PartyError, ProtocolE
 from protocols.programs import program
 from protocols.service import attempt, consent, conversation, jobs, journal
 from protocols.service.caller import Connected
-from protocols.service.jobs import Control, Kept, Record, Renew, Store
+from protocols.service.jobs import Control, Renew
+from protocols.service.store import Kept, Record, Store
 from tests.protocols.networked import CASES, POLICY, columns
 from tests.protocols.seeds import known_seeds
 from tests.protocols.served import lay_out, serving

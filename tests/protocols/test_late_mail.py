@@ -17,7 +17,7 @@ from protocols.record.file import Record
 from protocols.record.reconcile import verify
 from protocols.service import consent
 from protocols.service.caller import Connected
-from protocols.service.jobs import Store
+from protocols.service.store import Store
 from protocols.wire.message import Message
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving

@@ -22,8 +22,9 @@ from protocols.record.file import Record as Ledger
 from protocols.record.rows import CUT
 from protocols.service import attempt, consent
 from protocols.service.caller import Connected
-from protocols.service.jobs import Control, Ended, Record, Sealed, Store, Word
-from protocols.service.talk import Talk
+from protocols.service.conversation import Talk
+from protocols.service.jobs import Control, Ended, Sealed, Word
+from protocols.service.store import Record, Store
 from protocols.wire.message import Message
 from tests.protocols.networked import POLICY
 from tests.protocols.served import lay_out, serving

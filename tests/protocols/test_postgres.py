@@ -12,10 +12,9 @@ import psycopg
 import pytest
 
 from protocols.data import sources
-from protocols.data.sources import fingerprint, read_table
+from protocols.data.sources import TableSource, fingerprint, read_table
 from protocols.errors import ConfigError, DataError, VflError
 from protocols.psi.ids import canonical
-from protocols.service.config import TableSource
 from tests.protocols.postgres import PASSWORD, programs, server
 
 pytestmark = pytest.mark.skipif(programs() is None, reason="no PostgreSQL here: apt-get install postgresql")

@@ -16,7 +16,8 @@ from protocols.parts import list_parts
 from protocols.service.caller import Connected
 from protocols.service.certificates import new_authority, new_party
 from protocols.service.config import read_config
-from protocols.service.jobs import HOLDS, Store
+from protocols.service.jobs import HOLDS
+from protocols.service.store import Store
 from tests.protocols.networked import POLICY, columns
 from tests.protocols.served import Process, lay_out
 from vfl import VerticalNetClassifier, align

@@ -16,9 +16,10 @@ import pytest
 from protocols.compare import claims
 from protocols.compare.claims import CLAIMS, LEAKAGE, WAYS, level
 from protocols.compare.figures import Figures, amount, grouped, percent, seconds, spread, varied
+from protocols.compare.measure import Spread
 from protocols.compare.report import Report, read_measures, write_whole
 from protocols.compare.rows import Cell
-from protocols.compare.run import Comparison, Spread
+from protocols.compare.run import Comparison
 from protocols.errors import ConfigError, DataError
 from protocols.learning.cut import LabelledSmashed
 from protocols.wire.message import Message

@@ -11,9 +11,9 @@ import pytest
 
 from protocols.data.tables import Scaler, moments
 from protocols.errors import DataError, ProtocolError
-from protocols.federation import Role, Run, simulate
+from protocols.federation import simulate
 from protocols.learning.agreement import Agreement, collect, scaled, tell
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Role, Run
 
 X = np.random.default_rng(0).normal(3.0, 2.0, size=(30, 4))
 Y = pd.Series(np.arange(30) % 3, name="y")

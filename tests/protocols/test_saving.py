@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protocols.arrays import Arrays
-from protocols.data.tables import Scaler
+from protocols.arrays import Arrays, prefixed, under
+from protocols.data.tables import Scaler, scaler_arrays, scaler_in
 from protocols.errors import ConfigError, DataError
+from protocols.estimator import load_parts, save_parts, settings_in
 from protocols.parts import Part, digest, load_part
-from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, settings_in, under
 
 
 def parts(scale: float = 1.0) -> dict[str, Part]:

@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.data import sources
-from protocols.data.sources import fingerprint, read_table
+from protocols.data.sources import TableSource, fingerprint, read_table
 from protocols.errors import ConfigError, DataError, VflError
 from protocols.psi.ids import canonical
-from protocols.service.config import TableSource
 
 CANARY = "c4n4ry"
 TABLE = pd.DataFrame(

@@ -248,8 +248,8 @@ def active(trial: tuple[PartyConfig, Parties], tmp_path_factory: pytest.TempPath
 
 
 def test_there_is_something_to_check(active: list[str]) -> None:
-    known = {"agent.Agent._listen", "agent.Agent._close", "consent.Consent.admit", "jobs.Store.save"}
-    assert known | {"jobs.write_whole", "sources.read_table", "test_agent.Post.collect"} <= {*active}
+    known = {"agent.Agent._listen", "agent.Agent._close", "consent.Consent.admit", "store.Store.save"}
+    assert known | {"files.write_whole", "sources.read_table", "test_agent.Post.collect"} <= {*active}
     assert {"Panic", "CancelledError", "EMFILE", "MemoryError", "LineError", "KeyError"} <= {*ERRORS}
 
 

@@ -16,11 +16,10 @@ import pandas as pd
 import pytest
 
 from protocols.errors import PolicyError, ProtocolError, VflError
-from protocols.federation import Role
 from protocols.hazmat.blake2s import row_digests
 from protocols.hazmat.cuckoo import third_of
 from protocols.hazmat.oblivious import Columns, as_rows, both_seeds, offer
-from protocols.party import Party
+from protocols.party import Party, Role
 from protocols.policy.history import load_history
 from protocols.programs import Seat, program, registered
 from protocols.psi import buckets, choose

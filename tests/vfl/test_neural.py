@@ -19,11 +19,11 @@ from torch import nn
 from protocols.arrays import Array
 from protocols.data.tables import Scaler
 from protocols.errors import LineError, ProtocolError, StallError
-from protocols.federation import Federation, Role, simulate
+from protocols.federation import Federation, simulate
 from protocols.learning.cut import CutGradient, Smashed
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings, outputs, probabilities, train
-from protocols.party import Coordinator, Party
+from protocols.party import Coordinator, Party, Role
 from protocols.psi.ids import canonical
 from protocols.wire.codec import decode
 from protocols.wire.faults import Plan as Faults

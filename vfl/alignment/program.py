@@ -16,9 +16,8 @@ import pandas as pd
 
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
-from protocols.federation import Role, Run
 from protocols.parts import Part
-from protocols.party import Party
+from protocols.party import Party, Role, Run
 from protocols.policy.history import secret_of
 from protocols.policy.rules import Bound
 from protocols.programs import Parameters, Program, Seat

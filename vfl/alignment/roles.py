@@ -37,8 +37,8 @@ import pandas as pd
 
 from protocols.arrays import Array
 from protocols.errors import AlignmentError, ConfigError, ProtocolError, marked, nearest
-from protocols.federation import Federation, Role
-from protocols.party import Party
+from protocols.federation import Federation
+from protocols.party import Party, Role
 from protocols.policy.rules import Bound
 from protocols.progress import bar
 from protocols.psi import choose, ring

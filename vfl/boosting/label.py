@@ -22,12 +22,11 @@ from protocols.trees.forest import Forest, Growing, Splits
 from protocols.trees.splits import Columns
 from protocols.trees.sums import quantised
 from vfl.alignment.roles import Aligned, align_label
-from vfl.boosting.draw import drawn_columns, drawn_rows, held_out
 from vfl.boosting.feature import check_outputs, described, divided
 from vfl.boosting.grow import Grower
 from vfl.boosting.losses import Loss
 from vfl.boosting.messages import MOST_OUTPUTS, BinCounts, Drawn, Enough, TreeKey, to_bits
-from vfl.boosting.nodes import Drawing
+from vfl.boosting.nodes import Drawing, drawn_columns, drawn_rows, held_out
 from vfl.boosting.parameters import Boosting
 from vfl.boosting.parts import Classes, Learnt, Owned, Table
 from vfl.boosting.predict import ask

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from protocols.arrays import Array, Arrays
+from protocols.estimator import load_parts, save_parts, settings_in
 from protocols.parts import Part
-from protocols.saving import load_parts, save_parts, settings_in
 from protocols.trees.bins import Bins
 from protocols.trees.forest import Forest, Splits
 from vfl.boosting.losses import Loss

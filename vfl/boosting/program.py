@@ -13,8 +13,8 @@ from pydantic import model_validator
 
 from protocols.data.tables import check_rows, column
 from protocols.errors import ConfigError, DataError
-from protocols.federation import Role
 from protocols.parts import Part
+from protocols.party import Role
 from protocols.policy.rules import Bound
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize

@@ -12,10 +12,9 @@ from protocols.party import Coordinator, Party
 from protocols.sums.masked import total
 from vfl.linear.columns import Block
 from vfl.linear.gradient import Sealer, Sums
-from vfl.linear.line_search import Span, direction, line_search, products
+from vfl.linear.line_search import Patience, Span, direction, line_search, products
 from vfl.linear.messages import InnerProducts, Move, PartialScores
 from vfl.linear.state import FeatureSide, LabelSide, Solved
-from vfl.linear.stopping import Patience
 from vfl.linear.whole import Factors, Rounded, Told
 
 

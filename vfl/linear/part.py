@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from protocols.arrays import Array, Arrays
+from protocols.data.tables import scaler_arrays, scaler_in
+from protocols.estimator import load_parts, save_parts, settings_in
 from protocols.parts import Part
-from protocols.saving import load_parts, save_parts, scaler_arrays, scaler_in, settings_in
 from vfl.linear.plan import Head, Linear
 
 

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 
 from protocols.data.tables import features
 from protocols.errors import ConfigError, DataError
-from protocols.federation import Role
 from protocols.hazmat.paillier import Paillier
 from protocols.parts import Part
+from protocols.party import Role
 from protocols.programs import Parameters, Program, Seat
 from protocols.psi.choose import Once
 from protocols.psi.ids import Rule

@@ -22,9 +22,9 @@ from protocols.party import Coordinator, Party
 from protocols.sums.masked import total
 from vfl.linear.conjugate import shares
 from vfl.linear.gradient import Sealer, Sums
+from vfl.linear.line_search import Patience
 from vfl.linear.messages import PartialScores, ProximalStep, ProximalSums
 from vfl.linear.state import FeatureSide, LabelSide, Solved
-from vfl.linear.stopping import Patience
 from vfl.linear.whole import Told
 
 _SWEEPS, _ENOUGH = 10_000, 0.01

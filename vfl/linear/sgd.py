@@ -14,10 +14,10 @@ from protocols.party import Coordinator, Party
 from protocols.sums.masked import total
 from vfl.linear.columns import Columns
 from vfl.linear.gradient import Sealer, Sums
+from vfl.linear.line_search import Patience
 from vfl.linear.messages import Move, PartialScores
 from vfl.linear.plan import Plan, batches
 from vfl.linear.state import FeatureSide, LabelSide, Solved
-from vfl.linear.stopping import Patience
 from vfl.linear.whole import Scale
 from vfl.network.roles import Order
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from protocols.arrays import Array, Arrays
+from protocols.arrays import Array, Arrays, prefixed, under
+from protocols.data.tables import scaler_arrays, scaler_in
 from protocols.errors import ConfigError, marked
+from protocols.estimator import load_parts, save_parts, settings_in
 from protocols.learning.networks import mlp
 from protocols.parts import Part
-from protocols.saving import load_parts, prefixed, save_parts, scaler_arrays, scaler_in, settings_in, under
 from vfl.network.layout import default_bottom
 from vfl.network.roles import Bottom, Top
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from protocols.data.tables import Kind, features
 from protocols.errors import DataError
-from protocols.federation import Role
 from protocols.learning.cut import CutGradient, Smashed
 from protocols.learning.training import Settings, load_optimizers
 from protocols.parts import Part
+from protocols.party import Role
 from protocols.programs import Parameters, Program, Seat
 from protocols.psi.choose import Once
 from protocols.psi.ids import Rule

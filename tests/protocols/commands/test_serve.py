@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from protocols import programs
 from protocols.cli.serve import app
 from protocols.service import agent
-from protocols.service.jobs import Given, Record, Store
+from protocols.service.jobs import Given
+from protocols.service.store import Record, Store
 from tests.protocols.served import lay_out
 
 NOW = datetime.now(UTC)

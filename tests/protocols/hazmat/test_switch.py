@@ -13,7 +13,7 @@ import pytest
 from numba import config
 
 from protocols.errors import ConfigError
-from protocols.hazmat import compiled, curve25519, switch
+from protocols.hazmat import compiled, curve25519, prepared, switch
 from protocols.psi import curve
 
 A_THOUSAND = """
@@ -58,7 +58,7 @@ def test_who_serves(
     monkeypatch.setattr(curve25519, "field_of_this_cpu", lambda: "fma" if fast_cpu else None)
     monkeypatch.setattr(curve25519, "prepared_before", lambda: before)
     monkeypatch.setattr(curve25519, "serves", lambda: loaded)
-    monkeypatch.setattr(curve25519, "prepare", lambda: switch.Prepared("fma", 0.0, "there already"))
+    monkeypatch.setattr(curve25519, "prepare", lambda: prepared.Prepared("fma", 0.0, "there already"))
     sizes = {0, 1, switch.LARGE - 1, switch.LARGE, switch.HUGE}
     assert {size for size in sizes if switch.prepare(size)[1]} == served
 

@@ -26,7 +26,7 @@ from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
 from protocols.psi.id_columns import InTable
 from protocols.psi.ids import Ids, canonical
 from protocols.psi.stored import drawer_of, store
-from protocols.service.jobs import Kept, common_step
+from protocols.service.store import Kept, common_step
 from protocols.wire.clock import run_virtual
 from protocols.wire.codec import decode
 from protocols.wire.faults import Faults, Plan

@@ -25,13 +25,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, DataError, PartyError, ProtocolError
+from protocols.files import unfinished, write_whole
 from protocols.party import Party
 from protocols.psi import buckets, choose, curve, epochs, unbalanced
 from protocols.psi.ecdh import IdKind, Learns, Met, agree
 from protocols.psi.epochs import Epoch, digest_of, forget, load_epoch, save_epoch
 from protocols.psi.ids import canonical
 from protocols.psi.unbalanced import MOST, IdMarks, MarksOffered, PlacesFound, PointsAnswered, PointsAsked
-from protocols.service.jobs import unfinished, write_whole
 from protocols.wire.codec import decode
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message

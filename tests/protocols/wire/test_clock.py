@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, ProtocolError, StallError
-from protocols.federation import Run, simulate
-from protocols.party import Coordinator
+from protocols.federation import simulate
+from protocols.party import Coordinator, Run
 from protocols.wire.clock import run_virtual
 from protocols.wire.codec import encode
 from protocols.wire.message import Message

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import DataError
-from protocols.federation import Run, simulate
+from protocols.federation import simulate
 from protocols.network import grpc
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Run
 from protocols.record import rows as record_rows
 from protocols.record.reconcile import ABORT, Verdict, verify
 from protocols.service.role import serve_role

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from protocols.federation import Role, Run, simulate
+from protocols.federation import simulate
+from protocols.party import Role, Run
 from protocols.psi.ids import canonical
 from vfl.boosting.feature import feature_party
 from vfl.boosting.label import label_party

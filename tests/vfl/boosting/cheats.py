@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array
-from protocols.federation import Role
 from protocols.hazmat.paillier import EncryptedArray, concatenated
-from protocols.party import Party
+from protocols.party import Party, Role
 from protocols.psi.ids import canonical
 from tests.vfl.boosting.boosted import roles
 from vfl.alignment.roles import align_feature

@@ -22,8 +22,8 @@ from protocols.party import Party
 from tests.vfl.boosting.boosted import plan, shared, train
 from tests.vfl.parties import joined, overlapping, small
 from vfl import VerticalGradientBoostingClassifier, VerticalGradientBoostingRegressor
-from vfl.boosting.draw import drawn_rows
 from vfl.boosting.messages import Drawn
+from vfl.boosting.nodes import drawn_rows
 
 PLAIN = Plain()
 TESTING = Paillier(bits=512, small_key=True)

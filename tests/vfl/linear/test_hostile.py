@@ -11,8 +11,8 @@ import pytest
 
 from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError, PolicyError, ProtocolError
-from protocols.federation import Role, simulate
-from protocols.party import Coordinator, Unguarded
+from protocols.federation import simulate
+from protocols.party import Coordinator, Role, Unguarded
 from protocols.programs import Seat
 from protocols.wire.codec import encode
 from protocols.wire.message import Message

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from protocols.arrays import Array
 from protocols.errors import DataError, ProtocolError
-from protocols.federation import Run, simulate
+from protocols.federation import simulate
 from protocols.hazmat.paillier import Plain
 from protocols.hazmat.paillier.array import Key
-from protocols.party import Coordinator
+from protocols.party import Coordinator, Run
 from protocols.sums.masked import FRACTION, Masks, agree, total
 from protocols.wire.codec import decode, encode
 from tests.vfl.linear.tables import SMALL

@@ -1,0 +1,15 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Who serves, after how many seconds of preparation, and whether code had to be compiled for it."""
+
+    by: Literal["ifma", "fma", "library"]
+    seconds: float
+    how: Literal["compiled", "read from disk", "there already"]
