@@ -19,12 +19,12 @@ from protocols.service.caller import Connected
 from protocols.service.role import serve_role
 from protocols.wire import faults
 from protocols.wire.transport import Transport
-from tests.figures import SAME, left, many, noted
-from tests.protocols.networked import ALL, POLICY, SEED, WHICH, Case, Outcome
-from tests.protocols.seeds import known_seeds
-from tests.protocols.served import lay_out
-from tests.protocols.served import serving as served
-from tests.protocols.weather import Proxies, proxied
+from tests.support.figures import SAME, left, many, noted
+from tests.support.networked import ALL, POLICY, SEED, WHICH, Case, Outcome
+from tests.support.seeds import known_seeds
+from tests.support.served import lay_out
+from tests.support.served import serving as served
+from tests.support.weather import Proxies, proxied
 
 LIMITS = Limits(patience=3.0, handshake=1.0, keepalive=0.5, again=1.0)
 CALL = 5.0  # seconds to wait for a party that is away

@@ -23,9 +23,9 @@ from protocols.psi import curve, ecdh, ring
 from protocols.service import consent
 from protocols.service.caller import Connected
 from protocols.service.store import Store
-from tests.protocols.networked import POLICY
-from tests.protocols.served import lay_out, serving
-from tests.waiting import HANG, until
+from tests.support.networked import POLICY
+from tests.support.served import lay_out, serving
+from tests.support.waiting import HANG, until
 from vfl import VerticalNetClassifier
 
 ROWS = 30

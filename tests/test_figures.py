@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import figures
-from tests.figures import SAME, left, noted, read, tables
+from tests.support import figures
+from tests.support.figures import SAME, left, noted, read, tables
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forked import CONTEXT, WARM, Forked
+from tests.support.forked import CONTEXT, WARM, Forked
 
 
 def tells(line: Connection) -> None:

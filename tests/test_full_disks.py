@@ -24,10 +24,10 @@ from protocols.record.reconcile import verify
 from protocols.service.agent import serve_party
 from protocols.service.caller import Connected
 from protocols.service.config import read_config
-from tests.protocols.networked import CASES, POLICY, SEED, Outcome
-from tests.protocols.seeds import known_seeds
-from tests.protocols.served import lay_out, serving
-from tests.waiting import HANG
+from tests.support.networked import CASES, POLICY, SEED, Outcome
+from tests.support.seeds import known_seeds
+from tests.support.served import lay_out, serving
+from tests.support.waiting import HANG
 
 CASE = CASES["vertical-net"]
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

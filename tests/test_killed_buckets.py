@@ -19,9 +19,9 @@ from protocols.cli.main import main
 from protocols.psi import buckets, choose, kkrt, stored
 from protocols.record.reconcile import verify
 from protocols.service.store import Store
-from tests.forked import Forked
-from tests.protocols.served import lay_out
-from tests.waiting import until
+from tests.support.forked import Forked
+from tests.support.served import lay_out
+from tests.support.waiting import until
 
 ids = pd.Series(range(10**9, 10**9 + 2_000_000)).astype(str)
 

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from protocols.record.reconcile import verify
-from tests.figures import SAME, left, many, noted
-from tests.forked import CONTEXT, Forked
-from tests.protocols.mortal import call, serve
-from tests.protocols.networked import ALL, POLICY, WHICH, Case, Outcome
-from tests.protocols.served import lay_out
-from tests.waiting import HANG
+from tests.support.figures import SAME, left, many, noted
+from tests.support.forked import CONTEXT, Forked
+from tests.support.mortal import call, serve
+from tests.support.networked import ALL, POLICY, WHICH, Case, Outcome
+from tests.support.served import lay_out
+from tests.support.waiting import HANG
 
 
 @dataclass

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support import ROOT
+
 PARADIGMS = ("horizontal", "split", "vfl")
 # Low modules stand below the wire: they hold values and numbers, and know of no message.
 LEVELS = {

@@ -27,9 +27,9 @@ from protocols.service.role import serve_role
 from protocols.service.store import Kept, Store
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Envelope, Transport
-from tests.protocols.networked import CASES, POLICY, SEED, columns
-from tests.protocols.seeds import Seeded
-from tests.protocols.served import Process, lay_out, serving
+from tests.support.networked import CASES, POLICY, SEED, columns
+from tests.support.seeds import Seeded
+from tests.support.served import Process, lay_out, serving
 from tests.test_canaries import needles
 from tests.test_solving import seen_by
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier

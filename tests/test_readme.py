@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from typer.main import get_command
 
 from protocols.cli.main import app
-from tests.waiting import HANG
+from tests.support import ROOT
+from tests.support.waiting import HANG
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 

@@ -26,7 +26,7 @@ from protocols.learning.networks import mlp
 from protocols.learning.training import Settings
 from protocols.party import Coordinator, Role, Run
 from split import SplitClassifier, SplitRegressor
-from tests.crew import captured, fingerprint
+from tests.support.crew import captured, fingerprint
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 
 STEPS = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -13,8 +12,9 @@ from pydantic import Field
 from protocols.arrays import Array, Arrays
 from protocols.wire.message import OURS, Message, Spec
 from protocols.wire.reveals import load_messages, page
+from tests.support import ROOT
 
-PAGE = Path(__file__).parent.parent / "docs" / "what-leaves.md"
+PAGE = ROOT / "docs" / "what-leaves.md"
 
 
 class Spill(Message, reveals="everything | nothing"):

@@ -11,12 +11,12 @@ import torch
 
 from protocols.record.reconcile import verify
 from protocols.service.caller import Connected
-from tests.figures import Figure, left, many, noted
-from tests.forked import CONTEXT, Forked
-from tests.protocols.mortal import words
-from tests.protocols.networked import ALL, POLICY
-from tests.protocols.served import lay_out, serve
-from tests.waiting import HANG
+from tests.support.figures import Figure, left, many, noted
+from tests.support.forked import CONTEXT, Forked
+from tests.support.mortal import words
+from tests.support.networked import ALL, POLICY
+from tests.support.served import lay_out, serve
+from tests.support.waiting import HANG
 
 FULL = 1000  # runs of a program; most are two jobs, to fit and to predict
 RUNS = many(FULL)

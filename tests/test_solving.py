@@ -27,9 +27,9 @@ from protocols.service.caller import Connected
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message
 from split import SplitClassifier
-from tests.protocols.networked import POLICY
-from tests.protocols.seeds import known_seeds
-from tests.protocols.served import lay_out, serving
+from tests.support.networked import POLICY
+from tests.support.seeds import known_seeds
+from tests.support.served import lay_out, serving
 from vfl import VerticalNetClassifier
 from vfl.network.layout import default_bottom, seed_of
 

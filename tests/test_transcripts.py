@@ -21,9 +21,9 @@ from protocols.psi.ecdh import intersect
 from protocols.psi.ids import canonical
 from protocols.service.role import Abort, error_of, said_of
 from split import SplitClassifier
-from tests.crew import Crew, Played, Scenario, captured, played
-from tests.protocols.seeds import seed_for, with_seed
-from tests.protocols.wire.network import certified
+from tests.support.crew import Crew, Played, Scenario, captured, played
+from tests.support.network import certified
+from tests.support.seeds import seed_for, with_seed
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 
 CLIENTS = ("ann", "bob", "cleo")

@@ -23,9 +23,9 @@ from sklearn.model_selection import train_test_split
 from xgboost import XGBClassifier
 
 from protocols.hazmat.paillier import Paillier, Plain
-from tests import real
 from tests.bench import Ratio, Row, bench
 from tests.bench.bench_jobs import connected
+from tests.support import real
 from vfl import VerticalGradientBoostingClassifier
 
 BANK = ["LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE"]

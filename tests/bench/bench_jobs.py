@@ -17,7 +17,7 @@ import torch
 from horizontal import FedClassifier
 from protocols.service.caller import Connected
 from tests.bench import Ratio, Row, bench, ratio
-from tests.protocols.served import Process, lay_out
+from tests.support.served import Process, lay_out
 from vfl import VerticalNetClassifier
 
 ROWS = 5000

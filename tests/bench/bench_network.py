@@ -33,7 +33,7 @@ from protocols.service.certificates import new_authority, new_party
 from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 from tests.bench import Ratio, Row, bench, ratio
-from tests.protocols.wire.network import HERE, certified
+from tests.support.network import HERE, certified
 
 LARGE = 100_000_000
 TRIPS = 200

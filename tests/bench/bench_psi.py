@@ -38,10 +38,11 @@ from protocols.hazmat.curve25519 import field_of_this_cpu, prepare
 from tests.bench import Ratio, Row, bench, seconds
 from tests.bench.bench_jobs import POLICY, connected
 from tests.bench.psi_peers import ids
-from tests.protocols.served import Process, lay_out
+from tests.support import ROOT
+from tests.support.served import Process, lay_out
 from vfl import align
 
-PEERS = Path(__file__).parents[2] / ".peers"
+PEERS = ROOT / ".peers"
 KKRT, LARGE, FEW = 1_000_000, 10_000_000, 10_000
 # Without AVX512-IFMA a peer takes a quarter of an hour for a million by ECDH; its cost is linear in the ids.
 ECDH = 1_000_000 if field_of_this_cpu() == "ifma" else 100_000

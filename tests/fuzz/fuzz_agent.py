@@ -34,9 +34,9 @@ from protocols.wire.codec import encode
 from protocols.wire.transport import Envelope
 from tests.fuzz import target
 from tests.fuzz.fuzz_wire import joined, split
-from tests.protocols.granted import rule
-from tests.protocols.served import lay_out
-from tests.protocols.test_agent import spoken, trivial
+from tests.protocols.service.test_agent import spoken, trivial
+from tests.support.granted import rule
+from tests.support.served import lay_out
 
 T = TypeVar("T")
 SOON = 1.0  # seconds that the two may cost the third

@@ -18,8 +18,8 @@ from protocols.network.tls import Material
 from protocols.wire.codec import decode, encode
 from protocols.wire.message import Message, Spec
 from tests.fuzz import target
-from tests.protocols.wire.network import certified
-from tests.protocols.wire.test_line import envelope, hold_to_the_bounds, line, meet, small_chunks
+from tests.protocols.network.test_line import envelope, hold_to_the_bounds, line, meet, small_chunks
+from tests.support.network import certified
 
 
 class Everything(Message, reveals="test: what it holds"):

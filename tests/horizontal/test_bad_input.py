@@ -11,7 +11,7 @@ from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
 from protocols.errors import ConfigError, DataError, NotFittedError
-from tests.horizontal.data import rows
+from tests.support.row_clients import rows
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 

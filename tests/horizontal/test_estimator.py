@@ -19,7 +19,7 @@ from protocols.arrays import Arrays
 from protocols.data.partition import dirichlet, iid
 from protocols.errors import ConfigError
 from protocols.learning.training import outputs_flops
-from tests.horizontal.data import diabetes, digits, rows
+from tests.support.row_clients import diabetes, digits, rows
 
 
 def test_learns_digits_and_beats_each_client_alone() -> None:

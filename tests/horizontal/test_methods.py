@@ -8,7 +8,7 @@ import pytest
 from horizontal.methods import fedavg
 from protocols.compare.task import Task
 from protocols.learning.training import Settings
-from tests.horizontal.data import rows
+from tests.support.row_clients import rows
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("classification", "auc"), ("regression", "r2")])

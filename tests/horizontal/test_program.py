@@ -19,8 +19,8 @@ from protocols.errors import ConfigError, DataError
 from protocols.learning import networks
 from protocols.parts import load_part, save_part
 from protocols.programs import Seat
-from tests.apart import Apart
-from tests.horizontal.data import rows
+from tests.support.apart import Apart
+from tests.support.row_clients import rows
 
 PARTIES = ("a", "server", "b")
 IDS = {"a": "key", "b": "who"}

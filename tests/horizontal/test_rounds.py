@@ -25,7 +25,7 @@ from protocols.party import Coordinator, Desk, Party, Unguarded
 from protocols.wire.faults import Plan
 from protocols.wire.ledger import Ledger
 from protocols.wire.transport import Network
-from tests.horizontal.data import rows
+from tests.support.row_clients import rows
 
 SGD = Settings(optimizer="sgd", learning_rate=0.1, batch_size=8)
 

@@ -18,8 +18,8 @@ from protocols.service.certificates import new_authority, new_party
 from protocols.service.config import read_config
 from protocols.service.jobs import HOLDS
 from protocols.service.store import Store
-from tests.protocols.networked import POLICY, columns
-from tests.protocols.served import Process, lay_out
+from tests.support.networked import POLICY, columns
+from tests.support.served import Process, lay_out
 from vfl import VerticalNetClassifier, align
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no such modes")

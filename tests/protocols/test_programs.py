@@ -21,7 +21,7 @@ from protocols.psi.ecdh import BlindedIds
 from protocols.service.consent import reveals
 from protocols.service.role import Abort
 from split import SplitClassifier, SplitRegressor
-from tests.protocols.networked import columns, rows
+from tests.support.networked import columns, rows
 from vfl import VerticalNetClassifier, VerticalNetRegressor
 
 

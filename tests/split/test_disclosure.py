@@ -14,7 +14,7 @@ from protocols.wire.ledger import Ledger
 from protocols.wire.message import message_class
 from protocols.wire.transport import Envelope
 from split import SplitClassifier, SplitRegressor
-from tests.split.data import SEED, mlp5, order, tables
+from tests.support.split_rows import SEED, mlp5, order, tables
 
 BATCH, EPOCHS = 64, 2
 DTYPES = [np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8)]

@@ -16,7 +16,7 @@ from torch import nn
 
 from protocols.errors import ConfigError, DataError, NotFittedError, VflError
 from split import SplitClassifier, SplitRegressor
-from tests.split.data import tables
+from tests.support.split_rows import tables
 
 DATA = {name: table.drop(columns="z") for name, table in tables([60, 50]).items()}
 NUMBERS = {name: table.drop(columns="y") for name, table in tables([120, 120]).items()}

@@ -12,7 +12,7 @@ from protocols.wire.faults import Plan as Faults
 from protocols.wire.transport import Network
 from split import SplitClassifier
 from split.chain import cut_positions
-from tests.split.data import mlp5, plan, same, tables
+from tests.support.split_rows import mlp5, plan, same, tables
 
 DATA = {name: table.drop(columns="z") for name, table in tables([40, 30]).items()}
 CUTS = pytest.mark.parametrize("cut", [2, (2, 4)])

@@ -22,8 +22,8 @@ from protocols.programs import Seat
 from split import SplitClassifier, SplitRegressor
 from split.agreement import ClientPart, ServerPart
 from split.program import SplitNet, program
-from tests.apart import Apart
-from tests.split.data import same, tables
+from tests.support.apart import Apart
+from tests.support.split_rows import same, tables
 
 CLIENTS = ("client0", "client1")
 PARTIES = ("server", *CLIENTS)

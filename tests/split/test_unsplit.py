@@ -18,7 +18,7 @@ from protocols.learning.clients import read_client
 from protocols.learning.training import Settings
 from split import SplitClassifier, SplitRegressor
 from split.roles import client, server
-from tests.split.data import SEED, convnet, held, images, mlp5, plan, same, tables, unsplit
+from tests.support.split_rows import SEED, convnet, held, images, mlp5, plan, same, tables, unsplit
 
 SIZES = {1: [70], 3: [40, 33, 20]}
 OPTIMIZERS: dict[str, dict[str, Any]] = {

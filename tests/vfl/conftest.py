@@ -6,7 +6,7 @@ import pytest
 
 from protocols import federation
 from protocols.wire.transport import Envelope
-from tests.vfl.parties import Recording
+from tests.support.columns_apart import Recording
 
 
 @pytest.fixture

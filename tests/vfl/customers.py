@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests import real
+from tests.support import real
 
 # Made up anywhere; those of the real table only where that is wanted.
 KINDS = pytest.mark.parametrize("kind", ["made up", pytest.param("real", marks=pytest.mark.tables)])

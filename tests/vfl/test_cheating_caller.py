@@ -31,7 +31,7 @@ from protocols.psi.oprf import CODE, Own, fill_table, masked, unmask, values_of
 from protocols.psi.ring import InAllSize
 from protocols.psi.stored import drawer_of
 from protocols.service.caller import Connected
-from tests.protocols.served import lay_out, serving
+from tests.support.served import lay_out, serving
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier, align
 from vfl.alignment import program as aligning
 from vfl.alignment.roles import Aligned

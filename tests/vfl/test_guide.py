@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from tests.support import ROOT
 from vfl.command import app
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "psi.md"
+GUIDE = ROOT / "docs" / "guides" / "psi.md"
 
 
 def blocks(language: str) -> list[str]:

@@ -15,8 +15,8 @@ import vfl.boosting.label
 from protocols.errors import PolicyError
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.service.caller import Connected
-from tests.protocols.networked import columns
-from tests.protocols.served import lay_out, serving
+from tests.support.networked import columns
+from tests.support.served import lay_out, serving
 from vfl import VerticalGradientBoostingClassifier, VerticalLinearRegression
 
 FIT: dict[str, Any] = {"target": "bank.y", "id": "id"}

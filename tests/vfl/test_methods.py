@@ -11,7 +11,7 @@ from protocols.compare.task import Task
 from protocols.data.tables import Kind
 from protocols.learning.training import Settings
 from protocols.wire.transport import Network
-from tests.vfl.parties import small
+from tests.support.columns_apart import small
 from vfl.methods import vertical
 from vfl.network.estimator import VerticalNetClassifier
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "encrypted-arrays.md"
+from tests.support import ROOT
+
+GUIDE = ROOT / "docs" / "guides" / "encrypted-arrays.md"
 
 
 def test_the_guide_runs() -> None:

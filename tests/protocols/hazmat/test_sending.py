@@ -19,8 +19,8 @@ from protocols.wire.ledger import Ledger
 from protocols.wire.message import Message, Spec
 from protocols.wire.transport import Envelope
 from tests.protocols.hazmat.keys import small
-from tests.protocols.wire.network import bank_party, bounded, shop_party
-from tests.protocols.wire.proxy import Fate, Proxy, first
+from tests.support.network import bank_party, bounded, shop_party
+from tests.support.proxy import Fate, Proxy, first
 
 ROWS = 1000  # of 256 bytes each
 

@@ -18,8 +18,8 @@ from protocols.psi.choose import LARGE, Protocol, check_protocol, chosen
 from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
 from protocols.psi.ids import canonical
 from protocols.psi.kkrt import FunctionValues
-from tests.protocols.granted import EMPTY, JOB, rule
 from tests.protocols.psi.test_ecdh import Role, bodies, numbers, talk
+from tests.support.granted import EMPTY, JOB, rule
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from protocols.wire.clock import run_virtual
 from protocols.wire.codec import encode
 from protocols.wire.message import Message
 from protocols.wire.transport import Network
-from tests.waiting import HANG
+from tests.support.waiting import HANG
 
 Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
 

@@ -13,7 +13,7 @@ from xgboost import XGBClassifier, XGBRegressor
 
 from examples import secureboost_credit
 from protocols.hazmat.paillier import Plain
-from tests import real
+from tests.support import real
 from tests.vfl.boosting.boosted import shared
 from tests.vfl.boosting.test_estimator import classifier, regressor
 from tests.vfl.customers import find

@@ -19,8 +19,8 @@ from protocols.errors import ConfigError, DataError, NotFittedError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.party import Party
+from tests.support.columns_apart import joined, overlapping, small
 from tests.vfl.boosting.boosted import plan, shared, train
-from tests.vfl.parties import joined, overlapping, small
 from vfl import VerticalGradientBoostingClassifier, VerticalGradientBoostingRegressor
 from vfl.boosting.messages import Drawn
 from vfl.boosting.nodes import drawn_rows

@@ -15,9 +15,9 @@ from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.service.caller import Connected
 from protocols.wire.transport import Network
-from tests.protocols.networked import columns
-from tests.protocols.seeds import known_seeds
-from tests.protocols.served import lay_out, serving
+from tests.support.networked import columns
+from tests.support.seeds import known_seeds
+from tests.support.served import lay_out, serving
 from tests.vfl.boosting.test_estimator import classifier, tables
 from vfl import VerticalGradientBoostingClassifier
 from vfl.boosting.sums import sum_up

@@ -12,7 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from protocols.arrays import Array
 from protocols.hazmat.paillier import Paillier
-from tests import real
+from tests.support import real
 
 SMALL = Paillier(512, small_key=True)
 PARTIES = ("bank", "shop", "telco", "club")

@@ -16,7 +16,7 @@ from protocols.party import Coordinator, Role, Unguarded
 from protocols.programs import Seat
 from protocols.wire.codec import encode
 from protocols.wire.message import Message
-from tests.crew import captured
+from tests.support.crew import captured
 from tests.vfl.linear.tables import SMALL, TARGET
 from tests.vfl.linear.test_estimator import FIT, Data, classifier, dealt, people
 from vfl import VerticalLogisticRegression

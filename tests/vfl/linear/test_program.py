@@ -17,11 +17,11 @@ from protocols.programs import program
 from protocols.service.caller import Connected
 from protocols.wire.faults import Plan as Faults
 from protocols.wire.transport import Network
-from tests.apart import Apart
-from tests.protocols.served import lay_out, serving
+from tests.support.apart import Apart
+from tests.support.served import lay_out, serving
+from tests.support.waiting import HANG
 from tests.vfl.linear.tables import SMALL
 from tests.vfl.linear.test_estimator import FIT, classifier, dealt, people
-from tests.waiting import HANG
 from vfl import VerticalLinearRegression, VerticalLogisticRegression
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*without reaching tol")
