@@ -29,9 +29,20 @@ from pydantic import BaseModel, ValidationError
 from protocols import errors, parts, programs
 from protocols.data import sources
 from protocols.errors import VflError
-from protocols.policy import history
-from protocols.record import file
-from protocols.service import agent, attempt, config, consent, conversation, health, jobs
+from protocols.policy import history, judge
+from protocols.record import file, rows
+from protocols.service import (
+    agent,
+    attempt,
+    config,
+    consent,
+    conversation,
+    health,
+    jobs,
+    journal,
+    role,
+    store,
+)
 from protocols.service.config import Parties, PartyConfig, read_config
 from protocols.wire import codec
 from tests.protocols.service import test_agent
@@ -44,22 +55,8 @@ T = TypeVar("T")
 # Whoever is made to raise does not await what it was given.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 MODULES = (
-    *(
-        agent,
-        attempt,
-        config,
-        consent,
-        health,
-        history,
-        conversation,
-        jobs,
-        notes,
-        parts,
-        policy,
-        programs,
-        serving,
-    ),
-    *(sources, codec, file, record_rows),
+    *(agent, attempt, config, consent, health, history, conversation, jobs, journal, parts, judge, programs),
+    *(role, sources, codec, file, rows, store),
 )
 WINDOW = 0.08  # seconds for which something raises
 MOST = 100  # times that it is called meanwhile
