@@ -24,8 +24,8 @@ from horizontal.program import METHODS, FedAvg, local_rule, program
 from horizontal.rounds import Trained, predictor
 from protocols.arrays import Array
 from protocols.data.tables import Kind, features
-from protocols.errors import ConfigError, NotFittedError, marked
-from protocols.estimator import save_parts
+from protocols.errors import ConfigError, marked
+from protocols.estimator import NotFittedError, save_parts
 from protocols.federation import Federation, simulate
 from protocols.learning.clients import SERVER, check_clients, check_columns, row_clients
 from protocols.learning.training import check_network, probabilities

@@ -4,7 +4,7 @@
     ├── ConfigError (ValueError)     a setting, a name or a layout that cannot be meant
     ├── DataError (ValueError)       a table that cannot be used as it is
     │   └── AlignmentError           the parties' ids cannot be brought together
-    ├── NotFittedError               predict before fit (also scikit-learn's NotFittedError)
+    ├── NotFittedError               predict before fit: `protocols.estimator`, as it is scikit-learn's too
     ├── PolicyError                  a party's policy does not grant what was asked of it
     ├── ProtocolError                a peer said something its role may not say here
     ├── StallError                   every role waits for another, so none can go on
@@ -22,8 +22,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-
-from sklearn.exceptions import NotFittedError as _SklearnNotFitted
 
 
 class VflError(Exception):
@@ -54,10 +52,6 @@ class DataError(VflError, ValueError):
 
 class AlignmentError(DataError):
     """The parties' ids cannot be brought together."""
-
-
-class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # sklearn has no stubs
-    """`predict` was called before `fit`."""
 
 
 class PolicyError(VflError):

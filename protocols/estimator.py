@@ -1,4 +1,8 @@
-"""TODO."""
+"""What estimators of all paradigms share: the parts of one run saved and loaded together.
+
+Takes part: every party of a run, in one process. Each part holds the digests of the others, so that parts of
+different trainings are not put together; a digest is all that one party's part says of another's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from protocols.errors import ConfigError, DataError, marked
+from sklearn.exceptions import NotFittedError as _SklearnNotFitted
+
+from protocols.errors import ConfigError, DataError, VflError, marked
 from protocols.parts import Part, digest, load_part, save_part
 
 
@@ -63,3 +69,7 @@ def _parties(store: Path, run: str) -> tuple[str, ...]:
     if not found:
         raise ConfigError(f"run {run!r} is at no party in {store}")
     return tuple(found)
+
+
+class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # sklearn has no stubs
+    """`predict` was called before `fit`."""

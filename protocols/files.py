@@ -1,4 +1,7 @@
-"""TODO."""
+"""Files written whole or not at all, for their owner only; and which release of this package runs.
+
+No line is involved.
+"""
 
 from __future__ import annotations
 

@@ -92,6 +92,11 @@ class Seat:
 Prepare = Callable[[P, Seat], Role]
 
 
+def everybody(parameters: Parameters, others: tuple[str, ...]) -> tuple[str, ...]:
+    """The default of `Program.learners`: all others learn of a party's rows."""
+    return others
+
+
 @dataclass(frozen=True)
 class Program(Generic[P]):
     """A method that parties can run together.
@@ -115,7 +120,7 @@ class Program(Generic[P]):
     plain: bool = True
     ids_only: bool = False
     target: Callable[[P], str] | None = None  # the column that parameters name, where all tables have it
-    learners: Callable[[P, tuple[str, ...]], tuple[str, ...]] = lambda parameters, others: others
+    learners: Callable[[P, tuple[str, ...]], tuple[str, ...]] = everybody
     careful: Mapping[str, Bound] = field(default_factory=dict)
 
     def read(self, parameters: Mapping[str, Any]) -> P:

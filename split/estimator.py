@@ -18,8 +18,8 @@ from torch import nn
 
 from protocols.arrays import Array
 from protocols.data.tables import Kind
-from protocols.errors import ConfigError, NotFittedError
-from protocols.estimator import load_parts, save_parts
+from protocols.errors import ConfigError
+from protocols.estimator import NotFittedError, load_parts, save_parts
 from protocols.federation import Federation
 from protocols.learning.clients import SERVER, check_clients, check_columns, row_clients
 from protocols.learning.training import Settings, check_network, probabilities

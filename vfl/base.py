@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator
 
 from protocols.arrays import Array
 from protocols.data.tables import column, split_target
-from protocols.errors import ConfigError, DataError, NotFittedError, marked, nearest
+from protocols.errors import ConfigError, DataError, marked, nearest
+from protocols.estimator import NotFittedError
 from protocols.federation import Federation
 from protocols.programs import Parameters, Program, Seat
 from protocols.progress import bar

@@ -150,7 +150,7 @@ def _here(
 ) -> None:
     from protocols.cli.arguments import check_folder, id_columns, pairs
     from protocols.errors import ConfigError
-    from vfl.alignment.roles import align
+    from vfl.alignment import align
 
     files = pairs(given, "--table", "PARTY=FILE")
     if len(files) < 2:
@@ -187,7 +187,8 @@ def _over_network(
     from protocols.cli.arguments import check_out, columns
     from protocols.errors import ConfigError
     from protocols.federation import Federation
-    from vfl.alignment.roles import align, learns_rows
+    from vfl.alignment import align
+    from vfl.alignment.roles import learns_rows
 
     if len(given) != 1 or len(ids) != 1:
         raise ConfigError("over the network, give one --table FILE and one --id COLUMN: this party's own")

@@ -23,7 +23,8 @@ from protocols.cli.terminal import console, errors, say
 GROUP = "vfl.commands"
 
 if TYPE_CHECKING:
-    from protocols.compare.run import Comparison, OnOutcome
+    from protocols.compare.report import Comparison
+    from protocols.compare.run import OnOutcome
     from protocols.compare.task import Method, Outcome, Task
 
 app = typer.Typer(

@@ -1,4 +1,8 @@
-"""TODO."""
+"""How costs are measured: each role's traffic, compute, parameters and simulated time, as rows of a tidy
+table.
+
+No line is involved: everything is read from ledgers and their replays.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ CONFIDENCE = 0.95
 
 
 COLUMNS = ["method", "column", "seed", "measure", "phase", "role", "side", "direction", "kind"]
+COLUMNS += ["rtt_ms", "value"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def _side(role: str, clients: frozenset[str]) -> str:
     return "client" if role in clients else "other"
 
 
-def _differences(frame: pd.DataFrame) -> pd.DataFrame:
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Each score less that of centralised training on the same seed; nothing without a centralised run."""
     scores = frame[frame["measure"] == "score"]
     reference = scores[scores["method"] == "centralised"].set_index("seed")["value"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jinja2
 
@@ -16,13 +16,20 @@ from protocols.compare import charts, claims, figures
 from protocols.compare.figures import DIRECTIONS, Figures, amount, grouped, nbytes, seconds, spread
 from protocols.compare.measure import ROUND_TRIPS
 
-if TYPE_CHECKING:
-    from protocols.compare.report import Report
-
 METRICS = {"auc": "AUC", "accuracy": "accuracy", "r2": "R²"}
 
 
-def render(report: Report, version: str) -> str:
+class Shown(Protocol):
+    """What the page reads of a `Report`; the template reads more."""
+
+    @property
+    def comparison(self) -> Any: ...
+
+    @property
+    def figures(self) -> list[Figures]: ...
+
+
+def render(report: Shown, version: str) -> str:
     """The page of `report`, made by this `version` of the toolkit."""
     source = files("protocols.compare").joinpath("report.html").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -30,7 +37,7 @@ def render(report: Report, version: str) -> str:
     return environment.from_string(source).render(_context(report, version)) + "\n"
 
 
-def _context(report: Report, version: str) -> dict[str, Any]:
+def _context(report: Shown, version: str) -> dict[str, Any]:
     """What the template reads."""
     task = report.comparison.task
     ceiling = math.inf if task.metric not in ("auc", "accuracy", "r2") else 1.0
@@ -59,7 +66,7 @@ def _context(report: Report, version: str) -> dict[str, Any]:
     }
 
 
-def _cards(report: Report) -> list[tuple[str, str, str]]:
+def _cards(report: Shown) -> list[tuple[str, str, str]]:
     """(heading, big number, sentence) of what a reader looks for first."""
     cards = []
     metric = METRICS[report.comparison.task.metric]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -22,11 +22,12 @@ from rich.table import Table
 from rich.text import Text
 
 from protocols.compare import choose, claims, figures, measure, page
+from protocols.compare.choose import Choice
 from protocols.compare.claims import LEAKAGE
 from protocols.compare.figures import DIRECTIONS, Figures, nbytes, seconds, spread, varied
 from protocols.compare.measure import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED
 from protocols.compare.rows import Row, Verdict, rows
-from protocols.compare.run import Comparison
+from protocols.compare.task import Method, Task
 from protocols.costs import SECONDS_PER_OPERATION
 from protocols.errors import ConfigError, DataError
 
@@ -284,3 +285,21 @@ def _version() -> str:
         return version("vfl-toolkit")
     except PackageNotFoundError:
         return "not installed"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was run and measured. `frame`: one row per method, seed and measure, in tidy form."""
+
+    task: Task
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    quick: bool
+    frame: pd.DataFrame
+    choice: Choice
+    notes: Mapping[str, Sequence[str]]  # method -> what it says about its run
+
+    @cached_property
+    def report(self) -> Report:
+        """The same, for people: text, JSON, one HTML page."""
+        return Report(self)

@@ -7,49 +7,28 @@ parameters held is read from the ledgers and their compute meters.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from protocols.compare.choose import Choice, choose
-from protocols.compare.measure import COLUMNS, _differences, measure
+from protocols.compare.measure import COLUMNS, differences, measure
+from protocols.compare.report import Comparison
 from protocols.compare.task import Method, Outcome, Task
 from protocols.errors import ConfigError, nearest
 from protocols.progress import Report as Progress
 from protocols.wire.message import OURS
 
 if TYPE_CHECKING:
-    from protocols.compare.report import Report
+    pass
 
 GROUP = "vfl.methods"
 SEEDS, SEEDS_QUICK = 5, 2
 
-COLUMNS += ["rtt_ms", "value"]
 OnOutcome = Callable[[Method, int, Outcome], None]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What was run and measured. `frame`: one row per method, seed and measure, in tidy form."""
-
-    task: Task
-    methods: tuple[Method, ...]
-    seeds: tuple[int, ...]
-    quick: bool
-    frame: pd.DataFrame
-    choice: Choice
-    notes: Mapping[str, Sequence[str]]  # method -> what it says about its run
-
-    @cached_property
-    def report(self) -> Report:
-        """The same, for people: text, JSON, one HTML page."""
-        from protocols.compare.report import Report
-
-        return Report(self)
 
 
 def compare(
@@ -94,7 +73,7 @@ def compare(
         if on_outcome is not None:
             on_outcome(method, seed, outcome)
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame = pd.concat([frame, _differences(frame)], ignore_index=True).astype({"value": "float64"})
+    frame = pd.concat([frame, differences(frame)], ignore_index=True).astype({"value": "float64"})
     return Comparison(choice.task, tuple(offered), tuple(range(count)), quick, frame, choice, notes)
 
 

@@ -1,0 +1,1 @@
+"""Tables: read from files and databases, checked, divided, and put into another row order."""

@@ -1,4 +1,7 @@
-"""TODO."""
+"""What preparing compiled kernels took: who serves now, and after how long.
+
+A value of its own, so that whoever names it need not import numba.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What the paradigms share: training, networks by name, the exchange at a cut, agreements of row-clients."""

@@ -1,0 +1,6 @@
+"""Parties in different processes: gRPC streams over mutual TLS. The author of a method need not read it."""
+
+import os
+
+# gRPC's core reads this once, and else writes a line to standard error for each connection that is not there.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

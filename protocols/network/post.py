@@ -9,18 +9,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from protocols.errors import ConfigError, LineError
 from protocols.network.frames import CONTROL
+from protocols.network.link import Link
 from protocols.wire.transport import Envelope, Mailbox
-
-if TYPE_CHECKING:
-    from protocols.network.grpc import Grpc
 
 OnLate = Callable[[Envelope], None]
 _IN_A_ROW = 32  # envelopes that may be taken at once until others come to run
 ABORT = "abort"  # the scope in which a party says that it has failed; waiting there is not waiting for mail
+
+
+class Lines(Protocol):
+    """What one job's mail needs of the party's network, which is a `Grpc`."""
+
+    name: str
+    waits: int  # how many roles wait for mail now
+
+    async def send(self, post: Post, envelope: Envelope) -> None: ...
+
+    def link(self, peer: str) -> Link: ...
+
+    def begin_wait(self) -> None: ...
+
+    def release(self, link: Link, envelope: Envelope) -> None: ...
+
+    def forget(self, post: Post) -> None: ...
+
+    def raise_failure(self, peer: str) -> None: ...
 
 
 class Post:
@@ -37,7 +54,7 @@ class Post:
     and perhaps with a repeat of what was taken. It must not raise.
     """
 
-    def __init__(self, grpc: Grpc, job: str | None, on_late: OnLate | None = None) -> None:
+    def __init__(self, grpc: Lines, job: str | None, on_late: OnLate | None = None) -> None:
         self.job, self._grpc, self._on_late = job, grpc, on_late
         self.mailbox = Mailbox(grpc.name, numbered=job != CONTROL)
         self._lost: dict[str, str] = {}  # peer -> why there will be no more from it

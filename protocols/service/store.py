@@ -1,4 +1,7 @@
-"""TODO."""
+"""What one party keeps about jobs in its folder: records, what a person said, checkpoints and parts.
+
+Takes part: one party, alone; nothing here leaves it.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,1 @@
-"""What crosses the line between two parties: messages, their bytes, transports and the ledger."""
-
-import os
-
-# gRPC's core reads this once, and else writes a line to standard error for each connection that is not there.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+"""What crosses the line between two parties: messages, their bytes, the transport's shape and the ledger."""

@@ -10,7 +10,8 @@ import pytest
 from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
-from protocols.errors import ConfigError, DataError, NotFittedError
+from protocols.errors import ConfigError, DataError
+from protocols.estimator import NotFittedError
 from tests.support.row_clients import rows
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]

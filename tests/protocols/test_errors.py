@@ -10,7 +10,8 @@ import pytest
 import sklearn.exceptions
 
 from protocols import errors
-from protocols.errors import ConfigError, DataError, NotFittedError, PartyError, VflError, marked, nearest
+from protocols.errors import ConfigError, DataError, PartyError, VflError, marked, nearest
+from protocols.estimator import NotFittedError
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, VflError)]
 

@@ -14,7 +14,8 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from protocols.errors import ConfigError, DataError, NotFittedError, VflError
+from protocols.errors import ConfigError, DataError, VflError
+from protocols.estimator import NotFittedError
 from split import SplitClassifier, SplitRegressor
 from tests.support.split_rows import tables
 

@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from protocols.compare.run import Comparison, compare
+from protocols.compare.report import Comparison
+from protocols.compare.run import compare
 from protocols.compare.task import Task
 from protocols.learning.training import Settings
 

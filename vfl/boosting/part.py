@@ -2,7 +2,7 @@
 
 Takes part: each party, about its own part. A part holds this party's bins and splits; the label party's also
 the trees' shapes and leaves, the classes and the settings. On disk each part carries the others' digests (see
-`protocols.saving`), so that parts of different runs are not mixed.
+`protocols.estimator`), so that parts of different runs are not mixed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Takes part: each party, about its own part. A part holds this party's standardisation and coefficients; the
 label party's also the intercept, the classes and the settings. On disk each part carries the digests of the
-others (see `protocols.saving`), so that parts of different runs are not mixed.
+others (see `protocols.estimator`), so that parts of different runs are not mixed.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from vfl.linear.part import Own
 from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table, Target
 from vfl.linear.roles import feature_party, label_party, predict_feature, predict_label
 from vfl.linear.shared_gradient import ShareKey
-from vfl.network.roles import Order
+from vfl.order import Order
 from vfl.seats import id_of, table_of, target_of
 
 Count = Annotated[int, Field(ge=1)]

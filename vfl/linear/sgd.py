@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import DataError, ProtocolError
+from protocols.errors import DataError
 from protocols.party import Coordinator, Party
 from protocols.sums.masked import total
 from vfl.linear.columns import Columns
@@ -19,7 +19,7 @@ from vfl.linear.messages import Move, PartialScores
 from vfl.linear.plan import Plan, batches
 from vfl.linear.state import FeatureSide, LabelSide, Solved
 from vfl.linear.whole import Scale
-from vfl.network.roles import Order
+from vfl.order import Order, positions
 
 
 class Descent:
@@ -113,7 +113,7 @@ async def follow(me: Party, side: FeatureSide) -> Array:
     async with me.within("fit") as fit:
         for epoch in range(done, side.plan.max_iter if descent.more else done):
             async with fit.within(epoch) as at:
-                order = _order(await at.recv(owner, Order), x.training, owner)
+                order = positions(await at.recv(owner, Order), x.training, owner)
                 parts = [*batches(order, side.plan.batch_size)]
                 await at.compute(x.check, parts, at.guard, cost=20.0 * x.values.size)
                 for rows in parts:
@@ -135,15 +135,6 @@ async def follow(me: Party, side: FeatureSide) -> Array:
             if not descent.more:
                 break
     return descent.coef
-
-
-def _order(message: Order, rows: int, owner: str) -> Array:
-    order = message.rows.astype(np.int64)
-    if not np.array_equal(np.sort(order), np.arange(rows)):
-        raise ProtocolError(
-            f"{message.kind} from {owner}: expected each of {rows} rows once, got {len(order)} positions"
-        )
-    return order
 
 
 async def _scores(at: Coordinator, side: LabelSide, descent: Descent, rows: Array | slice) -> Array:

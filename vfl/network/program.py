@@ -26,7 +26,6 @@ from vfl.network.layout import Columns, Width, embedding_width
 from vfl.network.part import Own
 from vfl.network.roles import (
     Bottom,
-    Order,
     Plan,
     Table,
     Top,
@@ -35,6 +34,7 @@ from vfl.network.roles import (
     predict_feature,
     predict_label,
 )
+from vfl.order import Order
 from vfl.seats import id_of, table_of, target_of
 
 

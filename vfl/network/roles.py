@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,7 @@ from torch import nn
 
 from protocols.arrays import Array
 from protocols.data.tables import Scaler, encode_labels, features, labels
-from protocols.errors import ConfigError, DataError, ProtocolError, marked
+from protocols.errors import ConfigError, DataError, marked
 from protocols.flops import backward_flops, training_flops
 from protocols.learning.cut import CutGradient, Smashed, from_wire, to_wire
 from protocols.learning.networks import dry_run, mlp
@@ -42,18 +41,12 @@ from protocols.learning.training import Settings, outputs, outputs_flops, restor
 from protocols.party import Coordinator, Party
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import CanonicalIds
-from protocols.wire.message import Message, Spec
 from vfl.alignment.roles import Aligned, align_feature, align_label
 from vfl.network.layout import ask_width, check_top, lay_out, seed_of
+from vfl.order import Order, positions
 
 CHUNK = 4096  # rows that one message carries when predicting
 Classes = list[bool | int | str]
-
-
-class Order(Message, reveals="the random order in which an epoch visits the common rows"):
-    """Positions in the common rows, each once."""
-
-    rows: Annotated[Array, Spec("uint32", ("n",))]
 
 
 @dataclass(frozen=True)
@@ -123,12 +116,7 @@ async def feature_party(
     async with me.within("fit") as fit:
         for epoch in range(done, plan.settings.epochs):
             async with fit.within(epoch) as at:
-                order = (await at.recv(label_party, Order)).rows.astype(np.int64)
-                if not np.array_equal(np.sort(order), np.arange(len(x))):
-                    raise ProtocolError(
-                        f"{Order.kind} from {label_party}: expected each of {len(x)} rows once, "
-                        f"got {len(order)} positions"
-                    )
+                order = positions(await at.recv(label_party, Order), len(x), label_party)
                 rng = at.rng("dropout") if draws else None
                 for rows in _batches(order, plan.settings.batch_size):
                     batch = x[rows]

@@ -28,7 +28,7 @@ from protocols.learning.training import Settings
 from tests.support import tiny
 from tests.support.waiting import HANG
 
-RUN = "from protocols.cli import main; main()"
+RUN = "from protocols.cli.main import main; main()"
 PARTIES = "bank=a,b,c telco=*"
 SHORT = Settings(epochs=2)
 
@@ -271,7 +271,7 @@ def test_ctrl_c_in_the_middle_leaves_no_report(table: Path, tmp_path: Path) -> N
     arguments += ["--seeds", "500", "--methods", "alone: bank", "--ledger", out / "ledgers"]
     arguments += ["--html", out / "page.html", "--json", out / "numbers.json"]
     watch = (
-        "import os, signal, protocols.compare as c\n"
+        "import os, signal, protocols.compare.run as c\n"
         "run = c._run\n"
         "def interrupted(method, task, seed):\n"
         "    if seed == 2:\n"

@@ -17,9 +17,8 @@ from protocols.compare import claims
 from protocols.compare.claims import CLAIMS, LEAKAGE, WAYS, level
 from protocols.compare.figures import Figures, amount, grouped, percent, seconds, spread, varied
 from protocols.compare.measure import Spread
-from protocols.compare.report import Report, read_measures, write_whole
+from protocols.compare.report import Comparison, Report, read_measures, write_whole
 from protocols.compare.rows import Cell
-from protocols.compare.run import Comparison
 from protocols.errors import ConfigError, DataError
 from protocols.learning.cut import LabelledSmashed
 from protocols.wire.message import Message

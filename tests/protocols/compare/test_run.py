@@ -10,6 +10,7 @@ import pytest
 
 from protocols.compare import run as module
 from protocols.compare.measure import COLUMNS, ROUND_TRIPS, Spread, direction, network
+from protocols.compare.report import Comparison
 from protocols.compare.run import compare, discover, registered
 from protocols.compare.task import Method, Outcome, Task
 from protocols.errors import ConfigError, DataError
@@ -32,11 +33,11 @@ def seen() -> Seen:
 
 
 @pytest.fixture(scope="module")
-def result(seen: Seen) -> module.Comparison:
+def result(seen: Seen) -> Comparison:
     return compare(tiny.task(), quick=True, tune=False, on_outcome=seen)
 
 
-def test_every_registered_method_is_in_the_frame(result: module.Comparison) -> None:
+def test_every_registered_method_is_in_the_frame(result: Comparison) -> None:
     names = {m.name for m in result.methods}
     assert set(result.frame["method"]) == names
     assert list(result.frame.columns) == COLUMNS
@@ -47,7 +48,7 @@ def test_every_registered_method_is_in_the_frame(result: module.Comparison) -> N
         assert len(per_run) == 2 * len(names) and (per_run == 1).all(), measure
 
 
-def test_bytes_and_messages_are_the_ledgers_sums(result: module.Comparison, seen: Seen) -> None:
+def test_bytes_and_messages_are_the_ledgers_sums(result: Comparison, seen: Seen) -> None:
     sums = result.frame.groupby(["method", "seed", "phase", "measure"])["value"].sum()
     for (name, seed), outcome in seen.outcomes.items():
         for phase, ledger in (("train", outcome.ledger), ("predict", outcome.predict_ledger)):
@@ -58,7 +59,7 @@ def test_bytes_and_messages_are_the_ledgers_sums(result: module.Comparison, seen
     assert result.frame["value"].notna().all()
 
 
-def test_times_are_replays_and_only_messages_make_them_grow(result: module.Comparison, seen: Seen) -> None:
+def test_times_are_replays_and_only_messages_make_them_grow(result: Comparison, seen: Seen) -> None:
     times = result.frame[result.frame["measure"] == "time"].set_index(["method", "seed", "rtt_ms"])["value"]
     for (name, seed), outcome in seen.outcomes.items():
         got = [times.loc[(name, seed, rtt)] for rtt in ROUND_TRIPS]
@@ -83,7 +84,7 @@ def test_all_methods_see_the_same_test_rows(monkeypatch: pytest.MonkeyPatch) -> 
     assert drawn[0][0] != drawn[1][0]
 
 
-def test_the_difference_is_paired_by_seed(result: module.Comparison) -> None:
+def test_the_difference_is_paired_by_seed(result: Comparison) -> None:
     by = result.frame.set_index(["measure", "method", "seed"])["value"].to_dict()
     for method in result.methods:
         for seed in result.seeds:
@@ -92,7 +93,7 @@ def test_the_difference_is_paired_by_seed(result: module.Comparison) -> None:
     assert by["difference", "centralised", 0] == 0
 
 
-def test_parameters_add_up_to_one_network_where_it_is_divided(result: module.Comparison) -> None:
+def test_parameters_add_up_to_one_network_where_it_is_divided(result: Comparison) -> None:
     rows = result.frame[(result.frame["measure"] == "parameters") & (result.frame["seed"] == 0)]
     held = {name: group.set_index("role")["value"] for name, group in rows.groupby("method")}
     whole = held["centralised"]["server"]
@@ -100,7 +101,7 @@ def test_parameters_add_up_to_one_network_where_it_is_divided(result: module.Com
     assert (held["fedavg"] == whole).all()
 
 
-def test_a_quantity_is_learnt_by_every_method_too(result: module.Comparison) -> None:
+def test_a_quantity_is_learnt_by_every_method_too(result: Comparison) -> None:
     regression = compare(tiny.task("regression"), seeds=1, tune=False)
     assert [m.name for m in regression.methods] == [m.name for m in result.methods]
     assert regression.task.metric == "r2"

@@ -15,7 +15,8 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 
-from protocols.errors import ConfigError, DataError, NotFittedError
+from protocols.errors import ConfigError, DataError
+from protocols.estimator import NotFittedError
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.party import Party

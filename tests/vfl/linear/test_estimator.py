@@ -18,7 +18,8 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from protocols.arrays import Array
-from protocols.errors import AlignmentError, ConfigError, DataError, NotFittedError
+from protocols.errors import AlignmentError, ConfigError, DataError
+from protocols.estimator import NotFittedError
 from protocols.federation import simulate
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.party import Coordinator

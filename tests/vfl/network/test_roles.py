@@ -32,7 +32,8 @@ from tests.support.columns_apart import joined, overlapping, small
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
 from vfl.alignment.roles import align_feature, align_label
 from vfl.network.layout import Columns, Width
-from vfl.network.roles import Order, Plan, Table, feature_party, label_party
+from vfl.network.roles import Plan, Table, feature_party, label_party
+from vfl.order import Order
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
 
