@@ -35,7 +35,7 @@ class Agreed:
         return len(self.classes) or 1
 
 
-async def agree(me: Party, server: str, rows: Rows, kind: Kind, standardise: bool) -> Agreed:
+async def agree(me: Coordinator, server: str, rows: Rows, kind: Kind, standardise: bool) -> Agreed:
     """A client's half."""
     table = _scaled_columns(rows, kind, standardise)
     async with me.within("setup") as at:

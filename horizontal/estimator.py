@@ -20,7 +20,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from torch import nn
 
 from horizontal import part
-from horizontal.program import METHODS, FedAvg, local_rule, program
+from horizontal.algorithms.choice import Choice, ClientChoice, ServerChoice, chosen, told
+from horizontal.parameters import Horizontal, rules
+from horizontal.program import METHODS, program
 from horizontal.rounds import Trained, predictor
 from protocols.arrays import Array
 from protocols.data.tables import Kind, features
@@ -49,7 +51,8 @@ class _Federated(BaseEstimator):
         rounds: int = 20,
         local_epochs: int = 1,
         fraction: float = 1.0,
-        algorithm: Literal["fedavg", "fedsgd"] = "fedavg",
+        algorithm: str | ClientChoice = "fedavg",
+        server: str | ServerChoice = "average",
         batch_size: int = 32,
         learning_rate: float = 1e-3,
         optimizer: Literal["adam", "sgd"] = "adam",
@@ -64,6 +67,7 @@ class _Federated(BaseEstimator):
         self.local_epochs = local_epochs
         self.fraction = fraction
         self.algorithm = algorithm
+        self.server = server
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.optimizer = optimizer
@@ -115,7 +119,10 @@ class _Federated(BaseEstimator):
         one part here, this party's.
         """
         self._check_fitted()
-        parameters: dict[str, JsonValue] = self.get_params(deep=False)
+        parameters: dict[str, JsonValue] = {
+            name: told(value) if isinstance(value, Choice) else value
+            for name, value in self.get_params(deep=False).items()
+        }
         brought = isinstance(parameters["model"], nn.Module)
         if not isinstance(parameters["model"], str):
             del parameters["model"]
@@ -140,14 +147,17 @@ class _Federated(BaseEstimator):
 
         A network of the caller's own is stored without its code: pass a module of the same shape as `model`.
         """
-        told, trained = part.load(Path(store), run, party, cls._method())
-        if told["brought"] and model is None:
+        held, trained = part.load(Path(store), run, party, cls._method())
+        if held["brought"] and model is None:
             raise ConfigError(
                 f"run {run!r} trained a network of the caller's own; pass one of its shape as model"
             )
-        settings = {**told["parameters"], "hidden": tuple(told["parameters"]["hidden"])}
+        settings = {**held["parameters"], "hidden": tuple(held["parameters"]["hidden"])}
+        for name, kind in (("algorithm", ClientChoice), ("server", ServerChoice)):
+            if not isinstance(settings[name], str):
+                settings[name] = chosen(kind, settings[name])
         made = cls(**(settings if model is None else {**settings, "model": model}))
-        made.target_, made.id_, made.clients_ = told["target"], told["id"], tuple(told["clients"])
+        made.target_, made.id_, made.clients_ = held["target"], held["id"], tuple(held["clients"])
         made._keep((party,), trained)
         return made
 
@@ -174,7 +184,7 @@ class _Federated(BaseEstimator):
         if not hasattr(self, "model_"):
             raise NotFittedError(f"this {type(self).__name__} has not been fitted; call fit first")
 
-    def _parameters(self, target: str) -> FedAvg:
+    def _parameters(self, target: str) -> Horizontal:
         """What all parties are told. ConfigError for settings that cannot be meant."""
         if not isinstance(self.model, nn.Module | str | None):
             raise ConfigError(
@@ -182,10 +192,12 @@ class _Federated(BaseEstimator):
                 f"got {type(self.model).__name__}"
             )
         check_network(self.hidden, self.standardise, self.random_state)
-        local_rule(self, self._kind)
-        told = {name: getattr(self, name) for name in FedAvg.model_fields if hasattr(self, name)}
+        given = {name: getattr(self, name) for name in Horizontal.model_fields if hasattr(self, name)}
+        algorithm, server = chosen(ClientChoice, self.algorithm), chosen(ServerChoice, self.server)
+        rules(self, self._kind, algorithm, server)
+        given |= {"algorithm": algorithm, "server": server}
         name = self.model if isinstance(self.model, str) else "mlp"
-        return program.read({**told, "kind": self._kind, "target": target, "model": name})
+        return program.read({**given, "kind": self._kind, "target": target, "model": name})
 
     def _outputs(self, data: pd.DataFrame | Tables) -> tuple[Array, pd.Index]:
         """The network's outputs for every row, and the rows' index; each table's holder computes alone."""
@@ -221,8 +233,11 @@ class FedClassifier(ClassifierMixin, _Federated):
         Between processes it needs a name.
     rounds: how often the server averages. local_epochs: passes over its rows that a client makes in a round.
     fraction: share of the clients that is sampled in each round.
-    algorithm: "fedavg", or "fedsgd": one full-batch step of plain SGD per client and round, to which
-        `batch_size`, `optimizer` and `momentum` do not apply.
+    algorithm: what clients do, by its registered name or as a value: "fedavg", or "fedsgd", one full-batch
+    step
+        of plain SGD per client and round, to which `batch_size`, `optimizer` and `momentum` do not apply.
+    server: what the server makes of the clients' mean: "average", "fedadam", or a value with settings, as
+        `FedAdam(learning_rate=0.05)`.
     standardise: whether features are standardised, with the moments over all clients' rows.
     random_state: in one process, the seed of the first weights, the clients sampled, batches and dropout.
         Between processes it is not used: each party draws from a seed of its own, which no other knows.

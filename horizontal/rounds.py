@@ -1,64 +1,43 @@
-"""FedAvg and FedSGD: a server and K clients, each with rows of the same columns, train one model in rounds.
+"""Rounds: a server and K clients, each with rows of the same columns, train one model by an `Algorithm`.
 
 The server sees every sampled client's locally trained model in the clear. That is not anonymous: from an
 update of few rows or few steps, inputs and labels can be reconstructed (Zhu, Liu, Han, "Deep Leakage from
 Gradients", NeurIPS 2019). It also sees row counts, training losses and what `setup` tells. A client sees the
 global model in every round in which it is sampled and at the end, and so what the other clients' rows did
 to it. Semi-honest, no secure aggregation and no differential privacy: no guarantee stands behind an update.
-
-An update is the client's new weights, as in the paper, not the difference: the server can subtract, and
-with one client the run is plain SGD bit for bit, which a rounded difference would not be.
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
 AISTATS 2017, Algorithm 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
 from horizontal.agreement import Agreed, agree, tensors, unite
-from horizontal.local import LocalRule
-from horizontal.rules import ServerRule, average, is_finite, mean_flops, mean_model
-from horizontal.sampling import check_fraction, others, sample
+from horizontal.parameters import Horizontal
+from horizontal.rules import LOSS, Algorithm, Local, Model, ServerRule, in_dtypes, is_finite
+from horizontal.sampling import others, sample
 from protocols.arrays import Array, Arrays, prefixed, under
 from protocols.data.tables import Scaler
 from protocols.errors import ConfigError, ProtocolError
 from protocols.learning.agreement import scaled
 from protocols.learning.clients import Rows
-from protocols.learning.networks import Network, dry_run
+from protocols.learning.networks import dry_run
 from protocols.learning.training import outputs, outputs_flops
 from protocols.party import Coordinator, Party
+from protocols.sums.plain import Plain, Pooled, Sum
 from protocols.wire.message import Message
-
-
-class Model(Message, reveals="the global model, in the clear, and so what all clients' rows did to it"):
-    """The model that a sampled client starts from, and at the end the result."""
-
-    weights: Arrays
 
 
 class Skip(Message, reveals="that the receiver is not sampled in this round"):
     """Nothing to do in this round."""
-
-
-class Update(
-    Message,
-    reveals="one client's locally trained model in the clear, which can give away training rows; "
-    "its row count and mean training loss",
-):
-    """A sampled client's answer."""
-
-    weights: Arrays  # names, shapes and dtypes of the global model
-    rows: Annotated[int, Field(ge=1)]  # training rows behind it
-    loss: float  # mean over them, in the last local epoch
 
 
 @dataclass(frozen=True)
@@ -72,23 +51,6 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What all parties of a run are told beforehand."""
-
-    network: Network  # all parties' have one shape
-    local: LocalRule
-    rule: ServerRule[Any] = average
-    rounds: int = 20
-    fraction: float = 1.0  # of the clients, sampled in each round
-    standardise: bool = True
-
-    def __post_init__(self) -> None:
-        check_fraction(self.fraction)
-        if not self.rounds >= 1:
-            raise ConfigError(f"rounds={self.rounds!r} should be at least 1")
-
-
-@dataclass(frozen=True)
 class Trained:
     """What a party holds at the end."""
 
@@ -98,20 +60,22 @@ class Trained:
     history: tuple[Round, ...] = ()  # the server's
 
 
-async def client(me: Party, server: str, rows: Rows, recipe: Recipe) -> Trained:
-    """A client, from set-up to the final global model."""
-    agreed = await agree(me, server, rows, recipe.local.settings.kind, recipe.standardise)
+async def client(
+    me: Coordinator, server: str, rows: Rows, told: Horizontal, module: nn.Module | None
+) -> Trained:
+    """A client, from set-up to the final global model. module: a network of the caller's own, if any."""
+    agreed = await agree(me, server, rows, told.kind, told.standardise)
+    network = told.network(module, me.desk.seed)(agreed.inputs, agreed.outputs)
     x, y = await tensors(me, rows, agreed)
-    module = recipe.network(agreed.inputs, agreed.outputs)
-    weights = await train_rounds(me, server, module, x, y, recipe.local, recipe.rounds)
+    weights = await train_rounds(me, server, network, x, y, told.rules(), told.rounds)
     return Trained(weights, agreed, rows.columns)
 
 
-async def server(me: Coordinator, recipe: Recipe) -> Trained:
+async def server(me: Coordinator, told: Horizontal, module: nn.Module | None) -> Trained:
     """The server, from set-up to the end. Its roster are the clients."""
-    agreed = await unite(me, recipe.local.settings.kind, recipe.standardise)
-    model = Arrays.from_module(recipe.network(agreed.inputs, agreed.outputs))
-    weights, history = await serve_rounds(me, model, recipe.rule, recipe.rounds, recipe.fraction)
+    agreed = await unite(me, told.kind, told.standardise)
+    network = told.network(module, me.desk.seed)(agreed.inputs, agreed.outputs)
+    weights, history = await serve_rounds(me, network, told.rules(), told.rounds, told.fraction)
     return Trained(weights, agreed, history=tuple(history))
 
 
@@ -121,37 +85,54 @@ async def train_rounds(
     module: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
-    local: LocalRule,
+    algorithm: Algorithm,
     rounds: int,
+    way: Sum | None = None,
 ) -> Arrays:
-    """A client's rounds on its own rows x (n, ...), y (n, ...); `module` is its to write into."""
-    shape = Arrays.from_module(module)
-    draws = dry_run(module, x[:2])[
-        1
-    ]  # borrowing torch's generator for nothing costs a tenth of a short round
+    """A client's rounds on its own rows x (n, ...), y (n, ...), and the final global model.
+
+    module: its own, to write into. way: how answers are summed up; by default the server sees each one.
+    """
+    model, rule, way = Arrays.from_module(module), algorithm.client, way or Plain(algorithm.answer)
+    # Borrowing torch's generator for nothing costs a tenth of a short round.
+    draws = dry_run(module, x[:2])[1]
     me.guard.group(len(x))  # an update of few rows gives them away
-    done, _ = me.resumed()
+    state = rule.init(model)
+    done, held = me.resumed()
+    if held is not None and state is not None:
+        state = held
     async with me.within("fit") as fit:
         for r in range(done, rounds):
             async with fit.within(r) as at:
-                order = await at.recv(server, (Model, Skip), like=shape)
-                if isinstance(order, Model):
-                    rng, cost = at.rng("batches"), local.flops(module, tuple(x.shape))
+                order = await at.recv(server, (algorithm.order, Skip), like=model)
+                if not isinstance(order, Skip):
+                    local, cost = Local(module, x, y, at.rng("batches")), rule.flops(module, tuple(x.shape))
                     layers = at.rng("layers") if draws else None
-                    weights, loss = await at.compute(
-                        local.apply, module, order.weights, x, y, rng, cost=cost, rng=layers
+                    answer, state = await at.compute(
+                        rule.apply, state, order.weights, local, cost=cost, rng=layers
                     )
-                    await at.send(server, Update(weights=weights, rows=len(x), loss=loss))
-            me.checkpoint(r + 1, Arrays)  # it starts each round from what it is sent
+                    clients = [party for party in me.desk.parties if party != server]
+                    await way.give(at, server, clients, answer, len(x))
+            me.checkpoint(r + 1, partial(Arrays, state or {}))
     async with me.within("result") as at:
-        return (await at.recv(server, Model, like=shape)).weights
+        return (await at.recv(server, Model, like=model)).weights
 
 
 async def serve_rounds(
-    me: Coordinator, model: Arrays, rule: ServerRule[Any], rounds: int, fraction: float
+    me: Coordinator,
+    module: nn.Module,
+    algorithm: Algorithm,
+    rounds: int,
+    fraction: float,
+    way: Sum | None = None,
 ) -> tuple[Arrays, list[Round]]:
-    """The server's rounds from weights `model`; the final ones, which all clients get, and the history."""
-    state = rule.init(model)
+    """The server's rounds from the weights of `module`: the final ones, which all clients get, and a history.
+
+    way: how answers are summed up; by default the server sees each one.
+    """
+    model, rule, way = Arrays.from_module(module), algorithm.server, way or Plain(algorithm.answer)
+    trained = frozenset(name for name, p in module.named_parameters() if p.requires_grad)
+    state = rule.init(_only(model, trained))
     history: list[Round] = []
     done, held = me.resumed()
     if held is not None:
@@ -160,12 +141,13 @@ async def serve_rounds(
         for r in range(done, rounds):
             async with fit.within(r) as at:
                 chosen = sample(me.roster, fraction, at.rng("clients"))
-                await at.broadcast(Model(weights=model), to=chosen)
+                await at.broadcast(algorithm.order(weights=model), to=chosen)
                 await at.broadcast(Skip(), to=others(me.roster, chosen))
-                updates = await at.gather(Update, of=chosen, like=model)
-                cost = mean_flops(model, len(updates)) + rule.flops * model.size
-                model, state = await at.compute(step, rule, state, model, updates, cost=cost)
-            history.append(_note(r, updates))
+                pooled = await way.take(at, chosen, algorithm.given(model))
+                cost = rule.flops * model.size
+                model, state = await at.compute(step, rule, state, model, pooled, trained, cost=cost)
+            loss = float(pooled.mean[LOSS])
+            history.append(Round(r, len(chosen), int(pooled.weight), loss))
             me.checkpoint(r + 1, partial(_packed, model, state, history))
             me.progress("rounds", r + 1, rounds)
     async with me.within("result") as at:
@@ -174,23 +156,26 @@ async def serve_rounds(
 
 
 def step(
-    rule: ServerRule[Any], state: Any, model: Arrays, updates: Mapping[str, Update]
+    rule: ServerRule[Any], state: Any, model: Arrays, pooled: Pooled, trained: Set[str]
 ) -> tuple[Arrays, Any]:
-    """The next global model and the rule's state. ProtocolError for an update that is not finite."""
-    mean = mean_model(model, [u.weights for u in updates.values()], [u.rows for u in updates.values()])
-    if not is_finite(mean):
-        bad = [party for party, u in updates.items() if not is_finite(u.weights)] or list(updates)
+    """The next global model and the rule's state: `trained` arrays by the rule, others as their mean.
+
+    ProtocolError for an answer that is not finite, naming whose it is where that is known.
+    """
+    if not is_finite(pooled.mean):
+        bad = [party for party, part in pooled.parts.items() if not is_finite(part.value)]
+        whose = f"weights from {', '.join(bad[:3])} ({len(bad)} of {len(pooled.parts)} clients) are"
         raise ProtocolError(
-            f"weights from {', '.join(bad[:3])} ({len(bad)} of {len(updates)} clients) are not finite: "
-            "training diverged; lower learning_rate, or standardise"
+            f"{whose if bad else 'the mean of the weights of the clients is'} not finite: training diverged; "
+            "lower learning_rate, or standardise"
         )
-    following: tuple[Arrays, Any] = rule.apply(state, model, mean)
-    return following
+    mean = in_dtypes(model, pooled.mean)
+    stepped, state = rule.apply(state, _only(model, trained), _only(mean, trained))
+    return Arrays({**mean, **stepped}), state
 
 
-def _note(r: int, updates: Mapping[str, Update]) -> Round:
-    rows = sum(u.rows for u in updates.values())
-    return Round(r, len(updates), rows, sum(u.loss * (u.rows / rows) for u in updates.values()))
+def _only(arrays: Arrays, names: Set[str]) -> Arrays:
+    return Arrays((name, array) for name, array in arrays.items() if name in names)
 
 
 def _packed(model: Arrays, state: Any, history: Sequence[Round]) -> Arrays:

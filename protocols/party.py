@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -330,6 +331,40 @@ class Coordinator(Party):
                 f"expected at least {at_least}; absent: {', '.join(p for p in peers if p not in came)}"
             )
         return came
+
+    @asynccontextmanager
+    async def arrivals(
+        self, kind: type[M], of: Iterable[str] | None = None, *, like: Arrays | None = None
+    ) -> AsyncIterator[AsyncIterator[tuple[str, M]]]:
+        """Every `kind` from any of `of` (default: the roster), whoever comes first, without an end.
+
+            async with at.arrivals(Update) as coming:
+                async for client, update in coming:
+                    ...
+
+        Several that are there at once come in the order of `of`. For rules that do not wait for all: floats
+        that are summed in this order differ from run to run over a network. Whatever is on its way when it is
+        left is late mail of this scope.
+        """
+        peers = self.roster if of is None else tuple(of)
+        tasks: dict[str, asyncio.Task[M]] = {}
+
+        async def coming() -> AsyncIterator[tuple[str, M]]:
+            while True:
+                for peer in peers:
+                    if peer not in tasks:
+                        tasks[peer] = asyncio.create_task(self.recv(peer, kind, like=like))
+                await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+                for peer in peers:
+                    if tasks[peer].done():
+                        yield peer, tasks.pop(peer).result()
+
+        try:
+            yield coming()
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 _latest: tuple[bytes, Message | None] = (b"", None)  # the small body that was read last, and its message

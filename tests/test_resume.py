@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
-from horizontal.local import fedavg
+from horizontal.algorithms.fedavg import local_training
 from horizontal.rounds import serve_rounds, train_rounds
-from horizontal.rules import ServerRule
+from horizontal.rules import Algorithm, ServerRule
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError
 from protocols.federation import simulate
@@ -139,14 +139,13 @@ def momentum(state: Arrays, model: Arrays, mean: Arrays) -> tuple[Arrays, Arrays
 
 def rounds(rule: ServerRule[Any]) -> tuple[Roles, int]:
     """The rounds alone, with a rule of the server's own."""
-    start = Arrays.from_module(mlp(4, 2, (5,)))
-    serve = partial(serve_rounds, model=start, rule=rule, rounds=STEPS, fraction=1.0)
+    algorithm, start = Algorithm(local_training(Settings()), rule), mlp(4, 2, (5,))
+    serve = partial(serve_rounds, module=start, algorithm=algorithm, rounds=STEPS, fraction=1.0)
 
     def train(own: pd.DataFrame) -> Role:
         x = torch.tensor(own[list("abcd")].to_numpy(np.float32))
         y = torch.tensor(own["label"].to_numpy())
-        local = fedavg(Settings())
-        return lambda me: train_rounds(me, "server", mlp(4, 2, (5,)), x, y, local, STEPS)
+        return lambda me: train_rounds(me, "server", mlp(4, 2, (5,)), x, y, algorithm, STEPS)
 
     return {"server": serve, **{name: train(own) for name, own in clients(2).items()}}, 3
 

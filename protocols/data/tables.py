@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,21 @@ class Moments(
     rows: Annotated[int, Field(ge=1)]
     mean: Annotated[Array, Spec("float64", ("d",))]
     variance: Annotated[Array, Spec("float64", ("d",))]
+
+    @classmethod
+    def of(cls, value: Arrays, weight: float) -> Self:
+        """From a part of a sum."""
+        return cls(rows=int(weight), mean=value["mean"], variance=value["variance"])
+
+    @property
+    def value(self) -> Arrays:
+        """What a sum is given."""
+        return Arrays({"mean": self.mean, "variance": self.variance})
+
+    @property
+    def weight(self) -> int:
+        """What it weighs there."""
+        return self.rows
 
 
 class Scaling(Message, reveals="per column the mean and deviation over all clients' training rows"):
@@ -187,6 +202,11 @@ class Scaler:
         variance = sum(
             ((p.variance + (p.mean - mean) ** 2) * (p.rows / rows) for p in parts), np.zeros_like(mean)
         )
+        return cls.around(mean, variance)
+
+    @classmethod
+    def around(cls, mean: Array, variance: Array) -> Scaler:
+        """From each column's mean and variance over all rows."""
         deviation = np.sqrt(variance)
         return cls(mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0))
 

@@ -15,19 +15,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from protocols.arrays import Array
+from protocols.arrays import Array, Arrays
 from protocols.data.tables import Classes, Moments, Scaler, Scaling, check_classes, labels, moments
-from protocols.errors import DataError, ProtocolError
-from protocols.party import Coordinator, Party
+from protocols.errors import DataError
+from protocols.party import Coordinator
+from protocols.sums.plain import Plain, Sum
 
+IN_THE_CLEAR = Plain(Moments)
 Label = bool | int | str
 Agreement = tuple[Scaler | None, tuple[Label, ...]]  # no scaler for no columns; no labels for none told
 
 
-async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreement:
+async def tell(
+    at: Coordinator, uniting: str, x: Array, y: pd.Series | None, *, way: Sum = IN_THE_CLEAR
+) -> Agreement:
     """A client's half: tell `uniting` of the columns of x (n, d), and of the labels y (n,) if any.
 
-    DataError for columns of fewer than 2 rows: the mean of one row is that row.
+    way: how moments are summed up. DataError for columns of fewer than 2 rows: the mean of one row is that
+    row.
     """
     if x.shape[1] and len(x) < 2:
         raise DataError(
@@ -38,7 +43,15 @@ async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreem
     classes: list[Label] = []
     at.guard.group(len(x))
     if x.shape[1]:
-        await at.send(uniting, await at.compute(moments, x, cost=4.0 * x.size))
+        peers = [party for party in at.desk.parties if party != uniting]
+        own = await at.compute(moments, x, cost=4.0 * x.size)
+        if way.hides:
+            await way.give(at, uniting, peers, Arrays({"mean": own.mean}), len(x))
+            mean = (await at.recv(uniting, Scaling)).mean
+            own = Moments(rows=len(x), mean=mean, variance=own.variance + (own.mean - mean) ** 2)
+            await way.give(at, uniting, peers, Arrays({"variance": own.variance}), len(x))
+        else:
+            await way.give(at, uniting, peers, own.value, own.weight)
     if y is not None:
         # Comparing labels is work, but none in floating point.
         await at.send(uniting, Classes(labels=await at.compute(labels, y, cost=0.0)))
@@ -51,20 +64,23 @@ async def tell(at: Party, uniting: str, x: Array, y: pd.Series | None) -> Agreem
 
 
 async def collect(
-    at: Coordinator, clients: Sequence[str], width: int, *, labelled: bool, own: Sequence[Moments] = ()
+    at: Coordinator,
+    clients: Sequence[str],
+    width: int,
+    *,
+    labelled: bool,
+    own: Sequence[Moments] = (),
+    way: Sum = IN_THE_CLEAR,
 ) -> Agreement:
     """The other half, for `clients` that tell of `width` columns, and of their labels if `labelled`.
 
-    own: moments of the uniting party's own rows, which come first. Raises ProtocolError for moments of
-    another width, DataError for labels of different types, or of one class.
+    own: moments of the uniting party's own rows, which come first; where the sum hides nothing. Raises
+    ProtocolError for moments of another width, DataError for labels of different types, or of one class.
     """
     scaler: Scaler | None = None
     classes: list[Label] = []
     if width:
-        came = await at.gather(Moments, of=clients)
-        check_widths(came, width)
-        sums = [*own, *came.values()]
-        scaler = await at.compute(Scaler.combine, sums, cost=8.0 * width * len(sums))
+        scaler = await (_hidden if way.hides else _shown)(at, clients, width, own, way)
     if labelled:
         classes = unite_labels({p: m.labels for p, m in (await at.gather(Classes, of=clients)).items()})
         check_classes(classes)
@@ -75,19 +91,30 @@ async def collect(
     return scaler, tuple(classes)
 
 
+async def _shown(
+    at: Coordinator, clients: Sequence[str], width: int, own: Sequence[Moments], way: Sum
+) -> Scaler:
+    """From each client's own moments, which do not cancel where means are large (Chan et al.)."""
+    like = Arrays({"mean": np.zeros(width), "variance": np.zeros(width)})
+    parts = (await way.take(at, clients, like)).parts
+    sums = [*own, *(Moments.of(part.value, part.weight) for part in parts.values())]
+    return await at.compute(Scaler.combine, sums, cost=8.0 * width * len(sums))
+
+
+async def _hidden(
+    at: Coordinator, clients: Sequence[str], width: int, own: Sequence[Moments], way: Sum
+) -> Scaler:
+    """From two sums: of the means, and of the mean squares around the mean that came of the first."""
+    assert not own
+    mean = (await way.take(at, clients, Arrays({"mean": np.zeros(width)}))).mean["mean"]
+    await at.broadcast(Scaling(mean=mean, scale=np.ones(width)), to=clients)
+    variance = (await way.take(at, clients, Arrays({"variance": np.zeros(width)}))).mean["variance"]
+    return await at.compute(Scaler.around, mean, variance, cost=4.0 * width)
+
+
 def scaled(scaler: Scaler | None, x: Array) -> Array:
     """`x` (n, d) as networks take it, float32: standardised, or as it is where nothing was agreed."""
     return x.astype(np.float32) if scaler is None else scaler(x)
-
-
-def check_widths(came: Mapping[str, Moments], width: int) -> None:
-    """ProtocolError unless every client told moments of `width` columns."""
-    for party, told in came.items():
-        if told.mean.size != width:
-            raise ProtocolError(
-                f"{party} told moments of {told.mean.size} columns, expected {width}; "
-                "are the columns the same at all clients?"
-            )
 
 
 def unite_labels(told: Mapping[str, list[Label]]) -> list[Label]:

@@ -1,4 +1,4 @@
-"""Masks that hide each feature party's scores in the sum of all feature parties' scores.
+"""Masks that hide what each party holds in the sum of what all hold.
 
 Takes part: every feature party, where there are two or more. Each pair agrees on a key that the label party
 does not see; of the two, the first in the roster adds the same pseudorandom numbers that the other takes
@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from protocols.arrays import Array
+from protocols.arrays import Array, Arrays
 from protocols.errors import DataError, ProtocolError
-from protocols.party import Party
+from protocols.party import Coordinator, Party
+from protocols.sums.plain import Pooled
 from protocols.wire.message import Message, Spec
 
 FRACTION = 44  # bits: scores are off by at most 2^-45 of the unit that both ends agree on
@@ -94,3 +95,43 @@ def total(parts: Mapping[str, Array], shape: tuple[int, int], exponent: int = 0)
             raise ProtocolError(f"scores from {peer} should have shape {list(shape)}, got {list(part.shape)}")
         summed = summed + part.view(np.uint64)
     return np.ldexp(summed.view(np.int64).astype(np.float64), exponent - FRACTION)
+
+
+class MaskedPart(Message, reveals="nothing but the sum over all that gave: each one's part is under masks"):
+    """A part of a sum, in fixed point."""
+
+    words: Annotated[Array, Spec("int64", ("n", 1))]
+
+
+class Masked:
+    """A sum of which the taker sees no part, for parties that all stay to its end.
+
+    All parties of `peers` give, in one order at all; two or more, for one alone is its own sum. A value times
+    its weight is at most 2^18 over the number of parties, to 2^-45.
+    """
+
+    hides = True
+
+    @property
+    def speaks(self) -> tuple[type[Message], ...]:
+        """The keys' points and the parts."""
+        return MaskPoint, MaskedPart
+
+    async def give(self, at: Party, to: str, peers: Sequence[str], value: Arrays, weight: float) -> None:
+        """Agree on masks with every other of `peers`, then one message to `to`."""
+        masks = await agree(at, peers)
+        flat = np.concatenate([*(a.ravel().astype(np.float64) * weight for a in value.values()), [weight]])
+        await at.send(to, MaskedPart(words=await at.compute(masks, flat[:, None], cost=2.0 * flat.size)))
+
+    async def take(self, at: Coordinator, of: Sequence[str], like: Arrays) -> Pooled:
+        """The mean, in the floating-point dtypes of `like`; counters as float64."""
+        came = await at.gather(MaskedPart, of=of)
+        words = {party: said.words for party, said in came.items()}
+        shape = like.size + 1, 1
+        flat = (await at.compute(total, words, shape, cost=2.0 * len(words) * like.size))[:, 0]
+        mean, start = {}, 0
+        for name, array in like.items():
+            found = (flat[start : start + array.size] / flat[-1]).reshape(array.shape)
+            mean[name] = found.astype(array.dtype) if array.dtype.kind == "f" else found
+            start += array.size
+        return Pooled(Arrays(mean), float(flat[-1]))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
-from horizontal.local import LocalRule, fedavg
-from horizontal.rounds import Model, Skip, Update, serve_rounds, train_rounds
-from horizontal.rules import average, mean_model
-from protocols.arrays import Arrays
+from horizontal.algorithms.fedavg import Average, local_training
+from horizontal.rounds import Skip, serve_rounds, train_rounds
+from horizontal.rules import Algorithm, Model, Update
+from protocols.arrays import Arrays, weighted_mean
 from protocols.federation import simulate
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings, train
@@ -32,7 +33,8 @@ def fedavg_in_process() -> list[Row]:
         )
         for _ in range(clients)
     ]
-    local = fedavg(Settings(epochs=1))
+    settings = Settings(epochs=1)
+    algorithm = Algorithm(local_training(settings), Average().rule())
 
     def bare() -> Arrays:
         module = mlp(30, 2, (64,))
@@ -41,16 +43,16 @@ def fedavg_in_process() -> list[Row]:
             updates = []
             for x, y in tables:
                 model.load_into(module)
-                train(module, x, y, local.settings, rng)
+                train(module, x, y, settings, rng)
                 updates.append(Arrays.from_module(module))
-            model = mean_model(model, updates, [len(x) for x, _ in tables])
+            model = weighted_mean(updates, [len(x) for x, _ in tables])
         return model
 
     def roles() -> Arrays:
-        model = Arrays.from_module(mlp(30, 2, (64,)))
-        parties: dict[str, Role] = {"server": lambda me: serve_rounds(me, model, average, rounds, 1.0)}
+        module = mlp(30, 2, (64,))
+        parties: dict[str, Role] = {"server": lambda me: serve_rounds(me, module, algorithm, rounds, 1.0)}
         for i, table in enumerate(tables):
-            parties[f"client{i}"] = _client(table, local, rounds)
+            parties[f"client{i}"] = _client(table, algorithm, rounds)
         weights: Arrays = simulate(parties).results["server"][0]
         return weights
 
@@ -60,9 +62,9 @@ def fedavg_in_process() -> list[Row]:
     return [Row("fedavg in one process", ratio(roles, bare, 3), 1.3, note=note)]
 
 
-def _client(table: Table, local: LocalRule, rounds: int) -> Role:
+def _client(table: Table, algorithm: Algorithm, rounds: int) -> Role:
     x, y = table
-    return lambda me: train_rounds(me, "server", mlp(30, 2, (64,)), x, y, local, rounds)
+    return lambda me: train_rounds(me, "server", mlp(30, 2, (64,)), x, y, algorithm, rounds)
 
 
 @bench
@@ -70,11 +72,15 @@ def thousand_clients() -> list[Row]:
     """Messages alone: 1,000 clients answer at once with 10,000 numbers of their own."""
     clients, rounds, size = 1000, 5, 10_000
     rng = np.random.default_rng(0)
-    model = Arrays({"w": rng.normal(size=size).astype(np.float32)})
-    own = [Arrays({"w": rng.normal(size=size).astype(np.float32)}) for _ in range(clients)]
+    module, algorithm = (
+        nn.Linear(size, 1, bias=False),
+        Algorithm(local_training(Settings()), Average().rule()),
+    )
+    model = Arrays.from_module(module)
+    own = [Arrays({"weight": rng.normal(size=(1, size)).astype(np.float32)}) for _ in range(clients)]
 
     def roles() -> Arrays:
-        parties: dict[str, Role] = {"server": lambda me: serve_rounds(me, model, average, rounds, 1.0)}
+        parties: dict[str, Role] = {"server": lambda me: serve_rounds(me, module, algorithm, rounds, 1.0)}
         for i, weights in enumerate(own):
             parties[f"client{i}"] = _echo(weights, rounds)
         final: Arrays = simulate(parties).results["server"][0]

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from horizontal import FedClassifier, FedRegressor
-from horizontal.local import fedavg
+from horizontal.algorithms.fedavg import Average, local_training
 from horizontal.rounds import train_rounds
+from horizontal.rules import Algorithm
 from protocols.arrays import Arrays, weighted_mean
 from protocols.data.tables import Scaler, features
 from protocols.errors import PartyError, ProtocolError, VflError
@@ -183,7 +184,9 @@ def test_a_policy_is_asked_about_the_group_before_an_update_leaves() -> None:
     async def few(me: Coordinator) -> Arrays:
         me.desk.guard = Least()
         x, y = torch.zeros(5, 4), torch.zeros(5, dtype=torch.int64)
-        return await train_rounds(me, "server", mlp(4, 2), x, y, fedavg(SGD), 1)
+        return await train_rounds(
+            me, "server", mlp(4, 2), x, y, Algorithm(local_training(SGD), Average().rule()), 1
+        )
 
     with pytest.raises(VflError, match="^a: 5 rows are too few"):
         simulate({"a": few})

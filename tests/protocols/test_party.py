@@ -268,6 +268,57 @@ def test_a_wrong_message_in_a_gather_with_a_deadline_is_raised() -> None:
         simulate({"server": server, "a": client, "b": client})
 
 
+def test_arrivals_come_as_they_are_sent_and_several_at_once_in_the_order_asked() -> None:
+    sent = {"a": [0.3], "b": [0.1, 0.1], "c": [0.2]}  # seconds before each message; at 0.2 there are two
+
+    async def client(me: Coordinator) -> None:
+        async with me.within("fit") as at:
+            for pause in sent[me.name]:
+                await asyncio.sleep(pause)
+                await at.send("server", Done())
+
+    async def server(me: Coordinator) -> list[str]:
+        async with me.within("fit") as at, at.arrivals(Done, of=["c", "b", "a"]) as coming:
+            came: list[str] = []
+            async for peer, _ in coming:
+                came.append(peer)
+                if len(came) == 4:
+                    break
+        return came
+
+    run = simulate({"server": server, "a": client, "b": client, "c": client}, network=Network(latency=0.0))
+    assert run.results["server"] == ["b", "c", "b", "a"]
+
+
+def test_arrivals_raise_what_a_gather_would_and_may_be_left_at_any_time() -> None:
+    async def client(me: Coordinator) -> None:
+        async with me.within("fit") as at:
+            await at.send("server", Done())
+        async with me.within("end") as at:
+            await at.recv("server", Done)
+
+    async def wrong(me: Coordinator) -> None:
+        async with me.within("fit") as at, at.arrivals(Vector) as coming:
+            async for _ in coming:
+                pass
+
+    async def leaves(me: Coordinator) -> int:
+        async with me.within("fit") as at, at.arrivals(Done) as coming:
+            first = [peer async for peer, _ in first_of(coming)]
+        async with me.within("end") as at:
+            await at.broadcast(Done())
+        return len(first)
+
+    async def first_of(coming: Any) -> Any:
+        async for one in coming:
+            yield one
+            return
+
+    with pytest.raises(ProtocolError, match=r"^server/fit: expected tests.Vector/1"):
+        simulate({"server": wrong, "a": client})
+    assert simulate({"server": leaves, "a": client, "b": client}).results["server"] == 1
+
+
 def test_an_error_is_marked_with_the_innermost_scope() -> None:
     async def role(me: Coordinator) -> None:
         async with me.within("fit") as fit, fit.within(2):
