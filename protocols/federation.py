@@ -19,7 +19,8 @@ from protocols.progress import Report
 from protocols.wire.clock import run_virtual
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
-from protocols.wire.transport import Local, Network
+from protocols.wire.tap import Tap
+from protocols.wire.transport import Local, Network, Transport
 
 if TYPE_CHECKING:
     from protocols.programs import Parameters, Program, Seat
@@ -36,14 +37,17 @@ def simulate(
     faults: Plan | None = None,
     job: str = "local",
     on_progress: Report | None = None,
+    tap: Tap | None = None,
 ) -> Run:
     """Run every role (party name -> function of its Party) in this process, under a virtual clock.
 
     Everyone's roster is all the others, in the order of `roles`. The first failure stops all and is
-    raised here, naming party and scope. Works below a running event loop, as in a notebook.
+    raised here, naming party and scope. Works below a running event loop, as in a notebook. tap: keeps what
+    one party sends and receives.
     """
     local = Local(tuple(roles), network)
-    ledger = Ledger(local if faults is None else Faults(local, faults))
+    below: Transport = local if tap is None else tap.on(local)
+    ledger = Ledger(below if faults is None else Faults(below, faults))
 
     names = tuple(roles)
 
@@ -72,7 +76,9 @@ class Federation(Mapping[str, pd.DataFrame]):
         *,
         network: Network | None = None,
         faults: Plan | None = None,
+        tap: Tap | None = None,
     ) -> None:
+        """network: simulated; faults: a plan that disturbs lines; tap: keeps one party's view of a run."""
         if not isinstance(tables, Mapping) or not tables:
             raise ConfigError(f"expected a mapping of party name to DataFrame, got {type(tables).__name__}")
         for name, table in tables.items():
@@ -82,7 +88,7 @@ class Federation(Mapping[str, pd.DataFrame]):
             if table.columns.has_duplicates:
                 raise DataError("two columns have the same name; rename one").at(name, "")
         self._tables = dict(tables)
-        self.network, self.faults = network, faults
+        self.network, self.faults, self.tap = network, faults, tap
 
     @classmethod
     def of(cls, data: Mapping[str, pd.DataFrame]) -> Federation | Connected:
@@ -157,7 +163,14 @@ class Federation(Mapping[str, pd.DataFrame]):
 
     def run(self, roles: Mapping[str, Role], *, seed: int = 0, on_progress: Report | None = None) -> Run:
         """Run these roles over this federation's lines."""
-        return simulate(roles, seed=seed, network=self.network, faults=self.faults, on_progress=on_progress)
+        return simulate(
+            roles,
+            seed=seed,
+            network=self.network,
+            faults=self.faults,
+            on_progress=on_progress,
+            tap=self.tap,
+        )
 
     def __getitem__(self, party: str) -> pd.DataFrame:
         return self._tables[party]
