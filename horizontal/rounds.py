@@ -11,9 +11,8 @@ AISTATS 2017, Algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Set
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -97,23 +96,19 @@ async def train_rounds(
     # Borrowing torch's generator for nothing costs a tenth of a short round.
     draws = dry_run(module, x[:2])[1]
     me.guard.group(len(x))  # an update of few rows gives them away
-    state = rule.init(model)
-    done, held = me.resumed()
-    if held is not None and state is not None:
-        state = held
-    async with me.within("fit") as fit:
-        for r in range(done, rounds):
-            async with fit.within(r) as at:
-                order = await at.recv(server, (algorithm.order, Skip), like=model)
-                if not isinstance(order, Skip):
-                    local, cost = Local(module, x, y, at.rng("batches")), rule.flops(module, tuple(x.shape))
-                    layers = at.rng("layers") if draws else None
-                    answer, state = await at.compute(
-                        rule.apply, state, order.weights, local, cost=cost, rng=layers
-                    )
-                    clients = [party for party in me.desk.parties if party != server]
-                    await way.give(at, server, clients, answer, len(x))
-            me.checkpoint(r + 1, partial(Arrays, state or {}))
+    kept = _Kept(rule.init(model))
+    for step in me.steps(rounds, kept):
+        async with step as at:
+            order = await at.recv(server, (algorithm.order, Skip), like=model)
+            if isinstance(order, Skip):
+                continue
+            local, cost = Local(module, x, y, at.rng("batches")), rule.flops(module, tuple(x.shape))
+            layers = at.rng("layers") if draws else None
+            answer, kept.state = await at.compute(
+                rule.apply, kept.state, order.weights, local, cost=cost, rng=layers
+            )
+            clients = [party for party in me.desk.parties if party != server]
+            await way.give(at, server, clients, answer, len(x))
     async with me.within("result") as at:
         return (await at.recv(server, Model, like=model)).weights
 
@@ -130,32 +125,28 @@ async def serve_rounds(
 
     way: how answers are summed up; by default the server sees each one.
     """
-    model, rule, way = Arrays.from_module(module), algorithm.server, way or Plain(algorithm.answer)
+    rule, way = algorithm.server, way or Plain(algorithm.answer)
     trained = frozenset(name for name, p in module.named_parameters() if p.requires_grad)
-    state = rule.init(_only(model, trained))
-    history: list[Round] = []
-    done, held = me.resumed()
-    if held is not None:
-        model, state, history = _unpacked(held, state)
-    async with me.within("fit") as fit:
-        for r in range(done, rounds):
-            async with fit.within(r) as at:
-                chosen = sample(me.roster, fraction, at.rng("clients"))
-                await at.broadcast(algorithm.order(weights=model), to=chosen)
-                await at.broadcast(Skip(), to=others(me.roster, chosen))
-                pooled = await way.take(at, chosen, algorithm.given(model))
-                cost = rule.flops * model.size
-                model, state = await at.compute(step, rule, state, model, pooled, trained, cost=cost)
+    model = Arrays.from_module(module)
+    kept = _Kept(rule.init(_only(model, trained)), model)
+    for step in me.steps(rounds, kept, progress="rounds"):
+        async with step as at:
+            chosen = sample(me.roster, fraction, at.rng("clients"))
+            await at.broadcast(algorithm.order(weights=kept.model), to=chosen)
+            await at.broadcast(Skip(), to=others(me.roster, chosen))
+            pooled = await way.take(at, chosen, algorithm.given(model))
+            cost = rule.flops * model.size
+            kept.model, kept.state = await at.compute(
+                following, rule, kept.state, kept.model, pooled, trained, cost=cost
+            )
             loss = float(pooled.mean[LOSS])
-            history.append(Round(r, len(chosen), int(pooled.weight), loss))
-            me.checkpoint(r + 1, partial(_packed, model, state, history))
-            me.progress("rounds", r + 1, rounds)
+            kept.history.append(Round(step.number, len(chosen), int(pooled.weight), loss))
     async with me.within("result") as at:
-        await at.broadcast(Model(weights=model))
-    return model, history
+        await at.broadcast(Model(weights=kept.model))
+    return kept.model, kept.history
 
 
-def step(
+def following(
     rule: ServerRule[Any], state: Any, model: Arrays, pooled: Pooled, trained: Set[str]
 ) -> tuple[Arrays, Any]:
     """The next global model and the rule's state: `trained` arrays by the rule, others as their mean.
@@ -178,23 +169,33 @@ def _only(arrays: Arrays, names: Set[str]) -> Arrays:
     return Arrays((name, array) for name, array in arrays.items() if name in names)
 
 
-def _packed(model: Arrays, state: Any, history: Sequence[Round]) -> Arrays:
-    """All that the server goes on from. ConfigError for a rule whose state is neither None nor Arrays."""
-    if not isinstance(state, Arrays | None):
-        raise ConfigError(
-            f"a server rule's state should be Arrays or None to be kept, got {type(state).__name__}"
-        )
-    arrays = prefixed("model", model) | prefixed("rule", state or Arrays())
-    arrays["counts"] = np.array([(note.round, note.clients, note.rows) for note in history], np.int64)
-    arrays["losses"] = np.array([note.loss for note in history], np.float64)
-    return Arrays(arrays)
+@dataclass
+class _Kept:
+    """What an end goes on from: its rule's state, and the server's model and history."""
 
+    state: Any  # None or Arrays
+    model: Arrays = field(default_factory=Arrays)
+    history: list[Round] = field(default_factory=list)
 
-def _unpacked(held: Arrays, fresh: Any) -> tuple[Arrays, Any, list[Round]]:
-    """The model, the rule's state where a `fresh` one is Arrays, and the history."""
-    notes = zip(held["counts"].tolist(), held["losses"].tolist(), strict=True)
-    state = under("rule", held) if isinstance(fresh, Arrays) else fresh
-    return under("model", held), state, [Round(r, clients, rows, loss) for (r, clients, rows), loss in notes]
+    def snapshot(self) -> Arrays:
+        """ConfigError for a rule whose state is neither None nor Arrays."""
+        if not isinstance(self.state, Arrays | None):
+            raise ConfigError(
+                f"a rule's state should be Arrays or None to be kept, got {type(self.state).__name__}"
+            )
+        arrays = prefixed("model", self.model) | prefixed("rule", self.state or Arrays())
+        notes = [(note.round, note.clients, note.rows) for note in self.history]
+        arrays["counts"] = np.array(notes, np.int64).reshape(-1, 3)
+        arrays["losses"] = np.array([note.loss for note in self.history], np.float64)
+        return Arrays(arrays)
+
+    def restore(self, held: Arrays) -> None:
+        """The rule's state where it keeps one."""
+        notes = zip(held["counts"].tolist(), held["losses"].tolist(), strict=True)
+        self.history = [Round(r, clients, rows, loss) for (r, clients, rows), loss in notes]
+        self.model = under("model", held)
+        if self.state is not None:
+            self.state = under("rule", held)
 
 
 async def predictor(me: Party, module: nn.Module, scaler: Scaler | None, x: Array) -> Array:

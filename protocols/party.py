@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 import numpy as np
 from torch import nn
@@ -108,6 +108,14 @@ class Checkpoints(Protocol):
 
     def save_alignment(self, state: Arrays) -> None:
         """Keep which rows are common, whole or not at all."""
+
+
+class Resumable(Protocol):
+    """What training goes on from: a value that can be copied out, and written back."""
+
+    def snapshot(self) -> Arrays: ...
+
+    def restore(self, state: Arrays) -> None: ...
 
 
 @dataclass(slots=True)
@@ -275,10 +283,60 @@ class Party:
         if self.desk.checkpoints is not None:
             self.desk.checkpoints.save_alignment(state())
 
+    def steps(self, total: int, keep: Resumable | None, *, progress: str = "") -> Iterator[Step[Self]]:
+        """What is left of `total` steps (epochs, rounds, trees) of training, each in a scope below "fit".
+
+            for step in me.steps(epochs, trainer, progress="epochs"):
+                async with step as at:
+                    ...
+
+        Training goes on from where an earlier process came to: `keep` is restored first, and its state kept
+        after each step; None keeps the number of steps alone. progress: what steps are called to whoever
+        watches. `step.number` counts from 0; `break` ends the training.
+        """
+        done, state = self.resumed()
+        if state is not None and keep is not None:
+            keep.restore(state)
+        fit = self.within("fit")
+        try:
+            for number in range(done, total):
+                yield Step(fit, number, total, keep, progress)
+        finally:
+            self.desk.ledger.close(self.name, fit.scope)
+
     def progress(self, step: str, done: int, total: int) -> None:
         """Tell whoever watches how far this party is."""
         if self.desk.on_progress is not None:
             self.desk.on_progress(step, done, total)
+
+
+P = TypeVar("P", bound=Party)
+
+
+@dataclass(slots=True, eq=False)
+class Step(Generic[P]):
+    """One step of `Party.steps`, to be entered once."""
+
+    fit: P
+    number: int
+    total: int
+    keep: Resumable | None
+    progress: str
+    _at: P | None = None
+
+    async def __aenter__(self) -> P:
+        self._at = self.fit.within(self.number)
+        return self._at
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._at is not None
+        await self._at.__aexit__(kind, error, trace)
+        if error is None:
+            self.fit.checkpoint(self.number + 1, Arrays if self.keep is None else self.keep.snapshot)
+            if self.progress:
+                self.fit.progress(self.progress, self.number + 1, self.total)
 
 
 class Coordinator(Party):

@@ -13,6 +13,7 @@ from torch import nn
 
 from protocols.arrays import Array, Arrays
 from protocols.errors import DataError, ProtocolError
+from protocols.learning.cut import Trainer
 from protocols.learning.training import load_optimizer, optimizer_arrays
 from protocols.wire.message import Message, Spec
 
@@ -46,14 +47,14 @@ def hand_over(layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> Han
     return HandOver(weights=Arrays.from_module(layers), optimizer=moments)
 
 
-def take_over(given: HandOver, layers: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Write a hand-over into `layers` and `optimizer`. ProtocolError if it does not fit them."""
-    if not given.weights.like(Arrays.from_module(layers)):
+def take_over(given: HandOver, trainer: Trainer) -> None:
+    """Go on from what another client hands over. ProtocolError if it does not fit what is held here."""
+    if not given.weights.like(Arrays.from_module(trainer.layers)):
         raise ProtocolError("the layers handed over are not those held here; same model and cut?")
-    given.weights.load_into(layers)
-    if optimizer is None:
+    given.weights.load_into(trainer.layers)
+    if trainer.optimizer is None:
         return
     try:
-        load_optimizer(optimizer, given.optimizer)
+        load_optimizer(trainer.optimizer, given.optimizer)
     except DataError as error:
         raise ProtocolError(str(error)) from None

@@ -158,7 +158,9 @@ def test_a_server_rule_whose_state_cannot_be_kept_says_so() -> None:
     counting: ServerRule[int] = ServerRule(lambda model: 0, lambda state, model, mean: (mean, state + 1))
     roles, _ = rounds(counting)
     simulate(roles)  # it may run where nothing is kept
-    with pytest.raises(ConfigError, match="^server/.*state should be Arrays or None to be kept, got int"):
+    with pytest.raises(
+        ConfigError, match="^server: a rule.s state should be Arrays or None to be kept, got int"
+    ):
         play(lambda: rounds(counting), {name: Memory() for name in roles})
 
 

@@ -159,16 +159,22 @@ def epoch_flops(module: nn.Module, shape: tuple[int, ...], batch_size: int) -> f
     return total + (training_flops(module, (last, *shape[1:])) if last else 0.0)
 
 
-def outputs(module: nn.Module, x: torch.Tensor, batch_size: int = 4096) -> Array:
-    """The module's outputs for every row, in evaluation mode, no gradients; float32 (n, outputs)."""
+def evaluated(module: nn.Module, *inputs: torch.Tensor) -> Array:
+    """The module's outputs for one batch, in evaluation mode, no gradients; float32 (b, ...)."""
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            parts = [module(x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+            result: Array = module(*inputs).numpy()
     finally:
         module.train(was_training)
-    return torch.cat(parts).numpy()
+    return result
+
+
+def outputs(module: nn.Module, x: torch.Tensor, batch_size: int = 4096) -> Array:
+    """The module's outputs for every row, as `evaluated`; float32 (n, outputs)."""
+    starts = range(0, len(x), batch_size)
+    return np.concatenate([evaluated(module, x[i : i + batch_size]) for i in starts])
 
 
 def outputs_flops(module: nn.Module, shape: tuple[int, ...], batch_size: int = 4096) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from horizontal.algorithms.fedavg import Average
-from horizontal.rounds import step
+from horizontal.rounds import following
 from horizontal.rules import LOSS, ServerRule, in_dtypes
 from protocols.arrays import Arrays, weighted_mean
 from protocols.errors import ProtocolError
@@ -41,7 +41,7 @@ def test_a_rule_steps_along_the_mean_less_the_model_and_keeps_state() -> None:
     state = momentum.init(model)
     for expected in (1.0, 2.5):  # 0 + 1, then 1 + (0.5 * 1 + 1)
         answers = pooled(a=model + Arrays({"w": np.array([1], np.float64)}))
-        model, state = step(momentum, state, model, answers, {"w"})
+        model, state = following(momentum, state, model, answers, {"w"})
         assert model["w"] == expected
 
 
@@ -49,7 +49,7 @@ def test_a_diverged_update_is_refused_and_its_client_named() -> None:
     model = Arrays({"w": np.zeros(1, np.float32)})
     bad = Arrays({"w": np.full(1, np.nan, np.float32)})
     with pytest.raises(ProtocolError, match=r"from b \(1 of 2 clients\) are not finite.*learning_rate"):
-        step(Average().rule(), None, model, pooled(a=model, b=bad), {"w"})
+        following(Average().rule(), None, model, pooled(a=model, b=bad), {"w"})
     hidden = Pooled(pooled(a=model, b=bad).mean, 2.0)
     with pytest.raises(ProtocolError, match="the mean of the weights of the clients is not finite"):
-        step(Average().rule(), None, model, hidden, {"w"})
+        following(Average().rule(), None, model, hidden, {"w"})

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -34,10 +33,10 @@ from torch import nn
 from protocols.arrays import Array
 from protocols.data.tables import Scaler, encode_labels, features, labels
 from protocols.errors import ConfigError, DataError, marked
-from protocols.flops import backward_flops, training_flops
-from protocols.learning.cut import CutGradient, Smashed, from_wire, to_wire
+from protocols.flops import training_flops
+from protocols.learning.cut import Segment, Trainer, exchange, forward
 from protocols.learning.networks import dry_run, mlp
-from protocols.learning.training import Settings, outputs, outputs_flops, restore, snapshot
+from protocols.learning.training import Settings, outputs, outputs_flops
 from protocols.party import Coordinator, Party
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import CanonicalIds
@@ -107,24 +106,14 @@ async def feature_party(
     scaler, x = await _standardised(me, table.x[aligned.rows], plan)
     async with me.within("setup") as at:
         bottom = await ask_width(at, label_party, x.shape[1], bottom)
-    optimizer = plan.settings.new_optimizer(bottom.parameters())
-    bottom.train()
-    draws = _draws(bottom, x.shape[1])
-    done, state = me.resumed()
-    if state is not None:
-        restore(state, bottom, optimizer)
-    async with me.within("fit") as fit:
-        for epoch in range(done, plan.settings.epochs):
-            async with fit.within(epoch) as at:
-                order = positions(await at.recv(label_party, Order), len(x), label_party)
-                rng = at.rng("dropout") if draws else None
-                for rows in _batches(order, plan.settings.batch_size):
-                    batch = x[rows]
-                    h = await at.compute(bottom, batch, rng=rng)
-                    await at.send(label_party, Smashed(h=to_wire(h)))
-                    g = from_wire((await at.recv(label_party, CutGradient)).g, h.shape[1:], len(h))
-                    await at.compute(_descend, h, g, optimizer, cost=backward_flops(bottom, batch))
-            me.checkpoint(epoch + 1, partial(snapshot, bottom, optimizer))
+    trainer = Trainer(plan.settings, bottom)
+    mine = [Segment(bottom, above=label_party, random=_draws(bottom, x.shape[1]))]
+    for step in me.steps(plan.settings.epochs, trainer):
+        async with step as at:
+            order = positions(await at.recv(label_party, Order), len(x), label_party)
+            draws = at.rng("dropout")
+            for rows in _batches(order, plan.settings.batch_size):
+                await exchange(at, mine, trainer, draws, x[rows])
     return Bottom(scaler, bottom), aligned
 
 
@@ -150,26 +139,17 @@ async def label_party(
         if top is None:
             top = mlp(total, count, plan.hidden[1:], seed_of(at, "top"))
         check_top(top, total, count)
-    step = _Step(bottom, top, settings)
-    draws = _draws(top, total) or (bottom is not None and _draws(bottom, x.shape[1]))
-    done, state = me.resumed()
-    if state is not None:
-        restore(state, step.models, step.optimizer)
-    async with me.within("fit") as fit:
-        for epoch in range(done, settings.epochs):
-            async with fit.within(epoch) as at:
-                order = at.rng("batches").permutation(len(x))
-                await at.broadcast(Order(rows=order.astype(np.uint32)), to=peers)
-                rng = at.rng("dropout") if draws else None
-                for rows in _batches(order, settings.batch_size):
-                    h = await _embeddings(at, peers, widths, len(rows))
-                    batch = x[rows]
-                    cost = step.flops(batch, total)
-                    gradients = await at.compute(step, batch, y[rows], h, cost=cost, rng=rng)
-                    for peer, g in zip(peers, gradients, strict=True):
-                        await at.send(peer, CutGradient(g=g))
-            me.checkpoint(epoch + 1, partial(snapshot, step.models, step.optimizer))
-            me.progress("epochs", epoch + 1, settings.epochs)
+    whole = _Joined(bottom, top, total)
+    trainer = Trainer(settings, whole)
+    random = _draws(top, total) or (bottom is not None and _draws(bottom, x.shape[1]))
+    mine = [_segment(whole, peers, widths, random)]
+    for step in me.steps(settings.epochs, trainer, progress="epochs"):
+        async with step as at:
+            order = at.rng("batches").permutation(len(x))
+            await at.broadcast(Order(rows=order.astype(np.uint32)), to=peers)
+            draws = at.rng("dropout")
+            for rows in _batches(order, settings.batch_size):
+                await exchange(at, mine, trainer, draws, x[rows], y[rows])
     fitted = None if bottom is None else Bottom(scaler, bottom)
     return fitted, Top(top, {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
 
@@ -186,10 +166,10 @@ async def predict_feature(
     async with me.within("align") as at:
         peers = _features(me, label_party)
         aligned = await align_feature(at, label_party, peers, table.ids, protocol=protocol)
+    mine = [Segment(bottom.module, above=label_party)]
     async with me.within("predict") as at:
         for rows in _batches(aligned.rows, CHUNK):
-            cost = bottom.flops(len(rows), table.x.shape[1])
-            await at.send(label_party, Smashed(h=await at.compute(bottom, table.x[rows], cost=cost)))
+            await forward(at, mine, await _scaled(at, bottom, table.x[rows]))
     return aligned
 
 
@@ -207,46 +187,47 @@ async def predict_label(
     async with me.within("align") as at:
         aligned = await align_label(at, peers, table.ids, protocol=protocol, may_be_empty=may_be_empty)
     done = [np.zeros((0, len(top.classes) if top.classes else 1), np.float32)]
+    whole = _Joined(None if bottom is None else bottom.module, top.module, 0)  # nothing is trained
+    mine = [_segment(whole, peers, top.widths)]
     async with me.within("predict") as at:
         for rows in _batches(aligned.rows, CHUNK):
-            h = await _embeddings(at, peers, top.widths, len(rows))
-            if bottom is not None:
-                cost = bottom.flops(len(rows), table.x.shape[1])
-                h.insert(0, torch.from_numpy(await at.compute(bottom, table.x[rows], cost=cost)))
-            joined = torch.cat(h, dim=1)
-            cost = outputs_flops(top.module, tuple(joined.shape), CHUNK)
-            done.append(await at.compute(outputs, top.module, joined, CHUNK, cost=cost))
+            z = await forward(at, mine, await _scaled(at, bottom, table.x[rows]))
+            assert z is not None
+            done.append(z)
     return np.concatenate(done), aligned
 
 
-class _Step:
-    """One optimizer step of the label party's models; returns the gradients that the peers need."""
+class _Joined(nn.ModuleList):
+    """The label party's models as one, of its own rows and then the peers' embeddings."""
 
-    def __init__(self, bottom: nn.Module | None, top: nn.Module, settings: Settings) -> None:
-        self.bottom, self.top, self.loss = bottom, top, settings.loss
-        self.models = nn.ModuleList([top] if bottom is None else [bottom, top]).train()
-        self.optimizer = settings.new_optimizer(self.models.parameters())
+    def __init__(self, bottom: nn.Module | None, top: nn.Module, width: int) -> None:
+        """width: of all embeddings together."""
+        super().__init__([top] if bottom is None else [bottom, top])
+        self._bottom, self._width = bottom is not None, width
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, embeddings: list[torch.Tensor]) -> list[Array]:
-        leaves = [h.requires_grad_() for h in embeddings]
-        own = [] if self.bottom is None else [self.bottom(x)]
-        self.optimizer.zero_grad()
-        self.loss(self.top(torch.cat(own + leaves, dim=1)), y).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        # A top model that ignores a party gives it no gradient; that party waits for one all the same.
-        return [to_wire(torch.zeros_like(h) if h.grad is None else h.grad) for h in leaves]
+    def forward(self, x: torch.Tensor, *embeddings: torch.Tensor) -> torch.Tensor:
+        own = [self[0](x)] if self._bottom else []
+        result: torch.Tensor = self[-1](torch.cat([*own, *embeddings], dim=1))
+        return result
 
-    def flops(self, x: torch.Tensor, width: int) -> float:
-        """FLOPs of one call: `x` (b, d) of its own, embeddings that are `width` wide together."""
-        own = training_flops(self.bottom, x) if self.bottom is not None else 0.0
-        return own + training_flops(self.top, (len(x), width), input_gradient=True)
+    def training_flops(self, x: torch.Tensor, *embeddings: torch.Tensor) -> float:
+        """Of one batch: gradients go back to the embeddings, and not to the rows."""
+        own = training_flops(self[0], x) if self._bottom else 0.0
+        return own + training_flops(self[-1], (len(x), self._width), input_gradient=True)
 
 
-async def _embeddings(
-    me: Coordinator, peers: Sequence[str], widths: Mapping[str, int], rows: int
-) -> list[torch.Tensor]:
-    came = await me.gather(Smashed, of=peers)
-    return [from_wire(came[peer].h, (widths[peer],), rows) for peer in peers]
+def _segment(
+    whole: _Joined, peers: Sequence[str], widths: Mapping[str, int], random: bool = False
+) -> Segment:
+    below = {peer: (widths[peer],) for peer in peers}
+    return Segment(whole, below, random=random, cost=whole.training_flops)
+
+
+async def _scaled(at: Party, bottom: Bottom | None, x: Array) -> torch.Tensor:
+    """Rows (b, d) float64 as the bottom model takes them; of no columns where there is none."""
+    if bottom is None:
+        return torch.zeros(len(x), 0)
+    return torch.from_numpy(await at.compute(bottom.scaler, x, cost=2.0 * x.size))
 
 
 async def _standardised(me: Party, x: Array, plan: Plan) -> tuple[Scaler, torch.Tensor]:
@@ -254,12 +235,6 @@ async def _standardised(me: Party, x: Array, plan: Plan) -> tuple[Scaler, torch.
     # Mean, variance, and the scaling itself: 2 + 3 + 2 operations a cell.
     scaler = await me.compute(Scaler.fit, x, cost=5.0 * x.size) if plan.standardise else plain
     return scaler, torch.from_numpy(await me.compute(scaler, x, cost=2.0 * x.size))
-
-
-def _descend(h: torch.Tensor, g: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
-    h.backward(g)  # type: ignore[no-untyped-call]
-    optimizer.step()
 
 
 def _target(values: pd.Series, settings: Settings) -> tuple[torch.Tensor, Classes | None, Scaler | None]:
