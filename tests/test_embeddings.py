@@ -19,7 +19,7 @@ from protocols.arrays import Array
 from protocols.learning.cut import Smashed
 from tests.test_solving import seen_by
 from vfl import VerticalNetClassifier
-from vfl.network.roles import Order
+from vfl.order import Order
 
 ROWS, KNOWN = 400, 20
 

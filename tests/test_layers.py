@@ -18,7 +18,9 @@ PARADIGMS = ("horizontal", "split", "vfl")
 # from its own room and from rooms of a lower level.
 PROTOCOLS = {
     **dict.fromkeys(["errors", "lazy", "progress"], 0),
-    **dict.fromkeys(["arrays", "costs", "files", "flops", "hazmat", "logs", "private", "randomness", "settings"], 1),
+    **dict.fromkeys(
+        ["arrays", "costs", "files", "flops", "hazmat", "logs", "private", "randomness", "settings"], 1
+    ),
     **dict.fromkeys(["parts", "policy", "trees", "wire"], 2),
     **dict.fromkeys(["data", "estimator", "network", "party", "record"], 3),
     **dict.fromkeys(["psi", "sums"], 4),
