@@ -21,7 +21,7 @@ PROTOCOLS = {
     **dict.fromkeys(
         ["arrays", "costs", "files", "flops", "hazmat", "logs", "private", "randomness", "settings"], 1
     ),
-    **dict.fromkeys(["parts", "policy", "trees", "wire"], 2),
+    **dict.fromkeys(["files", "flops", "parts", "policy", "trees", "wire"], 2),
     **dict.fromkeys(["data", "estimator", "network", "party", "record"], 3),
     **dict.fromkeys(["psi", "sums"], 4),
     **dict.fromkeys(["learning", "programs"], 5),
@@ -34,7 +34,7 @@ LEVELS = {
     **{f"protocols.{room}": level for room, level in PROTOCOLS.items()},
     "horizontal": 10,
     "split": 10,
-    **dict.fromkeys(["vfl.alignment", "vfl.order", "vfl.seats"], 10),
+    **dict.fromkeys(["vfl.alignment", "vfl.order", "vfl.seats", "vfl.weights"], 10),
     "vfl.base": 11,
     **dict.fromkeys(["vfl.boosting", "vfl.linear", "vfl.network"], 12),
     **dict.fromkeys(["vfl.command", "vfl.methods"], 13),
