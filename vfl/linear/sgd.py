@@ -18,7 +18,7 @@ from vfl.linear.line_search import Patience
 from vfl.linear.messages import Move, PartialScores
 from vfl.linear.plan import Plan, batches
 from vfl.linear.state import FeatureSide, LabelSide, Solved
-from vfl.linear.whole import Scale
+from vfl.linear.whole import Batches
 from vfl.order import Order, positions
 
 
@@ -86,7 +86,7 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
                     else:
                         share = side.loss.residual(run.descent.scores(rows), side.answers.y[rows])
                         summed = await side.mesh.gradient(
-                            at, side.columns.factors(rows), run.scale.round(share)
+                            at, side.columns.factors(rows), run.told.tell(share, rows)
                         )
                     await at.compute(run.descent.step, summed, len(rows), cost=4.0 * summed.size)
                 held_out = slice(side.answers.training, None)
@@ -105,11 +105,12 @@ async def lead(me: Coordinator, side: LabelSide) -> Solved:
 async def follow(me: Party, side: FeatureSide) -> Array:
     """A feature party's end: its coefficients (d, outputs)."""
     x, owner = side.columns, side.label_party
-    descent, scale = Descent(x, side.start, side.penalised, side.plan), Scale()
+    descent = Descent(x, side.start, side.penalised, side.plan)
+    told = Batches((x.training if side.mesh is not None else 0, 1))
     done, state = me.resumed()
     if state is not None:
         descent.restore(state)
-        scale.exponent = int(state["exponent"][0])
+        told.restore(state)
     async with me.within("fit") as fit:
         for epoch in range(done, side.plan.max_iter if descent.more else done):
             async with fit.within(epoch) as at:
@@ -123,15 +124,14 @@ async def follow(me: Party, side: FeatureSide) -> Array:
                         await at.send(owner, PartialScores(scores=await at.compute(side.masks, z, cost=cost)))
                         summed = await Sums(side.key, side.columns.factors(rows), side.outputs).ask(at, owner)
                     else:
-                        share = scale.round(side.loss.curvature * z)
+                        share = told.tell(side.loss.curvature * z, rows)
                         summed = await side.mesh.gradient(at, side.columns.factors(rows), share)
                     await at.compute(descent.step, summed, len(rows), cost=4.0 * summed.size)
                 if side.plan.early_stopping:
                     z = descent.scores(slice(x.training, None))
                     await at.send(owner, PartialScores(scores=await at.compute(side.masks, z, cost=0.0)))
                 descent.end(await at.recv(owner, Move))
-            exponent = {"exponent": np.array([scale.exponent], np.int64)}
-            me.checkpoint(epoch + 1, lambda: Arrays(descent.state() | exponent))  # noqa: B023  # called at once
+            me.checkpoint(epoch + 1, lambda: Arrays(descent.state() | told.arrays()))
             if not descent.more:
                 break
     return descent.coef
@@ -149,7 +149,7 @@ async def _exact(at: Coordinator, side: LabelSide, run: _Leading, rows: Array) -
     with side.key.filling(len(rows)):
         z = await _scores(at, side, run.descent, rows)
     run.summed_loss += side.summed_loss(z, rows)
-    residuals = run.scale.round(side.residuals(z, rows))
+    residuals = run.told.tell(side.residuals(z, rows), rows)
     await Sealer(side.key, residuals, side.counted(rows)).serve(at, side.peers)
     return np.asarray(side.columns.values[rows].T @ residuals.values)
 
@@ -158,7 +158,7 @@ class _Leading:
     """The label party's own columns, and what it knows of how training goes."""
 
     def __init__(self, side: LabelSide) -> None:
-        self.side, self.scale = side, Scale()
+        self.side, self.told = side, Batches((side.answers.training, side.shape[1]))
         self.descent = Descent(side.columns, side.start, side.penalised, side.plan)
         self.patience = Patience(side.plan.n_iter_no_change)
         self.losses: list[float] = []
@@ -180,12 +180,13 @@ class _Leading:
 
     def state(self) -> Arrays:
         """All that goes on from here."""
-        held = {"exponent": np.array([self.scale.exponent], np.int64), "losses": np.array(self.losses)}
-        return Arrays(self.descent.state() | held | {"patience": self.patience.array()})
+        held = {"losses": np.array(self.losses), "patience": self.patience.array()}
+        return Arrays(self.descent.state() | self.told.arrays() | held)
 
     def restore(self, state: Arrays) -> None:
         """Take up what `state` gave. DataError if it is of other columns."""
         self.descent.restore(state)
-        self.scale.exponent, self.losses = int(state["exponent"][0]), state["losses"].tolist()
+        self.told.restore(state)
+        self.losses = state["losses"].tolist()
         best, since = state["patience"].tolist()
         self.patience = Patience(self.side.plan.n_iter_no_change, best, int(since))

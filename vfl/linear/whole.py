@@ -70,17 +70,30 @@ def exponent_of(size: float) -> int:
     return max(int(np.frexp(size)[1]), -FARTHEST) if size else -FARTHEST
 
 
-class Scale:
-    """The power of two that residuals of one batch after the other are told with: it only grows."""
+class Batches:
+    """What is told of rows (n, outputs) that come in one batch after the other.
 
-    def __init__(self) -> None:
-        self.exponent = 0
+    What rounding leaves out of a row is added to it when it comes again, so that steps do not add it up. The
+    power of two that is told only grows.
+    """
 
-    def round(self, residuals: Array) -> Rounded:
-        """What is told of one batch."""
-        rounded = Rounded.of(residuals, self.exponent)
-        self.exponent = rounded.exponent
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._exponent, self._left_out = 0, np.zeros(shape)
+
+    def tell(self, numbers: Array, rows: Array) -> Rounded:
+        """One batch's, of `rows`."""
+        whole = numbers + self._left_out[rows]
+        rounded = Rounded.of(whole, self._exponent)
+        self._exponent, self._left_out[rows] = rounded.exponent, whole - rounded.values
         return rounded
+
+    def arrays(self) -> dict[str, Array]:
+        """For a checkpoint."""
+        return {"left out": np.array(self._left_out), "exponent": np.array([self._exponent], np.int64)}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Take up what `arrays` gave."""
+        self._left_out, self._exponent = np.array(state["left out"]), int(state["exponent"][0])
 
 
 class Told:

@@ -186,7 +186,12 @@ def test_the_usual_key_is_new_and_of_2048_bits() -> None:
     assert key.decrypt(key.encrypt([0.5], FIXED)).tolist() == [0.5]
 
 
-@pytest.mark.parametrize("raw", [b"", bytes(256), b"\xff" * 5000, (2**2047 + 2).to_bytes(256, "big")])
+M2203 = (2**2203 - 1).to_bytes(276, "big")  # a prime
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", bytes(2048), b"\xff" * 50_000, 8 * (2**2047 + 2).to_bytes(256, "big"), 8 * M2203]
+)
 def test_what_is_no_public_key_is_refused(raw: bytes) -> None:
     with pytest.raises(ProtocolError, match="product of two primes"):
         Paillier().key_from_bytes(raw)

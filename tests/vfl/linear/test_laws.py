@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tests.vfl.linear.tables import (
     united,
 )
 from vfl import VerticalLinearRegression, VerticalLogisticRegression, VerticalPoissonRegressor
+from vfl.linear.losses import LOSSES, Loss
 
 NEAR = 1e-4
 
@@ -295,6 +297,42 @@ def test_encryption_changes_no_bit(settings: dict[str, Any], kind: type) -> None
     assert plain.intercept_ == sealed.intercept_ and plain.loss_curve_ == sealed.loss_curve_
     assert {e.kind for e in plain.ledger_} == {e.kind for e in sealed.ledger_}
     assert plain.is_plain_ and sealed.is_plain_  # its key is one for tests
+
+
+def descended(x: Array, y: Array, loss: Loss, steps: int) -> Array:
+    """Gradient descent with momentum over all rows of a pooled table: the coefficients."""
+    design = np.column_stack([x, np.ones(len(x))])
+    penalised = np.append(np.ones(x.shape[1]), 0.0)[:, None]
+    w = np.append(np.zeros(x.shape[1]), loss.start(y, np.ones(len(y))))[:, None]
+    velocity = np.zeros_like(w)
+    for _ in range(steps):
+        gradient = design.T @ loss.residual(design @ w, y) / len(x) + 0.01 * penalised * w
+        velocity = 0.8 * velocity + gradient
+        w = w - 0.02 * velocity
+    return np.asarray(w[:-1, 0])
+
+
+DESCENTS: list[tuple[str, Any, Callable[[], pd.DataFrame], str]] = [
+    ("exact", VerticalLogisticRegression, breast_cancer, "binomial"),
+    ("hidden", VerticalLogisticRegression, breast_cancer, "taylor"),
+    ("exact", VerticalLinearRegression, diabetes, "squared"),
+    ("hidden", VerticalLinearRegression, diabetes, "squared"),
+    ("exact", VerticalPoissonRegressor, counts, "poisson"),
+]
+
+
+@pytest.mark.parametrize(("security", "kind", "brought", "loss"), DESCENTS)
+def test_batches_of_all_rows_are_gradient_descent(
+    security: str, kind: Any, brought: Callable[[], pd.DataFrame], loss: str
+) -> None:
+    """On the way to the optimum too, what sums and residuals are rounded to does not show."""
+    table = brought()
+    x, y = pooled(table)
+    unit, shift = (y.std(), y.mean()) if loss == "squared" else (1.0, 0.0)
+    best = descended(x.to_numpy(), ((y - shift) / unit)[:, None], LOSSES[loss], 40)
+    how = {"solver": "sgd", "max_iter": 40, "batch_size": 10_000, "learning_rate": 0.02, "momentum": 0.8}
+    model = kind(l2=0.01, security=security, encryption=SMALL, **how).fit(divided(table, 2), **FIT)
+    np.testing.assert_allclose(united(model.coef_, x.columns) / unit, best, atol=NEAR)
 
 
 @pytest.mark.parametrize("security", ["exact", "hidden"])
