@@ -47,7 +47,7 @@ def open_to_others(folder: Path) -> dict[str, str]:
 
 def test_all_that_parties_keep_of_their_jobs_is_their_owners_and_so_it_is_made_again(tmp_path: Path) -> None:
     tables = {party: table for party, table in columns(80).items() if party != "shop"}
-    book = lay_out(tmp_path, tables, POLICY)
+    book = lay_out(tmp_path, tables, POLICY + 'protocols = ["ecdh", "unbalanced"]\n')
     stores = [tmp_path / f"{party}-store" for party in tables]
     model = VerticalNetClassifier(epochs=1, batch_size=32, random_state=1)
     telco = Process(tmp_path / "telco.toml", umask=0)

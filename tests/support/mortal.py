@@ -77,7 +77,7 @@ class Life:
 
 def mortal(life: Life) -> None:
     """Let everything that matters after a death be a moment, and each party's seed the one in `networked`."""
-    jobs.new_seed = lambda: SEED  # type: ignore[attr-defined]
+    store.new_seed = lambda: SEED  # type: ignore[attr-defined]
     for owner, name in (
         *((os, "replace"), (shutil, "rmtree"), (store.Kept, "drop")),
         *((attempt, "save_part"), (caller, "save_part")),

@@ -12,14 +12,14 @@ import pytest
 from protocols.federation import Federation, simulate
 from protocols.party import Coordinator, Role, Run
 from protocols.progress import Report
-from protocols.service import jobs
+from protocols.service import store
 
 
 @contextmanager
 def known_seeds(seed: int = 1) -> Iterator[None]:
     """All parties of this process have `seed`, as in a run in one process with random_state=`seed`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "new_seed", lambda: seed)
+        patch.setattr(store, "new_seed", lambda: seed)
         yield
 
 

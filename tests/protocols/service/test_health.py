@@ -136,7 +136,7 @@ def test_a_process_that_is_gone_one_that_hangs_and_one_that_serves(tmp_path: Pat
 
 STOPPED = """
 import asyncio, time
-from protocols import stopping
+from protocols.service import stopping
 stopping.FAREWELL = {farewell}
 async def work():
     try:

@@ -393,6 +393,11 @@ class Kept:
     def save(self, done: int, state: Any) -> None:
         self.done, self.state = done, state
 
+    def alignment(self) -> None:
+        return None
+
+    def save_alignment(self, state: Any) -> None: ...
+
 
 def test_a_constraint_that_is_changed_between_attempts_is_noticed() -> None:
     tables_, y = shared(60, (2, 3))

@@ -193,7 +193,8 @@ def test_what_crosses_is_encrypted_masked_or_said_to_be_shown(
 ) -> None:
     model = classifier(security=security, encryption=SMALL, **{"max_iter": 5, **settings}).fit(data, **FIT)
     kinds = {e.kind for e in carried if not e.scope.startswith("align")}
-    sealed = {f"vfl.{name}/1" for name in ("LinearStart", "MaskPoint", "SealedResiduals", "MaskedGradient")}
+    sealed = {f"vfl.{name}/1" for name in ("LinearStart", "SealedResiduals", "MaskedGradient")}
+    sealed |= {"protocols.MaskPoint/1"}
     shown = {f"vfl.{name}/1" for name in ("OpenedGradient", "Move", "Order")}
     scalars = {f"vfl.{name}/1" for name in ("InnerProducts", "ProximalSums", "ProximalStep", "ShareKey")}
     scalars |= {"vfl.TrialProducts/1"}

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from protocols.arrays import Array
 from protocols.errors import PolicyError
-from protocols.party import Coordinator, Role, Unguarded, simulate
+from protocols.federation import simulate
+from protocols.party import Coordinator, Role, Unguarded
 from protocols.policy.judge import refusal
 from protocols.service.caller import Connected
 from tests.support.crew import captured
