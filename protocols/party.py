@@ -25,7 +25,7 @@ from torch import nn
 
 from protocols.arrays import Arrays
 from protocols.costs import Cost
-from protocols.errors import ConfigError, PartyError, PolicyError, ProtocolError, VflError
+from protocols.errors import ConfigError, PartyError, PolicyError, ProtocolError, VflError, marked
 from protocols.flops import forward_flops
 from protocols.randomness import drawn_seed, key_of, new_seed, philox, torch_seeded
 from protocols.wire.codec import decode, encode
@@ -334,7 +334,8 @@ class Step(Generic[P]):
         assert self._at is not None
         await self._at.__aexit__(kind, error, trace)
         if error is None:
-            self.fit.checkpoint(self.number + 1, Arrays if self.keep is None else self.keep.snapshot)
+            with marked(self.fit.name, self.fit.scope):
+                self.fit.checkpoint(self.number + 1, Arrays if self.keep is None else self.keep.snapshot)
             if self.progress:
                 self.fit.progress(self.progress, self.number + 1, self.total)
 

@@ -159,7 +159,7 @@ def test_a_server_rule_whose_state_cannot_be_kept_says_so() -> None:
     roles, _ = rounds(counting)
     simulate(roles)  # it may run where nothing is kept
     with pytest.raises(
-        ConfigError, match="^server: a rule.s state should be Arrays or None to be kept, got int"
+        ConfigError, match="^server/fit: a rule.s state should be Arrays or None to be kept, got int"
     ):
         play(lambda: rounds(counting), {name: Memory() for name in roles})
 

@@ -101,7 +101,7 @@ def aligned(data: Any) -> Outcome:
     return Outcome(found.run, {"rows": found.tables["bank"].to_numpy()})
 
 
-POLICY = "min_intersection = 5\nmax_predictions = 0\n"  # 0: any number
+POLICY = "min_intersection = 5\nmin_group = 3\nmax_predictions = 0\n"  # 0: any number
 
 
 def rows(people: int = 90) -> dict[str, pd.DataFrame]:

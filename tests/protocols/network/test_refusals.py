@@ -114,7 +114,8 @@ def test_where_the_book_revokes_others_the_parties_prove_what_they_hold(tmp_path
         ):
             assert "is revoked" in await told(bank, "shop")
             new_party(tmp_path, trial(), "shop", replace=True)
-            assert await bank.reachable("shop", 5.0)
+            assert await bank.reachable("shop", HANG)
+            assert await shop.reachable("bank", HANG)  # which has heard that it was refused
             assert await tell(bank, shop, [b"there"]) == [b"there"]
 
     bounded(talk())

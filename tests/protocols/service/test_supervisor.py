@@ -26,7 +26,7 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from protocols import errors, parts, programs
+from protocols import errors, files, parts, programs
 from protocols.data import sources
 from protocols.errors import VflError
 from protocols.policy import history, judge
@@ -56,7 +56,7 @@ T = TypeVar("T")
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 MODULES = (
     *(agent, attempt, config, consent, health, history, conversation, jobs, journal, parts, judge, programs),
-    *(role, sources, codec, file, rows, store),
+    *(role, sources, codec, file, files, rows, store),
 )
 WINDOW = 0.08  # seconds for which something raises
 MOST = 100  # times that it is called meanwhile
