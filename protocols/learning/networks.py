@@ -3,6 +3,9 @@
 Takes part: every party that builds a network. Learns: nothing; a name and JSON arguments are all that is
 told. A factory is registered by an installed package as an entry point of the group `vfl.models`; `mlp`
 is built in and cannot be replaced.
+
+The network that all parties of a run train is a registered one or the caller's own, and each builds it for
+itself: over a network that is possible only for one that has a name.
 """
 
 from __future__ import annotations
@@ -205,11 +208,3 @@ def _check_outputs(shape: tuple[int, ...], wanted: int, kind: Kind) -> None:
     if shape[1] != wanted:
         each = "one for each class" if kind == "classification" else "a number"
         raise ConfigError(f"model gives {shape[1]} outputs for a row, expected {wanted}: {each}")
-
-
-# FOLDED protocols/learning/networks.py
-# The network that all parties of a run train, each for itself: a registered one, or the caller's own.
-#
-# No line is involved. All parties build a network of one shape, and start from the server's weights, which it
-# sends; over a network that is possible only for one that has a name.
-#

@@ -1,7 +1,8 @@
 """One peer, on the network's thread: the streams that carry its line, dialled or answered, one at a time.
 
 Everything here runs on the network's event loop. What a stream brings goes to the party's own loop through
-the `Sink`, whose methods hand over to that loop."""
+the `Sink`, whose methods hand over to that loop. Why there is no stream is said in words that tell what to
+look at."""
 
 from __future__ import annotations
 
@@ -452,7 +453,3 @@ def cause(error: grpc.aio.AioRpcError, peer: str) -> str:
     said = plain(str(error.details() or ""))
     hint = next((hint for sign, hint in _HINTS.items() if sign in said), "")
     return f"{error.code().name}: {said}{f' ({hint.format(peer=peer)})' if hint else ''}"
-
-
-# FOLDED protocols/network/link.py
-# Why there is no stream to a peer, in words that say what to look at.

@@ -1,6 +1,6 @@
-"""What the caller of one attempt at a job says to a party that takes part, and whether it is still there.
+"""Both ends of the conversation about one attempt at a job: `Inbox` where it is served, `Talk` at the caller.
 
-Takes part: one party, alone; `protocols.service.jobs` says what is said. An attempt is given up when its
+Takes part: the caller and each party that serves; `protocols.service.jobs` says what is said. An attempt is given up when its
 caller says so, falls silent for longer than its lease, or is another process by now, and when a person here
 says so.
 """
@@ -270,12 +270,3 @@ class _Shown:
             if self._report is not None and self._open.get(party) != step:
                 self._report(step, 0, 1)
         self._open = now
-
-
-# FOLDED protocols/service/conversation.py
-# The caller's side of the conversation about one attempt at a job; `protocols.service.jobs` says what is
-# said.
-#
-# Takes part: the caller, with all other parties of the job at once. What one of them fails with is raised by
-# whatever waits here, for whichever party it waits.
-#

@@ -2,7 +2,8 @@
 
 Takes part: the label party and each feature party that takes part in the round. All know which rows are in
 which node; so all know alike which child of each pair is summed up, and nobody has to say whose histogram
-comes next.
+comes next. The label party alone draws the rows and columns of a round: Friedman 2002 (subsampling); Ke et
+al. 2017 (LightGBM), algorithm 2 (GOSS: rows of large gradients always, some of the others with more weight).
 """
 
 from __future__ import annotations
@@ -121,11 +122,3 @@ def held_out(rng: np.random.Generator, plan: Boosting, rows: int) -> Array:
         size = min(max(1, round(plan.validation_fraction * rows)), rows - 1)
         mask[rng.permutation(rows)[:size]] = True
     return mask
-
-
-# FOLDED vfl/boosting/nodes.py
-# Which rows and columns a round of trees is grown from.
-#
-# Takes part: the label party, alone. Sources: Friedman 2002 (subsampling); Ke et al. 2017 (LightGBM),
-# algorithm 2 (GOSS: rows of large gradients always, some of the others with more weight).
-#

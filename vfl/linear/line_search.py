@@ -3,7 +3,8 @@
 No party: numerics. The two loops of L-BFGS need only inner products of the gradient, the last steps and the
 last changes of the gradient (Chen, Wang and Zhou 2014, "Large-scale L-BFGS using MapReduce"). Every owner of
 columns holds its own part of these vectors in a `Span`; the label party adds up their inner products, and
-keeps a `Span` of scores, since the score of a combination is the combination of scores.
+keeps a `Span` of scores, since the score of a combination is the combination of scores. `Patience` ends
+training by the loss of rows that were held out.
 """
 
 from __future__ import annotations
@@ -148,7 +149,3 @@ class Patience:
     def array(self) -> Array:
         """For a checkpoint."""
         return np.array([self.best, self.since])
-
-
-# FOLDED vfl/linear/line_search.py
-# When training ends: by the loss of rows that were held out.
