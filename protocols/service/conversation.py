@@ -1,8 +1,8 @@
 """Both ends of the conversation about one attempt at a job: `Inbox` where it is served, `Talk` at the caller.
 
-Takes part: the caller and each party that serves; `protocols.service.jobs` says what is said. An attempt is given up when its
-caller says so, falls silent for longer than its lease, or is another process by now, and when a person here
-says so.
+Takes part: the caller and each party that serves; `protocols.service.jobs` says what is said. An attempt is
+given up when its caller says so, falls silent for longer than its lease, or is another process by now, and
+when a person here says so.
 """
 
 from __future__ import annotations
