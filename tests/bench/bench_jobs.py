@@ -50,10 +50,12 @@ def rows() -> dict[str, pd.DataFrame | None]:
 
 
 @contextmanager
-def connected(caller: str, tables: Mapping[str, pd.DataFrame | None]) -> Iterator[Connected]:
-    """All parties but the caller, each a process."""
+def connected(
+    caller: str, tables: Mapping[str, pd.DataFrame | None], policy: str = ""
+) -> Iterator[Connected]:
+    """All parties but the caller, each a process. policy: what their rules say besides, as TOML."""
     with TemporaryDirectory() as folder:
-        book = lay_out(Path(folder), tables, POLICY)
+        book = lay_out(Path(folder), tables, POLICY + policy)
         others = [Process(Path(folder) / f"{party}.toml") for party in tables if party != caller]
         try:
             with Connected(book, caller, tables[caller], patience=60.0) as all_:
