@@ -24,11 +24,13 @@ ROWS = 72  # of the bank
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Connected]:
-    """The bank's connection to a telco whose policy says nothing of `min_difference` and `min_group`."""
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Connected]:
+    """The bank's connection to a telco whose policy says nothing of `min_difference`, nor by default of
+    `min_group`."""
     found = columns()
     tables: dict[str, pd.DataFrame] = {party: found[party] for party in ("bank", "telco")}
-    lay_out(tmp_path, tables, "min_intersection = 5\nmax_predictions = 0\n")
+    more = getattr(request, "param", "")
+    lay_out(tmp_path, tables, f"min_intersection = 5\nmax_predictions = 0\n{more}")
     with serving(tmp_path, "telco"), Connected(tmp_path / "parties.toml", "bank", tables["bank"]) as all_:
         yield all_
 
@@ -48,6 +50,8 @@ def without(rows: int) -> np.ndarray[Any, Any]:
     return (np.arange(ROWS) >= rows).astype(float)
 
 
+# The few rows of a linear model's columns would be refused before.
+@pytest.mark.parametrize("served", ["min_group = 3\n"], indirect=True)
 @pytest.mark.parametrize("model", [boosting, linear])
 def test_few_rows_that_are_held_out_are_a_difference(served: Connected, model: Any) -> None:
     with pytest.raises(PolicyError, match="min_difference"):
