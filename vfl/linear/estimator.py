@@ -1,8 +1,8 @@
 """Linear models over columns of several parties behind scikit-learn's `fit` and `predict`.
 
 Takes part: the party that the target names (the label party) and every other party in the mapping. Who
-learns what: see `vfl.align`, `vfl.linear.roles` and `vfl.linear.conjugate`; `ledger_` lists every message of
-a training run and what it reveals. Semi-honest parties.
+learns what: see `vfl.align`, `vfl.linear.roles` and `vfl.linear.hidden`; `ledger_` lists every message of a
+training run and what it reveals. Semi-honest parties.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Linear models as a program: what a job says to all parties, and what each makes of its own seat.
 
 Takes part: the label party and the feature parties, each for itself. Every party is told `VerticalLinear`;
-who learns what from the run is told in `vfl.align`, `vfl.linear.roles` and `vfl.linear.conjugate`. A run
+who learns what from the run is told in `vfl.align`, `vfl.linear.roles` and `vfl.linear.hidden`. A run
 without encryption, or with a key that can be broken, is a program of its own, which a policy has to grant as
 plain.
 """

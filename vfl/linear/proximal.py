@@ -20,8 +20,8 @@ from protocols.arrays import Array, Arrays
 from protocols.errors import DataError, ProtocolError
 from protocols.party import Coordinator, Party
 from protocols.sums.masked import total
-from vfl.linear.conjugate import shares
 from vfl.linear.gradient import Sealer, Sums
+from vfl.linear.hidden import shares
 from vfl.linear.line_search import Patience
 from vfl.linear.messages import PartialScores, ProximalStep, ProximalSums
 from vfl.linear.state import FeatureSide, LabelSide, Solved

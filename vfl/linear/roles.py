@@ -8,8 +8,8 @@ coefficients of its own columns. After alignment, for every batch:
     feature party -> label party     MaskedGradient    [[X_k^T r + mask]]
     label party -> feature party     OpenedGradient    X_k^T r + mask
 
-`solver="sgd"` does so for each mini-batch, and each party steps by itself. `solver="lbfgs"` takes all rows at
-once: what is told of scores is those of each new gradient, from which the label party knows the scores of
+`solver="sgd"` does so for each mini-batch, and each party steps by itself. `solver="lbfgs"` takes all rows
+at once: what is told of scores is those of each new gradient, from which the label party knows the scores of
 any step, and searches along it alone. A feature party adds inner products of its own vectors, the label
 party answers with a `Move`: how they combine, and how far. Still four messages that wait for each other.
 
@@ -21,15 +21,16 @@ Who learns what:
   columns each has. Not the coefficients.
 - A feature party learns the gradient of its own columns over every batch, exactly. From a batch with no more
   rows than columns the residuals follow, and so the labels: batches of fewer than 10 rows a column are
-  refused, by the feature party itself and by the label party, for which rows of weight 0 do not count. Many
-  batches of few rows are as many equations; see the guide.
+  refused, by the feature party itself and by the label party, for which rows of weight 0 do not count; and
+  by the feature party columns with few rows behind their gradient (`vfl.linear.groups`). Many batches of few
+  rows are as many equations; see the guide.
 - A feature party learns how steps combine and how far they go (`Move`), and the order of rows: a few numbers
   a step, which depend on everybody's columns. Of each other feature parties learn nothing besides.
 - Predicting shows the label party the same sums, and takes exactly the parties of the training: of fewer
   feature parties each would have less to hide in.
 
-Semi-honest parties. All feature parties but one, if they collude with the label party, uncover that one's
-scores.
+Semi-honest parties; `vfl.linear.gradient` says what one that cheats reads. All feature parties but one, if
+they collude with the label party, uncover that one's scores.
 Sources: Hardy et al. 2017; Yang et al. 2019 (quasi-Newton vertical logistic regression);
 `vfl.linear.line_search`.
 """
@@ -50,7 +51,7 @@ from protocols.psi import choose
 from protocols.randomness import philox
 from protocols.sums.masked import Masks, agree, total
 from vfl.alignment.roles import Aligned, align_feature, align_label
-from vfl.linear import conjugate, lbfgs, proximal, sgd
+from vfl.linear import hidden, lbfgs, proximal, sgd
 from vfl.linear.columns import Columns
 from vfl.linear.losses import LOSSES
 from vfl.linear.messages import LinearStart, PartialScores
@@ -172,7 +173,7 @@ def _solver(plan: Plan) -> _Solver:
         return sgd
     if plan.l1:
         return proximal
-    return conjugate if plan.security == "hidden" else lbfgs
+    return hidden if plan.security == "hidden" else lbfgs
 
 
 async def predict_feature(

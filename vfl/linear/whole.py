@@ -1,13 +1,15 @@
 """Residuals and columns as whole numbers so small that their sums fit a window of few bits.
 
-No party: numerics, of which both ends of `sealed` do their part. A sum of residuals times a column is an
-exact integer of at most `WINDOW` - `CHECK` bits and a sign, because the lengths of both are bounded (Cauchy
-and Schwarz): that of n residuals by sqrt(n) 2^bits, that of a column by what this leaves. Only the owner
-knows how fine its columns can then be; nobody has to be told.
+No party: numerics, of which both ends of `gradient` do their part. A sum of residuals times a column is an
+exact integer of at most `WINDOW` - `CHECK` bits, its sign among them, because both are short enough (Cauchy
+and Schwarz): the residuals of n rows at most sqrt(n) 2^detail long, a column what that leaves. Only its
+owner knows how finely a column is then rounded; nobody has to be told.
 
-So few bits are enough because residuals need not be told finely. Where everybody follows the same rows step
-after step, what is told is the change since the last time, and what rounding left out then is part of it
-(`Told`): steps get shorter, and so does what is left out.
+Rounding a column to units of q puts sqrt(n) q / 3.5 times the residuals' root mean square into its sum,
+whatever is done about residuals; so they are rounded as coarsely as can be, which leaves columns more room.
+What rounding a residual leaves out is told with the next message: where everybody follows the same rows step
+after step, what is told is the change since the last time (`Told`), and in mini-batches a row's rest waits
+until the row comes again (`Batches`).
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from protocols.arrays import Array
 from protocols.errors import DataError
 from protocols.hazmat.paillier import Fixed
 
-WINDOW = 34  # bits of a sum that its receiver is told
-CHECK = 1  # of them, beyond those of sums: half of all wrong sums show in one
-NOISE = 10  # bits that rounding residuals is below their root mean square, in the mean of all rows
+WINDOW = 34  # bits of a sum that its receiver is told: the fewest that keep coefficients, decision 022
+CHECK = 1  # of them, beyond those of sums: so every other wrong sum is one that cannot be
+NOISE = 10  # bits by which a gradient's rounding is below the residuals' root mean square
 FARTHEST = 400  # a power of two that no residual is beyond
 
 
@@ -56,7 +58,7 @@ class Rounded:
 
 
 def detail(rows: int) -> int:
-    """Bits of residuals, at their root mean square: as many rows' rounding is lost in their sum."""
+    """Bits of a residual, at their root mean square: the fewer the more rows there are to even them out."""
     return max(1, round(NOISE - log2(max(rows, 1)) / 2))
 
 

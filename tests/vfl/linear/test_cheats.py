@@ -95,6 +95,7 @@ def test_a_feature_party_reads_so_many_labels_a_number(mode: str, rows: int, col
 
     It was 128, so all of them at the 10 to 20 rows a column that there have to be.
     """
+    assert WINDOW == 34  # as the guide and the message say
     y = (np.random.default_rng(rows).random((rows, 1)) < 0.4) * 1.0
     told = start_of(mode, y)
     few = asked(told, columns, WINDOW)

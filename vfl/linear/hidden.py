@@ -9,21 +9,24 @@ label party minus the label besides. For every batch, each party has a key, and 
     p -> k     MaskedGradient    [[X_p^T share_k + mask]]
     k -> p     OpenedGradient    X_p^T share_k + mask
 
-and p adds up what came and X_p^T of its own share. `solver="lbfgs"` is conjugate gradients here, which is
-what L-BFGS with exact line searches is where the loss is quadratic: each iteration takes one product of the
-second derivative with a direction, of whose scores the shares are then, and a few scalars.
+and p adds up what came and X_p^T of its own share. With `solver="lbfgs"` shares are those at the end of a
+whole step. The loss is quadratic, so from the gradients at both ends the label party knows how far to go,
+and everybody the gradient there: one encrypted gradient an iteration, and inner products of each party's
+own.
 
 Who learns what:
-- A party learns the gradient of its own columns over every batch (`solver="lbfgs"`: the second derivative
-  times each direction, which is as much), of three and more parties divided into what is due to each other
-  party's columns. Batches of fewer than 10 rows for each of its columns are refused by each party itself.
-- A party learns how many columns each other has, and a power of two above each other's largest share so far.
-- The label party learns lengths and angles of each party's gradient and direction (`ConjugateSums`), and so
-  the loss; feature parties learn how far each step goes (`ConjugateStep`).
+- A party learns the gradient of its own columns over every batch, of three and more parties divided into
+  what is due to each other party's columns. Batches of fewer than 10 rows for each of its columns are refused
+  by each party itself, and columns with few rows behind their gradient (`vfl.linear.groups`).
+- A party learns how many columns each other has, and a power of two above the root mean square of each
+  other's share, or of how it changed.
+- The label party learns lengths and angles of each party's gradients and steps (`TrialProducts`), and so the
+  loss; feature parties learn how steps combine and how far each goes (`Move`).
 - Nobody sees a score, a residual or a label of another in training. **Predicting shows the label party
   scores**, as in `vfl.linear.roles`.
 
-Semi-honest parties, of which two that collude learn what either learns.
+Semi-honest parties, of which two that collude learn what either learns. One that cheats reads 34 bits of any
+other's share for each number that it returns, and nothing from what it decrypts: `vfl.linear.gradient`.
 """
 
 from __future__ import annotations
