@@ -2,9 +2,10 @@
 
     python -m tests.support.stranger ADDRESS COUNT SAYING [options]
 
---as AUTHORITY CERTIFICATE KEY: with TLS. --from ADDRESS: of this machine. --again: another for each that is
-ended. It says "ready" once it has tried them all, and when its standard input ends, how many it opened and
-for how many seconds the longest was kept. Only the standard library, so that it starts at once.
+--as AUTHORITY CERTIFICATE KEY: with TLS. --from ADDRESS: of this machine. --again RATE: another for each that
+is ended, at most so many a second. It says "ready" once it has tried them all, and when its standard input
+ends, how many it opened and for how many seconds the longest was kept. Only the standard library, so that it
+starts at once.
 """
 
 from __future__ import annotations
@@ -99,9 +100,10 @@ class Stranger:
         self._selector = selectors.DefaultSelector()
         self.opened, self.longest = 0, 0.0
 
-    def fill(self, until: float) -> None:
-        """Open what is missing, as far as there is time."""
-        while len(self._open) < self._count and time.monotonic() < until:
+    def fill(self, until: float, most: float = float("inf")) -> None:
+        """Open what is missing, at most so many, as far as there is time."""
+        most += self.opened
+        while len(self._open) < self._count and self.opened < most and time.monotonic() < until:
             with suppress(OSError):
                 one = self._connect()
                 self._open[one] = time.monotonic()
@@ -135,7 +137,7 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("count", type=int)
     parser.add_argument("saying", choices=SAYINGS)
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", type=float, default=0.0)
     parser.add_argument("--from", dest="source", default="")
     parser.add_argument("--as", dest="files", nargs=3)
     said = parser.parse_args()
@@ -144,11 +146,12 @@ def main() -> None:
     print("ready", flush=True)
     over = selectors.DefaultSelector()
     over.register(sys.stdin, selectors.EVENT_READ)
-    end = time.monotonic() + 60  # whatever becomes of who started it
+    last = time.monotonic()
+    end = last + 60  # whatever becomes of who started it
     while not over.select(0) and time.monotonic() < end:
         stranger.drain(0.02)
-        if said.again:
-            stranger.fill(time.monotonic() + 0.1)
+        last, since = time.monotonic(), last
+        stranger.fill(last + 0.1, said.again * (last - since))
     stranger.close()
     print(stranger.opened, f"{stranger.longest:.2f}", flush=True)
 

@@ -485,8 +485,9 @@ def test_a_peer_that_cuts_again_and_again_is_not_dialled_without_end() -> None:
     async def cut(_: object, context: Any) -> None:
         opened.append(time.monotonic())
         asked = Frame.FromString(bytes(await context.read())).hello
+        shop, bank = (certified(name).read(name) for name in ("shop", "bank"))
         said = {"party": "shop", "peer": "bank", "session": b"s" * 16, "peer_session": asked.session}
-        await context.write(hello(**said))
+        await context.write(hello(**said, **proof.prove(shop, asked, b"s" * 16, leaf(bank))))
         await context.write(note(asked.received + 1, CONTROL))
         await context.read()  # that it came
 

@@ -1,7 +1,8 @@
 """Whoever can reach a party's port, or has some certificate, keeps nobody else from being served.
 
 A party serves as a process that may open 1,024 files. While it is attacked, a peer that is connected and one
-that dials anew are each answered by its agent within a second; afterwards it is as it was before.
+that dials anew are each answered by its agent within a second of what an unattacked party takes on the same
+machine at the same time; afterwards it is as it was before.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ else:
 
 FILES = 1024
 ROUNDS = 3
+RATE = 1000.0  # connections a second of who opens them again; decision page 019 says what more does
 PROPOSAL = Propose(
     job="a" * 16,
     attempt=1,
@@ -64,8 +66,9 @@ class Attack(NamedTuple):
 
 @dataclass(frozen=True)
 class Telco:
-    """The party that is attacked."""
+    """A party that serves."""
 
+    name: str
     folder: Path
     process: Process
     address: str
@@ -83,40 +86,53 @@ class Telco:
     def caller(self, name: str) -> Grpc:
         """An honest peer."""
         _, parties = read_config(self.folder / f"{name}.toml")
-        return Grpc(name, parties.book, parties.credentials(name))
+        book = {party: parties.book[party] for party in (name, self.name)}
+        return Grpc(name, book, parties.credentials(name))
 
 
 @pytest.fixture(scope="module")
-def telco(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telco]:
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Telco, Telco]]:
+    """One that is attacked, and one that is not."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     raise_limit()  # each connection of an attack is a file here, too
     folder = tmp_path_factory.mktemp("strangers")
-    book = lay_out(folder, dict.fromkeys(("bank", "mill", "post", "telco")))
+    book = lay_out(folder, dict.fromkeys(("bank", "city", "fair", "mill", "post", "shop", "telco")))
     new_party(folder / "other", folder, "watcher")
     lost = new_party(folder / "lost", folder, "mill")
     text = book.read_text()
     assert "revoked = []" in text
     book.write_text(text.replace("revoked = []", f'revoked = ["{fingerprint(lost.certificate)}"]'))
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (FILES // 4, FILES))
-    telco = start(folder, preexec_fn=limit)
+    telco, shop = (start(folder, name, preexec_fn=limit) for name in ("telco", "shop"))
     try:
-        yield telco
+        yield telco, shop
         telco.process.stop()
     finally:
         telco.process.kill()
+        shop.process.kill()
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def start(folder: Path, **how: Any) -> Telco:
-    _, parties = read_config(folder / "telco.toml")
-    return Telco(folder, Process(folder / "telco.toml", **how), str(parties.book["telco"]))
+@pytest.fixture
+def telco(both: tuple[Telco, Telco]) -> Telco:
+    return both[0]
+
+
+@pytest.fixture
+def shop(both: tuple[Telco, Telco]) -> Telco:
+    return both[1]
+
+
+def start(folder: Path, name: str = "telco", **how: Any) -> Telco:
+    _, parties = read_config(folder / f"{name}.toml")
+    return Telco(name, folder, Process(folder / f"{name}.toml", **how), str(parties.book[name]))
 
 
 @contextmanager
 def attacked(telco: Telco, attack: Attack) -> Iterator[None]:
     """While it lasts, a stranger holds connections, or tries."""
     command = [sys.executable, "-m", "tests.support.stranger", telco.address, str(attack.connections)]
-    command += [attack.saying, *(["--again"] if attack.again else [])]
+    command += [attack.saying, *(["--again", str(RATE)] if attack.again else [])]
     by = certificate(telco, attack.whose)
     if by is not None:
         command += ["--as", *map(str, (by.authority, by.certificate, by.key))]
@@ -130,35 +146,36 @@ def attacked(telco: Telco, attack: Attack) -> Iterator[None]:
             process.kill()
 
 
-async def asked(caller: Grpc, control: Control) -> None:
-    """Until the telco's agent has answered."""
-    await control.say("telco", PROPOSAL)
-    word = await control.hear("telco")
+async def asked(telco: Telco, control: Control) -> None:
+    """Until its agent has answered."""
+    await control.say(telco.name, PROPOSAL)
+    word = await control.hear(telco.name)
     assert isinstance(word, Answer) and word.state == "refused"
 
 
 @asynccontextmanager
-async def connected(telco: Telco, name: str) -> AsyncIterator[tuple[Grpc, Control]]:
+async def connected(telco: Telco, name: str) -> AsyncIterator[Control]:
     async with telco.caller(name) as caller:
         control = Control(caller.for_job(CONTROL), name)
-        assert await caller.reachable("telco", 30.0)
-        await asked(caller, control)
-        yield caller, control
+        assert await caller.reachable(telco.name, 30.0)
+        await asked(telco, control)
+        yield control
 
 
-async def served(telco: Telco, old: tuple[Grpc, Control]) -> tuple[list[float], list[float]]:
-    """Seconds that the agent takes to answer a peer that is connected, and one that is to connect first."""
+async def served(telco: Telco, old: Control, new: str) -> tuple[float, float]:
+    """The most seconds that its agent takes to answer a peer that is connected, and one that is to connect
+    first, whose name is `new`."""
     waits: list[float] = []
     anew: list[float] = []
     for _ in range(ROUNDS):
         start = time.monotonic()
-        async with asyncio.timeout(10):
-            await asked(*old)
+        async with asyncio.timeout(30):
+            await asked(telco, old)
         waits.append(time.monotonic() - start)
         start = time.monotonic()
-        async with asyncio.timeout(10), connected(telco, "post"):
+        async with asyncio.timeout(30), connected(telco, new):
             anew.append(time.monotonic() - start)
-    return waits, anew
+    return max(waits), max(anew)
 
 
 def certificate(telco: Telco, whose: str) -> Credentials | None:
@@ -186,15 +203,18 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_peers_are_served_within_a_second_and_then_all_is_as_it_was(telco: Telco, attack: str) -> None:
+def test_peers_are_served_within_a_second_and_then_all_is_as_it_was(
+    telco: Telco, shop: Telco, attack: str
+) -> None:
     async def talk() -> None:
-        async with connected(telco, "bank") as bank:
-            await served(telco, bank)
+        async with connected(telco, "bank") as bank, connected(shop, "city") as city:
+            await served(telco, bank, "post")
             files, memory = telco.files, telco.memory
             with attacked(telco, ATTACKS[attack]):
-                waits, anew = await served(telco, bank)
-                print(f"{attack}: {max(waits):.3f} s, anew {max(anew):.3f} s, {telco.files} files")
-            assert max(waits) < 1 and max(anew) < 1, (waits, anew)
+                found = await asyncio.gather(served(telco, bank, "post"), served(shop, city, "fair"))
+                print(f"{attack}: {telco.files} files; seconds, connected and anew: {found}")
+            for attacked_one, other in zip(*found, strict=True):
+                assert attacked_one < 1 + other, found
             async with asyncio.timeout(15):
                 while telco.files > files + 2:
                     await asyncio.sleep(0.05)
