@@ -250,6 +250,8 @@ class Talk:
                 self._news.set()
             elif isinstance(word, Ended) and not self._ends[party].full():
                 self._ends[party].put_nowait(word)
+            elif isinstance(word, Ended) and not word.digest:
+                continue  # it has kept its part, and says so again each time that we renew our lease
             else:
                 return self.fail(ProtocolError(f"{word.kind} from {party} in 'jobs' was not due"))
 

@@ -37,6 +37,7 @@ from protocols.record.reconcile import verify
 from protocols.service import caller
 from protocols.service.caller import Connected
 from protocols.service.conversation import Talk
+from protocols.service.jobs import Ended
 from protocols.service.store import Store
 from split import SplitClassifier
 from tests.support.seeds import known_seeds
@@ -181,6 +182,43 @@ def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyP
         ProtocolError, match="shop has said nothing to the proposal within 0.1 s; do both run"
     ):
         asyncio.run(ask())
+
+
+def test_a_party_that_is_done_may_say_so_again_and_again_while_another_is_not() -> None:
+    """As it does whenever its lease is renewed. Another part than the one that it named is not due."""
+    about = {"job": "a" * 16, "attempt": 1}
+    kept = [Ended(**about, digest="0" * 64), *(Ended(**about) for _ in range(5))]
+
+    class Waiting:
+        def __init__(self, shop: list[Ended]) -> None:
+            self.words = {
+                "shop": iter(shop),
+                "telco": iter([Ended(**about, digest="1" * 64), Ended(**about)]),
+            }
+            self.read = asyncio.Event()
+
+        async def say(self, to: str, word: Any) -> None: ...
+
+        async def hear(self, sender: str) -> Any:
+            if sender == "telco":
+                await self.read.wait()
+            for word in self.words[sender]:
+                return word
+            self.read.set()
+            await asyncio.Event().wait()
+
+    async def end(*shop: Ended) -> dict[str, str]:
+        talk = Talk(Waiting([*shop]), about, ["shop", "telco"])  # type: ignore[arg-type]
+        talk.listen()
+        try:
+            digests = await talk.ends()
+            return digests | await talk.ends()
+        finally:
+            await talk.stop()
+
+    assert asyncio.run(end(*kept)) == {"shop": "0" * 64, "telco": "1" * 64}
+    with pytest.raises(ProtocolError, match="Ended/1 from shop in 'jobs' was not due"):
+        asyncio.run(end(*kept, Ended(**about, digest="2" * 64)))
 
 
 def test_a_model_that_is_registered_at_the_caller_alone_is_refused_with_the_reason(
