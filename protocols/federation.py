@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from protocols.errors import ConfigError, DataError, marked
+from protocols.data.tables import own_table
+from protocols.errors import ConfigError, marked
 from protocols.party import Coordinator, Desk, Role, Run, run
 from protocols.policy.rules import Action
 from protocols.progress import Report
@@ -81,13 +82,10 @@ class Federation(Mapping[str, pd.DataFrame]):
         """network: simulated; faults: a plan that disturbs lines; tap: keeps one party's view of a run."""
         if not isinstance(tables, Mapping) or not tables:
             raise ConfigError(f"expected a mapping of party name to DataFrame, got {type(tables).__name__}")
+        self._tables = {}
         for name, table in tables.items():
-            check_name(name)
-            if not isinstance(table, pd.DataFrame):
-                raise DataError(f"expected a DataFrame, got {type(table).__name__}").at(name, "")
-            if table.columns.has_duplicates:
-                raise DataError("two columns have the same name; rename one").at(name, "")
-        self._tables = dict(tables)
+            with marked(check_name(name), ""):
+                self._tables[name] = own_table(table)
         self.network, self.faults, self.tap = network, faults, tap
 
     @classmethod

@@ -14,6 +14,7 @@ import pandas as pd
 
 from protocols.compare.task import Metric, Task
 from protocols.data import partition, tables
+from protocols.data.sources import SUFFIXES, read_file
 from protocols.data.tables import Kind
 from protocols.errors import ConfigError, DataError, marked, nearest
 from protocols.federation import check_name
@@ -79,14 +80,15 @@ def from_frame(
     kind: Kind | None = None,
 ) -> Task:
     """A task from a table in memory; arguments as in `load`."""
-    if not len(table):
-        raise DataError(f"{name}: the table has 0 rows")
     if clients < 1:
         raise ConfigError(f"clients={clients} should be at least 1")
+    try:
+        table = tables.own_table(table)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    if not len(table):
+        raise DataError(f"{name}: the table has 0 rows")
     table = table.set_axis(table.columns.astype(str), axis=1)
-    if table.columns.has_duplicates:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise DataError(f"{name}: two columns are called {twice!r}; rename or drop one")
     notes = []
     if id is None:
         id, notes = _free_name("row", table), ["No id column was given: the row number is the id."]
@@ -141,31 +143,16 @@ BUILT_IN: dict[str, Callable[[], tuple[pd.DataFrame, str, Columns]]] = {
     "digits": _digits,
 }
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".parquet": pd.read_parquet,
-    ".pq": pd.read_parquet,
-}
-
 
 def read(data: str) -> pd.DataFrame:
+    """The table in a file."""
     path = Path(data)
-    reader = READERS.get(path.suffix.lower())
-    known = ", ".join(BUILT_IN)
-    if reader is None:
+    if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"--data {data}: expected {known}, or a file ending in .csv or .parquet{nearest(data, BUILT_IN)}"
+            f"--data {data}: expected {', '.join(BUILT_IN)}, or a file ending in {' or '.join(SUFFIXES)}"
+            f"{nearest(data, BUILT_IN)}"
         )
-    try:
-        table = reader(path)
-    except FileNotFoundError:
-        raise ConfigError(f"--data {data}: no such file") from None
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{data}: the file is empty") from None
-    except (OSError, ValueError) as error:
-        # A parser's message can quote the cell it stumbled over.
-        raise DataError(f"{data}: cannot be read as {path.suffix[1:]} ({type(error).__name__})") from None
-    return table
+    return read_file(path)
 
 
 def _target(table: pd.DataFrame, target: str) -> tuple[str, str | None]:

@@ -26,10 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from protocols.data.tables import check_names
 from protocols.errors import ConfigError, DataError, marked, nearest
 from protocols.settings import MOST_COLUMNS, Names, Section, fault
 
-SUFFIXES = (".csv", ".parquet")
+PARQUET = (".parquet", ".pq")
+SUFFIXES = (".csv", *PARQUET)
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
@@ -62,8 +64,9 @@ def read_table(
     with marked(party, step):
         if source.path is not None:
             place = base / source.path
-            read = _read_parquet if place.suffix.lower() == ".parquet" else _read_csv
-            table = read(place, source, columns)
+            with readable(place):
+                names = _wanted(source, columns, _names(place), place.name)
+                table = _parquet(place, names) if _is_parquet(place) else _csv(place, names, source.ids)
         else:
             with _connected(source, base) as connection:
                 table = _read_query(connection, source, columns)
@@ -72,7 +75,7 @@ def read_table(
     return table
 
 
-def read_file(file: Path, ids: Sequence[str]) -> pd.DataFrame:
+def read_file(file: Path, ids: Sequence[str] = ()) -> pd.DataFrame:
     """All of a CSV or Parquet file, in the file's order of columns; its `ids` are read as by `read_table`.
 
     Without the nameless index that pandas may have written to a Parquet file.
@@ -82,7 +85,9 @@ def read_file(file: Path, ids: Sequence[str]) -> pd.DataFrame:
         raise ConfigError(f"{file}: expected a file that ends in {' or '.join(SUFFIXES)}")
     with readable(file):
         names = [name for name in _names(file) if not _INDEX.fullmatch(name)]
-    return read_table(TableSource(path=file, id=tuple(ids)), Path())[names]
+        _check_names(names, file.name)
+        _check_there(names, ids, file.name)
+        return _parquet(file, names) if _is_parquet(file) else _csv(file, names, ids)
 
 
 def check_unchanged(before: str, now: str, rows: int) -> None:
@@ -115,9 +120,7 @@ def _wanted(
     source: TableSource, columns: Sequence[str] | None, there: Sequence[str], where: str
 ) -> list[str]:
     """The columns to read, those of the id first. `there`: the names that the table has."""
-    if len(set(there)) < len(there):
-        twice = next(name for at, name in enumerate(there) if name in there[:at])
-        raise DataError(f"{where}: two columns are called {twice!r}; rename one")
+    _check_names(there, where)
     usable = source.columns or [name for name in there if name not in source.ids]
     asked = usable if columns is None else columns
     if len(set(asked)) < len(asked):
@@ -126,33 +129,47 @@ def _wanted(
         if name in source.ids or (source.columns is not None and name not in source.columns):
             hint = nearest(name, usable)
             raise ConfigError(f"{where}: column {name!r} is not among those that methods may use{hint}")
-    for role, name in [*(("id ", name) for name in source.ids), *(("", name) for name in asked)]:
-        if name not in there:
-            hint = nearest(name, there)
-            raise ConfigError(f"{where}: no {role}column {name!r} in a table of {len(there)} columns{hint}")
+    _check_there(there, source.ids, where, asked)
     return [*source.ids, *asked]
 
 
-def _read_csv(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    with readable(place):
-        names = _wanted(source, columns, _header(place), place.name)
-        gaps = {name: [""] if name in source.ids else _GAPS for name in names}
-        with warnings.catch_warnings():
-            # Rows longer than the header: their last cells would be dropped. With `usecols` they always are.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                place,
-                dtype=dict.fromkeys(source.ids, "str"),
-                keep_default_na=False,
-                na_values=gaps,
-                index_col=False,
-                low_memory=False,
-            )[names]
-    for name in source.ids:
-        ids = table[name]
-        if ids.dropna().str.fullmatch(_WHOLE).all() and ids.notna().any():
-            table = table.assign(**{name: ids.astype("Int64" if ids.isna().any() else "int64")})
+def _check_names(there: Sequence[str], where: str) -> None:
+    try:
+        check_names(there)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _check_there(there: Sequence[str], ids: Sequence[str], where: str, asked: Sequence[str] = ()) -> None:
+    """ConfigError for a wanted column that is not `there`."""
+    for role, name in [*(("id ", name) for name in ids), *(("", name) for name in asked)]:
+        if name not in there:
+            hint = nearest(name, there)
+            raise ConfigError(f"{where}: no {role}column {name!r} in a table of {len(there)} columns{hint}")
+
+
+def _csv(place: Path, names: Sequence[str], ids: Sequence[str]) -> pd.DataFrame:
+    """Columns of a CSV file. `ids`: those that are numbers only if every cell is written as one."""
+    with warnings.catch_warnings():
+        # Rows longer than the header: their last cells would be dropped. With `usecols` they always are.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        table = pd.read_csv(
+            place,
+            dtype=dict.fromkeys(ids, "str"),
+            keep_default_na=False,
+            na_values={name: [""] if name in ids else _GAPS for name in names},
+            index_col=False,
+            low_memory=False,
+        )[list(names)]
+    for name in ids:
+        cells = table[name]
+        if cells.dropna().str.fullmatch(_WHOLE).all() and cells.notna().any():
+            table = table.assign(**{name: cells.astype("Int64" if cells.isna().any() else "int64")})
     return table
+
+
+def _is_parquet(place: Path) -> bool:
+    return place.suffix.lower() in PARQUET
 
 
 def parquet_columns(source: TableSource, base: Path) -> list[str]:
@@ -172,9 +189,7 @@ def parquet_batches(place: Path, names: Sequence[str], rows: int) -> Iterator[pa
 
 
 def _names(place: Path) -> list[str]:
-    if place.suffix.lower() == ".parquet":
-        return list(pq.read_schema(place).names)
-    return _header(place)
+    return list(pq.read_schema(place).names) if _is_parquet(place) else _header(place)
 
 
 def _header(place: Path) -> list[str]:
@@ -184,12 +199,11 @@ def _header(place: Path) -> list[str]:
     return names
 
 
-def _read_parquet(place: Path, source: TableSource, columns: Sequence[str] | None) -> pd.DataFrame:
-    with readable(place), pq.ParquetFile(place) as file:
-        names = _wanted(source, columns, file.schema_arrow.names, place.name)
+def _parquet(place: Path, names: Sequence[str]) -> pd.DataFrame:
+    with pq.ParquetFile(place) as file:
         # Without pandas' own notes in the file, which would make some columns an index.
-        table: pd.DataFrame = file.read(columns=names).to_pandas(ignore_metadata=True)
-    return table[names]
+        table: pd.DataFrame = file.read(columns=list(names)).to_pandas(ignore_metadata=True)
+    return table[list(names)]
 
 
 @contextmanager

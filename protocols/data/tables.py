@@ -6,6 +6,7 @@ before training: sums over their rows, and which labels occur.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
@@ -73,6 +74,56 @@ def split_target(target: str, parties: Iterable[str]) -> tuple[str, str]:
             f"target {target!r}: no party {party!r}; parties are {known}{nearest(party, names)}"
         )
     return party, column
+
+
+_NAMELESS = re.compile(r"Unnamed: \d+")  # what pandas calls a column that a file has no name for
+
+
+def own_table(given: object) -> pd.DataFrame:
+    """A party's table as all methods take it: each column has one name, text or a whole number.
+
+    Names that numpy made (np.int64, np.str_) become Python's own. DataError for what is no DataFrame, for
+    several levels of names, for two columns of the same name, and for a column without a name.
+    """
+    if not isinstance(given, pd.DataFrame):
+        raise DataError(f"expected a DataFrame, got {type(given).__name__}")
+    if given.columns.nlevels > 1:
+        raise DataError(
+            f"the columns have {given.columns.nlevels} levels of names, expected one; join them, as in "
+            'table.columns = ["_".join(map(str, name)).strip("_") for name in table.columns]'
+        )
+    names = [name.item() if isinstance(name, np.generic) else name for name in given.columns]
+    check_names(names)
+    if any(type(old) is not type(new) for old, new in zip(given.columns, names, strict=True)):
+        return given.set_axis(pd.Index(names, dtype=object), axis=1)
+    return given
+
+
+def check_names(names: Sequence[object]) -> None:
+    """DataError unless `names` are text or whole numbers, none is empty and none stands twice."""
+    for place, name in enumerate(names, 1):
+        if isinstance(name, bool) or not isinstance(name, int | str):
+            raise DataError(
+                f"the name of column {place} of {len(names)} is a {type(name).__name__}, expected text or a "
+                "whole number; rename it"
+            )
+        if nameless(name):
+            raise DataError(
+                f"column {place} of {len(names)} has no name, as where to_csv() wrote the index or lines end "
+                "with a comma; name it, or drop it if it only counts rows (read_csv(..., index_col=0), "
+                "to_csv(..., index=False))"
+            )
+        if isinstance(name, str) and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise DataError(f"the name of column {place} of {len(names)} is not Unicode text; rename it")
+    said = [str(name) for name in names]
+    if len(set(said)) < len(said):
+        twice = next(name for place, name in enumerate(said) if name in said[:place])
+        raise DataError(f"two columns are called {twice!r}; rename one")
+
+
+def nameless(name: object) -> bool:
+    """Whether a column has no name, or the one that pandas makes up for such a column."""
+    return isinstance(name, str) and (not name.strip() or _NAMELESS.fullmatch(name) is not None)
 
 
 def column(table: pd.DataFrame, name: str, role: str) -> pd.Series:

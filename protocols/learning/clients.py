@@ -70,8 +70,11 @@ def check_clients(names: Iterable[str]) -> None:
 def feature_names(table: pd.DataFrame, target: str, id: str | None) -> list[Any]:
     """The columns that a client learns from: all but target and id, whole numbers by size, then text.
 
-    DataError for a table without the target or id column, or without any other.
+    ConfigError for one column as both, DataError for a table without the target or id column, or without any
+    other.
     """
+    if target == id:
+        raise ConfigError(f"column {target!r} is both id and target; choose another id column")
     column(table, target, "target")
     if id is not None:
         column(table, id, "id")

@@ -22,9 +22,9 @@ from typing import Any, Self, TypeVar
 
 import pandas as pd
 
+from protocols.data.tables import own_table
 from protocols.errors import (
     ConfigError,
-    DataError,
     LineError,
     VflError,
     marked,
@@ -74,10 +74,9 @@ class Connected(Mapping[str, pd.DataFrame]):
         book = parties.book
         if me not in book:
             raise ConfigError(f"{me!r} is not in {file}; parties are {', '.join(book)}{nearest(me, book)}")
-        if data is not None and not isinstance(data, pd.DataFrame):
-            raise DataError(f"expected a DataFrame or None, got {type(data).__name__}").at(me, "connect")
-        if data is not None and data.columns.has_duplicates:
-            raise DataError("two columns have the same name; rename one").at(me, "connect")
+        if data is not None:
+            with marked(me, "connect"):
+                data = own_table(data)
         strangers = [party for party in tables or {} if party not in book or party == me]
         if strangers:
             raise ConfigError(
@@ -111,7 +110,8 @@ class Connected(Mapping[str, pd.DataFrame]):
     def holding(self, data: pd.DataFrame) -> Connected:
         """The same connection with another table of this party's, as one with the rows for the test."""
         other = copy.copy(self)
-        other.data = data
+        with marked(self.me, "connect"):
+            other.data = own_table(data)
         return other
 
     @property

@@ -51,7 +51,7 @@ def test_names_that_cannot_name_a_party_are_refused(name: Any) -> None:
 def test_bad_tables_are_marked_with_their_party() -> None:
     with pytest.raises(DataError, match=r"^shop: expected a DataFrame, got dict"):
         Federation({"bank": TABLES["bank"], "shop": {}})  # type: ignore[dict-item]
-    with pytest.raises(DataError, match=r"^shop: two columns have the same name"):
+    with pytest.raises(DataError, match=r"^shop: two columns are called 'x'"):
         Federation({"shop": pd.DataFrame([[1, 2]], columns=["x", "x"])})
 
 

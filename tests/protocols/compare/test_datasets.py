@@ -245,7 +245,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("absent.csv", "no such file"),
         ("table.xlsx", "expected breast_cancer, digits, or a file"),
         ("empty.csv", "empty"),
-        ("no.parquet", "cannot be read as parquet"),
+        ("no.parquet", "cannot be read as PARQUET"),
     ]:
         with pytest.raises(VflError, match=said):
             load(str(tmp_path / name), target="y", parties="a=* b=c")

@@ -25,6 +25,7 @@ from protocols.data.tables import (
     labels,
     moments,
     numbers,
+    own_table,
     split_target,
 )
 from protocols.errors import ConfigError, DataError
@@ -237,3 +238,39 @@ def test_a_regression_target_is_one_column_of_float32() -> None:
 def test_a_column_whose_variance_overflows_is_named_by_its_place() -> None:
     with pytest.raises(DataError, match="column 2 of 2 is too large to standardise"):
         moments(np.array([[1.0, 1e300], [2.0, -1e300]]))
+
+
+# Names of columns.
+
+
+BAD_NAMES: list[tuple[list[Any] | pd.Index, str]] = [
+    (pd.MultiIndex.from_tuples([("id", ""), ("z", "mean"), ("y", "")]), "2 levels of names, .*join them"),
+    (["id", "z", "z"], "two columns are called 'z'; rename one"),
+    (["id", 1, "1"], "two columns are called '1'"),
+    (["id", "z", ""], "column 3 of 3 has no name, .*to_csv"),
+    (["Unnamed: 0", "id", "y"], "column 1 of 3 has no name"),
+    (["id", " ", "y"], "column 2 of 3 has no name"),
+    (["id", ("z", "mean"), "y"], "name of column 2 of 3 is a tuple, expected text or a whole number"),
+    (["id", pd.Timestamp("2024-01-01"), "y"], "is a Timestamp"),
+    (["id", float("nan"), "y"], "is a float"),
+    (["id", 1.5, "y"], "is a float"),
+    (["id", None, "y"], "is a NoneType|is a float"),
+    (["id", True, "y"], "is a bool"),
+    (["id", "\ud800", "y"], "is not Unicode text"),
+]
+
+
+@pytest.mark.parametrize(("names", "said"), BAD_NAMES, ids=[said for _, said in BAD_NAMES])
+def test_names_that_no_method_could_carry_are_refused(names: Any, said: str) -> None:
+    table = pd.DataFrame([[1, 0.5, 0], [2, 1.5, 1]])
+    table.columns = names if isinstance(names, pd.Index) else pd.Index(names, dtype=object)
+    with pytest.raises(DataError, match=said):
+        own_table(table)
+
+
+def test_names_that_numpy_made_become_plain_and_others_stay() -> None:
+    table = pd.DataFrame([[1, 0.5]], columns=pd.Index([np.int64(3), np.str_("a")], dtype=object))
+    plain = own_table(table)
+    assert [type(name) for name in plain.columns] == [int, str] and list(plain.columns) == [3, "a"]
+    for same in (pd.DataFrame({"a": [1]}), pd.DataFrame([[1, 2]])):
+        assert own_table(same) is same

@@ -186,7 +186,7 @@ def test_a_party_that_says_nothing_at_all_is_no_hang(monkeypatch: pytest.MonkeyP
 
 def test_a_party_that_is_done_may_say_so_again_and_again_while_another_is_not() -> None:
     """As it does whenever its lease is renewed. Another part than the one that it named is not due."""
-    about = {"job": "a" * 16, "attempt": 1}
+    about: dict[str, Any] = {"job": "a" * 16, "attempt": 1}
     kept = [Ended(**about, digest="0" * 64), *(Ended(**about) for _ in range(5))]
 
     class Waiting:
