@@ -21,7 +21,7 @@ from torch import nn
 
 from horizontal.agreement import Agreed, agree, tensors, unite
 from horizontal.parameters import Horizontal
-from horizontal.rules import LOSS, Algorithm, Local, Model, ServerRule, in_dtypes, is_finite
+from horizontal.rules import LOSS, Algorithm, Local, Model, ServerRule, diverged
 from horizontal.sampling import others, sample
 from protocols.arrays import Array, Arrays, prefixed, under
 from protocols.data.tables import Scaler
@@ -153,14 +153,14 @@ def following(
 
     ProtocolError for an answer that is not finite, naming whose it is where that is known.
     """
-    if not is_finite(pooled.mean):
-        bad = [party for party, part in pooled.parts.items() if not is_finite(part.value)]
+    if diverged(model, pooled.mean):
+        bad = [party for party, part in pooled.parts.items() if diverged(model, part.value)]
         whose = f"weights from {', '.join(bad[:3])} ({len(bad)} of {len(pooled.parts)} clients) are"
         raise ProtocolError(
             f"{whose if bad else 'the mean of the weights of the clients is'} not finite: training diverged; "
             "lower learning_rate, or standardise"
         )
-    mean = in_dtypes(model, pooled.mean)
+    mean = Arrays((name, pooled.mean[name]) for name in model)
     stepped, state = rule.apply(state, _only(model, trained), _only(mean, trained))
     return Arrays({**mean, **stepped}), state
 

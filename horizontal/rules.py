@@ -113,15 +113,13 @@ def no_state(model: Arrays) -> None:
     return None
 
 
-def in_dtypes(model: Arrays, mean: Arrays) -> Arrays:
-    """A mean in the dtypes of `model`; counters are rounded."""
-    return Arrays((name, _as(like, mean[name])) for name, like in model.items())
+def diverged(model: Arrays, weights: Arrays) -> bool:
+    """Whether `weights` hold NaN or infinity where `model` does not hold the same, as in a mask."""
+    return any(_worse(a, model.get(name)) for name, a in weights.items())
 
 
-def is_finite(weights: Arrays) -> bool:
-    """Whether no array holds NaN or infinity."""
-    return all(bool(np.isfinite(a).all()) for a in weights.values())
-
-
-def _as(like: Array, mean: Array) -> Array:
-    return mean if mean.dtype == like.dtype else np.rint(mean).astype(like.dtype)
+def _worse(array: Array, before: Array | None) -> bool:
+    bad = ~np.isfinite(array)
+    if before is None or not bad.any():
+        return bool(bad.any())
+    return not np.array_equal(array[bad], before[bad], equal_nan=True)

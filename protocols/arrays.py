@@ -156,10 +156,10 @@ def _in_dtype(op: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
 
 
 def weighted_mean(values: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
-    """sum(w_k a_k) / sum(w_k), in the order given, accumulated in each array's own dtype.
+    """sum(w_k a_k) / sum(w_k), in the order given and in each array's own dtype; whole numbers are rounded.
 
-    Floats are summed in sequence order, so the caller passes roster order. Integer arrays
-    (counters) come out as float64: `load_into` rounds them.
+    Floats are summed in sequence order, so the caller passes roster order. A cell that is the same in all of
+    `values` stays as it is, to the bit: frozen weights, masks with infinities, whole numbers of any size.
     """
     if not values:
         raise DataError("nothing to average: no client sent an update")
@@ -169,14 +169,28 @@ def weighted_mean(values: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
     shapes = {name: array.shape for name, array in values[0].items()}
     if any({name: array.shape for name, array in value.items()} != shapes for value in values):
         raise DataError(f"{len(values)} updates differ in names or shapes; do all use the same model?")
-    result: dict[str, Array] = {}
-    for name, first in values[0].items():
-        sums = np.zeros(first.shape, first.dtype if first.dtype.kind == "f" else np.float64)
-        weighted = np.empty_like(sums)
-        for value, weight in zip(values, weights, strict=True):
-            sums += np.multiply(value[name], sums.dtype.type(weight / total), out=weighted)
-        result[name] = sums
-    return Arrays(result)
+    shares = [weight / total for weight in weights]
+    return Arrays((name, _mean([value[name] for value in values], shares)) for name in values[0])
+
+
+def _mean(parts: Sequence[Array], shares: Sequence[float]) -> Array:
+    first = parts[0]
+    if first.dtype.kind != "f":  # around the first, since a float64 cannot hold all whole numbers
+        base = first.astype(np.int64)
+        moved = sum(share * (part.astype(np.int64) - base) for part, share in zip(parts, shares, strict=True))
+        return (base + np.rint(moved).astype(np.int64)).astype(first.dtype)
+    sums = np.zeros(first.shape, first.dtype)
+    weighted = np.empty_like(sums)
+    with np.errstate(invalid="ignore"):  # infinity less infinity, or times 0
+        for part, share in zip(parts, shares, strict=True):
+            sums += np.multiply(part, first.dtype.type(share), out=weighted)
+    same = np.ones(first.shape, bool)
+    for part in parts[1:]:
+        same &= (part == first) | ((part != part) & (first != first))
+        if not same.any():  # as a rule after the first, where all have trained
+            return sums
+    np.copyto(sums, first, where=same)
+    return sums
 
 
 def prefixed(name: str, arrays: Arrays) -> dict[str, Array]:

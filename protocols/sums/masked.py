@@ -124,7 +124,7 @@ class Masked:
         await at.send(to, MaskedPart(words=await at.compute(masks, flat[:, None], cost=2.0 * flat.size)))
 
     async def take(self, at: Coordinator, of: Sequence[str], like: Arrays) -> Pooled:
-        """The mean, in the floating-point dtypes of `like`; counters as float64."""
+        """The mean, in the dtypes of `like`; whole numbers are rounded."""
         came = await at.gather(MaskedPart, of=of)
         words = {party: said.words for party, said in came.items()}
         shape = like.size + 1, 1
@@ -132,6 +132,6 @@ class Masked:
         mean, start = {}, 0
         for name, array in like.items():
             found = (flat[start : start + array.size] / flat[-1]).reshape(array.shape)
-            mean[name] = found.astype(array.dtype) if array.dtype.kind == "f" else found
+            mean[name] = (found if array.dtype.kind == "f" else np.rint(found)).astype(array.dtype)
             start += array.size
         return Pooled(Arrays(mean), float(flat[-1]))

@@ -204,3 +204,29 @@ def test_a_client_that_fails_stops_the_run_and_is_named() -> None:
     tables = rows({"a": 20, "b": 17})
     with pytest.raises(PartyError, match="b/fit/0: ValueError: Expected more than 1 value per channel"):
         FedClassifier(net, batch_size=4).fit(tables, target="y")  # b's last batch has one row
+
+
+def test_a_mask_of_infinities_and_frozen_weights_come_back_as_they_were() -> None:
+    class Masked(nn.Module):
+        mask: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.frozen = nn.Linear(4, 2), nn.Linear(2, 2)
+            self.frozen.requires_grad_(False)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+            self.register_buffer("salt", torch.tensor(2**62 + 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raw = self.frozen(self.layer(x))
+            return torch.where(torch.isinf(self.mask), raw, raw + self.mask)
+
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(90, 4)), columns=list("abcd"))
+    table["y"] = (table["a"] > 0).astype(int)
+    clients = {"north": table[:50], "south": table[50:57], "west": table[57:]}
+    module = Masked()
+    model = FedClassifier(module, rounds=2, batch_size=16).fit(clients, target="y")
+    before, after = module.state_dict(), model.model_.state_dict()
+    for name in ("frozen.weight", "frozen.bias", "mask", "salt"):
+        assert torch.equal(before[name], after[name])
+    assert not torch.equal(before["layer.weight"], after["layer.weight"])
