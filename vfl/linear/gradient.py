@@ -124,7 +124,11 @@ class Sealer:
         return OpenedGradient(words=window(self._key, found, WINDOW).astype(np.uint64))
 
     async def serve(self, at: Coordinator, peers: Sequence[str]) -> None:
-        """Let each of `peers` have the gradient of its own columns."""
+        """Let each of `peers` have the gradient of its own columns.
+
+        PolicyError if a policy asks for more rows behind it than have a weight above 0.
+        """
+        at.guard.group(self._counted)
         for part in chunks(self.rows):
             cost = priced(self._key, paillier_encrypt=(part.stop - part.start))
             await at.broadcast(await at.compute(self.seal, part, cost=cost), to=peers)

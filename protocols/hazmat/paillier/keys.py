@@ -61,7 +61,8 @@ class Paillier:
                 f"a Paillier key should be a product of two primes of {self.bits} to {MOST_BITS} bits, got "
                 f"{n.bit_length()} bits"
             )
-        if not holds(n, raw[size:]):
+        # Its length first: what `holds` is asked about, it remembers.
+        if len(raw) != (1 + ROOTS) * size_of(n) or not holds(n, raw[size:]):
             raise ProtocolError(
                 "a Paillier key came without a valid proof that n is prime to phi(n), which its owner's "
                 "to_bytes() adds; without it a key could read what is multiplied into its ciphertexts"

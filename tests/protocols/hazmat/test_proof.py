@@ -45,6 +45,17 @@ def test_only_its_owner_can_make_it() -> None:
         LOOSE.key_from_bytes(mine[:size])
 
 
+def test_a_proof_of_another_length_is_not_looked_at_nor_kept() -> None:
+    """What was checked is remembered, so that a peer could fill memory with keys of many megabytes."""
+    raw = small().to_bytes()
+    behind_zeros = raw[:128].rjust(1025, b"\0")  # as much of a long key as is read for n
+    before = holds.cache_info()
+    for wrong in (raw + bytes(3), behind_zeros.ljust(8 << 20, b"\0")):
+        with pytest.raises(ProtocolError, match="a Paillier key"):
+            LOOSE.key_from_bytes(wrong)
+    assert holds.cache_info() == before
+
+
 @given(st.integers(0, 8 * 7 * 128 - 1))
 def test_no_bit_of_it_can_be_changed(place: int) -> None:
     raw = bytearray(small().to_bytes())
