@@ -29,8 +29,9 @@ Who learns what:
 - Predicting shows the label party the same sums, and takes exactly the parties of the training: of fewer
   feature parties each would have less to hide in.
 
-Semi-honest parties; `vfl.linear.gradient` says what one that cheats reads. All feature parties but one, if
-they collude with the label party, uncover that one's scores.
+Semi-honest parties; `vfl.linear.gradient` says what a feature party that cheats reads. A label party that
+cheats chooses the gradients that others are told, and so reads a column of one of them a step: it lets that
+one alone move. All feature parties but one, if they collude with the label party, uncover that one's scores.
 Sources: Hardy et al. 2017; Yang et al. 2019 (quasi-Newton vertical logistic regression);
 `vfl.linear.line_search`.
 """

@@ -124,6 +124,16 @@ class AtLeast(Unguarded):
             raise PolicyError(f"a statistic would be of {rows} rows")
 
 
+def asking(role: Role, least: int) -> Role:
+    """The same, with such a policy."""
+
+    async def asked(me: Coordinator) -> Any:
+        me.desk.guard = AtLeast(least)
+        return await role(me)
+
+    return asked
+
+
 @pytest.mark.parametrize("guarded", ["bank", "shop"])
 def test_a_policy_is_asked_about_the_rows_of_a_batch(data: Data, guarded: str) -> None:
     """Not about all rows: every batch has a gradient of its own."""
@@ -134,13 +144,6 @@ def test_a_policy_is_asked_about_the_rows_of_a_batch(data: Data, guarded: str) -
     }
     model = classifier(solver="sgd", batch_size=40, max_iter=1)
     roles, seed = captured(lambda tables: model.fit(tables, **FIT), signs)
-
-    def asking(role: Role, least: int) -> Role:
-        async def asked(me: Coordinator) -> Any:
-            me.desk.guard = AtLeast(least)
-            return await role(me)
-
-        return asked
 
     simulate({**roles, guarded: asking(roles[guarded], 12)}, seed=seed)
     with pytest.raises(PolicyError, match=f"{guarded}.*a statistic would be of 4. rows"):
