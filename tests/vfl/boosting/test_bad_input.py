@@ -13,11 +13,11 @@ import pytest
 from protocols.errors import AlignmentError, ConfigError, DataError, ProtocolError, VflError
 from protocols.federation import simulate
 from protocols.hazmat.paillier import Fixed, Paillier
-from protocols.party import Party
+from protocols.party import Coordinator, Party
 from tests.protocols.hazmat.keys import other, small
 from tests.vfl.boosting.boosted import plan, roles, shared
 from tests.vfl.boosting.test_estimator import classifier, regressor, tables, without
-from vfl.boosting.messages import ClearSums, Divided, Drawn, Reached, SealedSums, Sides
+from vfl.boosting.messages import ClearSums, Divided, Drawn, Reached, SealedSums, Sides, TreeKey
 from vfl.boosting.sums import open_sums, seal, sum_up, take
 
 Change = Callable[[dict[str, pd.DataFrame]], object]
@@ -327,6 +327,28 @@ def test_sums_beyond_those_of_all_rows_are_refused(largest: int) -> None:
     for value in (101, -101, -(2**63)):
         with pytest.raises(ProtocolError, match="ClearSums/1 from shop: sums that are larger"):
             open_sums(ClearSums(values=np.array([[value, 1]])), None, (1, 1, 2), 100, "shop")
+
+
+def test_a_key_without_its_proof_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is sealed with it."""
+    send, broadcast = Party.send, Coordinator.broadcast
+    sent: list[str] = []
+
+    async def forging(self: Coordinator, message: Any, to: Any = None) -> None:
+        if isinstance(message, TreeKey):
+            message = message.model_copy(update={"key": message.key[:-1] + bytes([message.key[-1] ^ 1])})
+        await broadcast(self, message, to)
+
+    async def noting(self: Party, to: str, message: Any) -> None:
+        sent.append(message.kind)
+        await send(self, to, message)
+
+    monkeypatch.setattr(Coordinator, "broadcast", forging)
+    monkeypatch.setattr(Party, "send", noting)
+    tables_, y = shared(60, (2, 3))
+    with pytest.raises(ProtocolError, match="shop/setup: .*without a valid proof that n is prime to phi"):
+        simulate(roles(tables_, y, plan(encryption="paillier")))
+    assert not {"vfl.BinCounts/1", "vfl.SealedGradients/1"} & {*sent}
 
 
 def test_a_node_of_too_few_rows_is_not_split_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:

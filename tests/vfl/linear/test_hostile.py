@@ -22,6 +22,7 @@ from tests.vfl.linear.test_estimator import FIT, Data, classifier, dealt, people
 from vfl import VerticalLogisticRegression
 from vfl.linear.messages import InnerProducts, LinearStart, Move, PartialScores, ProximalStep, TrialProducts
 from vfl.linear.program import plain_program
+from vfl.linear.shared_gradient import ShareKey
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*without reaching tol")
 
@@ -48,6 +49,12 @@ def first(array: Array, value: float) -> Array:
     return changed
 
 
+def flipped(key: bytes) -> bytes:
+    """With another proof."""
+    return key[:-1] + bytes([key[-1] ^ 1])
+
+
+EXACT = {"security": "exact", "encryption": SMALL}
 HIDDEN = {"security": "hidden", "encryption": SMALL}
 WRONG: list[tuple[dict[str, Any], type[Message], Callable[[Any], dict[str, Any]], str]] = [
     ({}, InnerProducts, lambda m: {"gram": first(m.gram, np.nan)}, "from shop in .*: field gram: .* finite"),
@@ -62,6 +69,8 @@ WRONG: list[tuple[dict[str, Any], type[Message], Callable[[Any], dict[str, Any]]
     (HIDDEN, Move, lambda m: {"coefficients": np.ones(7)}, "expected 3 coefficients, got 7"),
     ({"l1": 0.01}, ProximalStep, lambda m: {"curvature": np.inf}, "field curvature: .* finite"),
     ({"l1": 0.01}, ProximalStep, lambda m: {"momentum": -3.0}, "field momentum: "),
+    (EXACT, LinearStart, lambda m: {"key": flipped(m.key)}, "shop/setup|telco/setup.*without a valid proof"),
+    (HIDDEN, ShareKey, lambda m: {"key": flipped(m.key)}, "/setup.*without a valid proof"),
     ({}, LinearStart, lambda m: {"outputs": 2}, "2 outputs are none that such a model of .* rows has"),
     ({}, LinearStart, lambda m: {"outputs": 2**40}, "outputs are none that such a model of .* rows has"),
     ({"security": "hidden"}, LinearStart, lambda m: {"outputs": 3}, "3 outputs are none"),
