@@ -7,7 +7,8 @@ mail, waits behind it, or outlives a process that it was talking to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -60,12 +61,15 @@ class Post:
         self._lost: dict[str, str] = {}  # peer -> why there will be no more from it
         self._ended = False
         self._asked = 0  # for mail
+        self._awaited: list[str] = []  # whom the job waits for now
+        self._since = 0.0  # seconds of the loop's clock, when it last began or ended to wait
 
     async def deliver(self, envelope: Envelope) -> None:
         """Hand `envelope` over; waits while the peer has too much to acknowledge."""
         if self.job is not None and envelope.job != self.job:
             raise ConfigError(f"{envelope!r} is of job {envelope.job!r}; this is the post of {self.job!r}")
-        await self._grpc.send(self, envelope)
+        with self._waits_for(envelope.receiver, envelope.scope):
+            await self._grpc.send(self, envelope)
 
     async def collect(self, receiver: str, sender: str, scope: str) -> Envelope:
         """The next envelope from `sender` in `scope`."""
@@ -84,11 +88,33 @@ class Post:
             if counts:
                 grpc.begin_wait()
             try:
-                envelope = await self.mailbox.take(sender, scope)
+                with self._waits_for(sender, scope):
+                    envelope = await self.mailbox.take(sender, scope)
             finally:
                 grpc.waits -= counts
         grpc.release(link, envelope)
         return envelope
+
+    def silence(self) -> tuple[float, str]:
+        """For how many seconds the job has done nothing but wait, and for whom; 0 where it does not wait."""
+        if not self._awaited:
+            return 0.0, ""
+        seconds = asyncio.get_running_loop().time() - self._since
+        return seconds, ", ".join(dict.fromkeys(self._awaited))
+
+    @contextmanager
+    def _waits_for(self, peer: str, scope: str) -> Iterator[None]:
+        if scope == ABORT:
+            yield
+            return
+        time = asyncio.get_running_loop().time
+        self._awaited.append(peer)
+        self._since = time()
+        try:
+            yield
+        finally:
+            self._awaited.remove(peer)
+            self._since = time()
 
     def close(self, receiver: str, scope: str) -> None:
         """Free `scope`."""

@@ -19,6 +19,7 @@ from protocols.data.sources import check_unchanged, fingerprint, read_table
 from protocols.errors import CancelledJobError, LineError, ProtocolError, VflError, marked
 from protocols.logs import log
 from protocols.network.grpc import Grpc
+from protocols.network.post import Post
 from protocols.parts import Part, digest, load_part, save_part
 from protocols.party import Coordinator, Role, mark
 from protocols.policy.rules import ANY
@@ -29,16 +30,17 @@ from protocols.service.consent import Case, Consent, Say
 from protocols.service.conversation import Inbox
 from protocols.service.jobs import Answer, Claim, Ended, Prepare, Propose, Sealed, Start, State, Word
 from protocols.service.role import said_of, serve_role
+from protocols.service.silence import unless_silent
 from protocols.service.store import Record
 from protocols.service.turns import Place, Turns
 
 # Seconds that a turn is kept for a caller while another one waits: that has claimed us; the same again and
 # again, on slow lines to many parties; that has let us prepare, while others read larger tables.
-CLAIMED, LONGER, PREPARED = 0.5, 4.0, 15.0
+CLAIMED, LONGER, PREPARED = 0.5, 4.0, 15.0  # the last is halved for a caller that lets one pass on
 LONGEST = 600.0  # seconds for which what was prepared waits for a Start, whether others wait or not
 AFTER = 2.0  # seconds for a role whose time is up to tell its peers so
 
-Bounded = Callable[[Role], Role]
+Bounded = Callable[[Role, Post], Role]
 
 
 class Attempts:
@@ -48,6 +50,7 @@ class Attempts:
         self.consent, self.grpc = consent, grpc
         self.config, self.notes, self.store = consent.config, consent.notes, consent.store
         self._turns = Turns()
+        self._kept: dict[str, float] = {}  # caller -> seconds that what it let us prepare is kept for it
         self._preparing: asyncio.Task[tuple[Seat, Role, str]] | None = None  # at work
 
     async def take_part(
@@ -113,7 +116,7 @@ class Attempts:
                     continue
                 asked = True
             try:
-                async with self._bounded(inbox, case.proposal.action) as bound:
+                async with self._bounded(inbox, place, case.proposal.action) as bound:
                     # The jobs before ours may have used up what it was to be granted from.
                     now = await self.consent.judged_now(case)
                     if await self._run(record, now, bound, place, inbox, say):
@@ -135,8 +138,10 @@ class Attempts:
             record = self.notes.state(record.model_copy(update={"table_digest": told}), "agreed")
             steps, aligned = tuple(checkpoints.steps), checkpoints.aligned
             await say(Answer(**about, state="agreed", steps=steps, aligned=aligned))
-            start = await place.keep(inbox.next(Start, within=LONGEST), PREPARED)
+            kept = self._kept.get(record.caller, PREPARED)
+            start = await place.keep(inbox.next(Start, within=LONGEST), kept)
             if start is None:
+                self._kept[record.caller] = max(kept / 2, CLAIMED)
                 return False
             record = self.consent.begins(record, case, start)
             checkpoints.agree(start.done, start.aligned)
@@ -144,7 +149,7 @@ class Attempts:
             run = await inbox.meanwhile(
                 serve_role(
                     post,
-                    bound(role),
+                    bound(role, post),
                     name=self.config.name,
                     parties=proposal.parties,
                     seed=checkpoints.seed,
@@ -200,12 +205,14 @@ class Attempts:
             others = {peer: said for peer, said in sealed.digests.items() if peer != self.config.name}
             await asyncio.to_thread(save_part, self.store.parts, record.job, replace(part, others=others))
         self.notes.state(record, "done")
+        self._kept[record.caller] = min(2 * self._kept.get(record.caller, PREPARED), PREPARED)
         await say(Ended(**about))  # kept
 
     @asynccontextmanager
-    async def _bounded(self, inbox: Inbox, action: str) -> AsyncIterator[Bounded]:
+    async def _bounded(self, inbox: Inbox, place: Place, action: str) -> AsyncIterator[Bounded]:
         """A bound for the job's role, which ends first, so that all hear why; then for what else waits."""
         me, hours, loop = self.config.name, self.config.longest_job_hours, asyncio.get_running_loop()
+        minutes = self.config.longest_silence_minutes
         error = CancelledJobError(
             f"the job has held {me} for {hours:g} h, the longest that it lets one (longest_job_hours); make "
             f"it shorter, or ask {me} for more time"
@@ -213,11 +220,11 @@ class Attempts:
         until = loop.time() + 3600 * hours
         end = loop.call_at(until + AFTER, inbox.lose, error)
 
-        def bound(role: Role) -> Role:
+        def bound(role: Role, post: Post) -> Role:
             async def bounded(party: Coordinator) -> Any:
                 try:
                     async with asyncio.timeout_at(until) as limit:
-                        return await role(party)
+                        return await unless_silent(role(party), post, place, minutes)
                 except TimeoutError:
                     raise (error if limit.expired() else TimeoutError()) from None
 

@@ -124,6 +124,8 @@ class PartyConfig(BaseSettings):
     log: Literal["debug", "info", "warning", "error"] = "info"
     retention_days: Annotated[int, Field(ge=1)] | None = None  # None: nothing expires
     longest_job_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24.0  # from its turn to its end
+    # That a job which runs may do nothing but wait for a peer, while another caller waits.
+    longest_silence_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     _base: Path = PrivateAttr(default=Path())
 
     @classmethod

@@ -179,6 +179,7 @@ store = "{party}-store"  # a folder of this party's own: jobs, parts of models, 
 # listen = "0.0.0.0:7001"  # where it is not the address in the book, as behind a forwarded port
 # log = "info"  # or debug, warning, error
 # longest_job_hours = 24  # what holds this party for longer ends with an error
+# longest_silence_minutes = 30  # that a job may only wait for a peer, while another caller waits for its turn
 # retention_days = 365  # older parts and ended jobs are deleted by `vfl parts delete --expired`, run at times
 
 {table}# What others may do. The first rule that names a job's peer, table and method decides; a job that none

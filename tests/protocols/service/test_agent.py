@@ -103,6 +103,9 @@ class Post:
 
     def finish(self) -> None: ...
 
+    def silence(self) -> tuple[float, str]:
+        return 0.0, ""
+
     async def __aenter__(self) -> Post:
         return self
 

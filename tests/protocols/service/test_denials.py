@@ -50,19 +50,19 @@ def tables() -> dict[str, pd.DataFrame]:
     return {party: found["telco" if party == "telco" else "bank"] for party in PARTIES}
 
 
-def fit(caller: Connected) -> VerticalNetClassifier:
-    model = VerticalNetClassifier(epochs=1, batch_size=64, random_state=1)
+def fit(caller: Connected, epochs: int = 1) -> VerticalNetClassifier:
+    model = VerticalNetClassifier(epochs=epochs, batch_size=64, random_state=1)
     return model.fit(caller, target=f"{caller.me}.y", id="id")
 
 
 class Served:
-    """`telco`, and those who talk to it."""
+    """`telco`, and those who talk to it. more: keys of its file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         self.folder = folder
         self.parties = Parties.read(lay_out(folder, tables(), POLICY))
         config = folder / "telco.toml"
-        config.write_text(config.read_text().replace('["bank", "mill", "post"]', '["bank", "mill"]'))
+        config.write_text(more + config.read_text().replace('["bank", "mill", "post"]', '["bank", "mill"]'))
         self.telco = Process(config)
         self.bank = self.connect("bank")
 

@@ -73,7 +73,8 @@ def test_every_option_that_is_left_out_can_be_put_in(tmp_path: Path, party: str)
             put_in.append(option.split(" = ")[0])
             text = text.replace(line, option)
     tables = ["columns", "url_env", "query"] if party == "bank" else []
-    assert put_in == ["listen", "log", "longest_job_hours", "retention_days", *tables, "protocols", "expires"]
+    times = ["longest_job_hours", "longest_silence_minutes", "retention_days"]
+    assert put_in == ["listen", "log", *times, *tables, "protocols", "expires"]
     for out in (("url_env", "query"), ("path",)):
         file.write_text("\n".join(line for line in text.splitlines() if not line.startswith(out)))
         config, _ = read_config(file)
