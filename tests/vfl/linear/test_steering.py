@@ -15,6 +15,7 @@ from protocols.arrays import Array
 from protocols.errors import PolicyError
 from protocols.federation import simulate
 from protocols.party import Coordinator, Party
+from protocols.sums import masked
 from tests.support.crew import captured
 from tests.vfl.linear.tables import TARGET
 from tests.vfl.linear.test_estimator import FIT, Data, classifier, dealt, people
@@ -47,15 +48,15 @@ def test_a_label_party_that_steers_reads_columns_of_one_party_among_others(
     told: list[Array] = []
     orders: list[Array] = []
     opened: list[MaskedGradient] = []
-    total, opens, broadcast = vfl.linear.sgd.total, Sealer.open, Coordinator.broadcast
+    total, opens, broadcast = masked.total, Sealer.open, Coordinator.broadcast
 
     def listen(parts: Mapping[str, Array], shape: tuple[int, int]) -> Array:
         told.append(total(parts, shape)[:, 0])
         return np.zeros(shape)
 
-    def steer(self: Sealer, masked: MaskedGradient) -> OpenedGradient:
-        opened.append(masked)
-        words = opens(self, masked).words.astype(object)
+    def steer(self: Sealer, came: MaskedGradient) -> OpenedGradient:
+        opened.append(came)
+        words = opens(self, came).words.astype(object)
         column, of_telco = divmod(len(opened) - 1, 2)
         if not of_telco and column < len(words):
             words[column] += 2 ** (WINDOW - 3)
