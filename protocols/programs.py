@@ -24,6 +24,7 @@ from torch import nn
 
 from protocols.arrays import Array
 from protocols.data.sources import fingerprint
+from protocols.data.tables import check_classes, check_numbers, check_rows, column, labels
 from protocols.errors import ConfigError, nearest
 from protocols.logs import log
 from protocols.parts import Part
@@ -77,6 +78,36 @@ class Seat:
             error.told = str(error)  # a count, and no name of a column
             raise error
         return self.id
+
+    def require_table(self) -> pd.DataFrame:
+        """Its table. ConfigError where it has none."""
+        if self.table is None:
+            raise ConfigError("has no table; every party of this method brings columns or the target")
+        return self.table
+
+    def require_id(self) -> str:
+        """Its id column. ConfigError where none is named, or several are."""
+        if self.one_id is None:
+            raise ConfigError("no id column is named; rows of this method are matched by their ids")
+        return self.one_id
+
+    def require_target(self, *, classes: bool) -> pd.Series:
+        """The values of its target column, of classes or of numbers.
+
+        ConfigError where none is named or it is the id, DataError for values that cannot be learnt.
+        """
+        if self.target is None:
+            raise ConfigError("no target column is named at the label party")
+        if self.target == self.one_id:
+            raise ConfigError(f"column {self.target!r} is both id and target; choose another id column")
+        table = self.require_table()
+        y = column(table, self.target, "target")
+        check_rows(table)
+        if classes:
+            check_classes(labels(y))
+        else:
+            check_numbers(y)
+        return y
 
     @property
     def fingerprint(self) -> str:

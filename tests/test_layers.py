@@ -34,7 +34,7 @@ LEVELS = {
     **{f"protocols.{room}": level for room, level in PROTOCOLS.items()},
     "horizontal": 10,
     "split": 10,
-    **dict.fromkeys(["vfl.alignment", "vfl.order", "vfl.seats", "vfl.weights"], 10),
+    **dict.fromkeys(["vfl.alignment", "vfl.order", "vfl.weights"], 10),
     "vfl.base": 11,
     **dict.fromkeys(["vfl.boosting", "vfl.linear", "vfl.network"], 12),
     **dict.fromkeys(["vfl.command", "vfl.methods"], 13),

@@ -42,7 +42,6 @@ from vfl.boosting.parameters import Boosting
 from vfl.boosting.part import Own
 from vfl.boosting.parts import Table
 from vfl.boosting.predict import predict_feature, predict_label
-from vfl.seats import id_of, table_of, target_of
 
 
 class SealedBoosting(Boosting):
@@ -57,7 +56,7 @@ class SealedBoosting(Boosting):
 
 def fit(p: Boosting, seat: Seat) -> Role:
     """A party's role in training."""
-    table, name, peers = table_of(seat), id_of(seat), p.peers(seat.parties)
+    table, name, peers = seat.require_table(), seat.require_id(), p.peers(seat.parties)
     before: Own | None = seat.kept if p.begin else None
     if p.begin and before is None:
         raise ConfigError("there is no model here to continue; train anew")
@@ -66,7 +65,7 @@ def fit(p: Boosting, seat: Seat) -> Role:
     column(table, name, "id")
     columns = table.drop(columns=name)
     if seat.party == p.label_party:
-        y = target_of(seat, classes=p.kind == "classification")
+        y = seat.require_target(classes=p.kind == "classification")
         columns = columns.drop(columns=seat.target)
         if p.complete_secure and not columns.shape[1]:
             raise DataError(
@@ -91,7 +90,7 @@ def fit(p: Boosting, seat: Seat) -> Role:
 def predict(p: Boosting, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
-    table = table_of(seat)
+    table = seat.require_table()
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     check_kinds(table, own.owned.bins)
     rows, owned = Table(ids, table), own.owned
@@ -104,8 +103,8 @@ def predict(p: Boosting, seat: Seat) -> Role:
 def owned(p: Boosting, seat: Seat, result: Any) -> Own:
     """What a party holds after `fit`."""
     if seat.party == p.label_party:
-        return Own(id_of(seat), result[0], seat.target or "", result[1])
-    return Own(id_of(seat), result[0])
+        return Own(seat.require_id(), result[0], seat.target or "", result[1])
+    return Own(seat.require_id(), result[0])
 
 
 def keep(p: Boosting, seat: Seat, result: Any) -> Part:

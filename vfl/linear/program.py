@@ -40,7 +40,6 @@ from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table,
 from vfl.linear.roles import feature_party, label_party, predict_feature, predict_label
 from vfl.linear.shared_gradient import ShareKey
 from vfl.order import Order
-from vfl.seats import id_of, table_of, target_of
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -116,10 +115,10 @@ class Sealed(VerticalLinear):
 
 def fit(p: VerticalLinear, seat: Seat) -> Role:
     """A party's role in training."""
-    table, name = table_of(seat), id_of(seat)
+    table, name = seat.require_table(), seat.require_id()
     plan, peers, start = p.plan, p.peers(seat.parties), seat.kept if p.warm_start else None
     if seat.party == p.label_party:
-        target = Target(target_of(seat, classes=p.family == "logistic"), seat.sample_weight)
+        target = Target(seat.require_target(classes=p.family == "logistic"), seat.sample_weight)
         if plan.security == "hidden" and seat.sample_weight is not None:
             raise ConfigError(
                 'sample_weight would have to be told to all parties with security="hidden", since each '
@@ -144,7 +143,7 @@ def predict(p: VerticalLinear, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
     _check_parties(p, seat, own)
-    table = table_of(seat)
+    table = seat.require_table()
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     rows = Table(ids, features(table, own.columns), own.columns)
     if own.head is not None:
@@ -176,13 +175,13 @@ def owned(p: VerticalLinear, seat: Seat, result: Any) -> Own:
     head: Head | None = result[1] if seat.party == p.label_party else None
     target = (seat.target or "") if head is not None else ""
     peers = p.peers(seat.parties)
-    return Own(id_of(seat), feature_columns(p, seat), fitted, p.label_party, peers, target, head)
+    return Own(seat.require_id(), feature_columns(p, seat), fitted, p.label_party, peers, target, head)
 
 
 def feature_columns(p: VerticalLinear, seat: Seat) -> list[str]:
     """The columns that a party learns from: all but the id, and the target."""
-    left_out = {id_of(seat), *([seat.target] if seat.party == p.label_party else [])}
-    return [name for name in table_of(seat).columns if name not in left_out]
+    left_out = {seat.require_id(), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in seat.require_table().columns if name not in left_out]
 
 
 def keep(p: VerticalLinear, seat: Seat, result: Any) -> Part:

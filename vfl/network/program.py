@@ -35,7 +35,6 @@ from vfl.network.roles import (
     predict_label,
 )
 from vfl.order import Order
-from vfl.seats import id_of, table_of, target_of
 
 
 class VerticalNet(Parameters):
@@ -69,12 +68,12 @@ class VerticalNet(Parameters):
 
 def fit(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in training."""
-    table, name = table_of(seat), id_of(seat)
+    table, name = seat.require_table(), seat.require_id()
     plan, peers = p.plan, p.peers(seat.parties)
     load_optimizers()
     bottom, top = (copy.deepcopy(seat.modules.get(part)) for part in ("bottom", "top"))
     if seat.party == p.label_party:
-        y = target_of(seat, classes=p.kind == "classification")
+        y = seat.require_target(classes=p.kind == "classification")
     columns = feature_columns(p, seat)
     if not columns and seat.party != p.label_party:
         raise DataError("no column is left beside the id; a feature party needs at least one")
@@ -90,7 +89,7 @@ def fit(p: VerticalNet, seat: Seat) -> Role:
 def predict(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in predicting, with the part that it kept."""
     own: Own = seat.kept
-    table = table_of(seat)
+    table = seat.require_table()
     ids = ids_of(table, own.id, duplicates=p.duplicates, normalise=p.normalise)
     rows = Table(ids, features(table, own.columns))
     if own.top is not None:
@@ -107,13 +106,13 @@ def owned(p: VerticalNet, seat: Seat, result: Any) -> Own:
     if seat.party == p.label_party:
         learnt = (result[0], result[1])
     target = (seat.target or "") if learnt[1] is not None else ""
-    return Own(id_of(seat), feature_columns(p, seat), learnt[0], target, learnt[1])
+    return Own(seat.require_id(), feature_columns(p, seat), learnt[0], target, learnt[1])
 
 
 def feature_columns(p: VerticalNet, seat: Seat) -> list[str]:
     """The columns that a party learns from: all but the id, and the target."""
-    left_out = {id_of(seat), *([seat.target] if seat.party == p.label_party else [])}
-    return [name for name in table_of(seat).columns if name not in left_out]
+    left_out = {seat.require_id(), *([seat.target] if seat.party == p.label_party else [])}
+    return [name for name in seat.require_table().columns if name not in left_out]
 
 
 def keep(p: VerticalNet, seat: Seat, result: Any) -> Part:
