@@ -17,6 +17,7 @@ from protocols.errors import ConfigError, marked
 from protocols.party import Coordinator, Desk, Role, Run, run
 from protocols.policy.rules import Action
 from protocols.progress import Report
+from protocols.randomness import standard_torch
 from protocols.wire.clock import run_virtual
 from protocols.wire.faults import Faults, Plan
 from protocols.wire.ledger import Ledger
@@ -154,21 +155,23 @@ class Federation(Mapping[str, pd.DataFrame]):
         seat alone is asked for, and `Run.results` holds its result alone; `run` is the job that trained.
         """
         roles: dict[str, Role] = {}
-        for party in parties:
-            with marked(party, action):
-                roles[party] = program.role(action, parameters, seat(party))
-        return self.run(roles, seed=seed, on_progress=on_progress)
+        with standard_torch():
+            for party in parties:
+                with marked(party, action):
+                    roles[party] = program.role(action, parameters, seat(party))
+            return self.run(roles, seed=seed, on_progress=on_progress)
 
     def run(self, roles: Mapping[str, Role], *, seed: int = 0, on_progress: Report | None = None) -> Run:
         """Run these roles over this federation's lines."""
-        return simulate(
-            roles,
-            seed=seed,
-            network=self.network,
-            faults=self.faults,
-            on_progress=on_progress,
-            tap=self.tap,
-        )
+        with standard_torch():
+            return simulate(
+                roles,
+                seed=seed,
+                network=self.network,
+                faults=self.faults,
+                on_progress=on_progress,
+                tap=self.tap,
+            )
 
     def __getitem__(self, party: str) -> pd.DataFrame:
         return self._tables[party]

@@ -12,15 +12,18 @@ counting computes nothing, draws nothing from the random generators, and leaves 
 running statistics alone. It also counts what CPU kernels hide from the counter: on CPU an LSTM, fused
 attention and a frozen transformer layer all count as zero. A module that needs values (it calls `.item()`,
 or keeps tensors that are not registered) is counted on the CPU instead. Forward hooks run on the copy.
+
+Bookkeeping ends no run: where a module cannot be counted at all, a warning says so once, and its work is 0.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,8 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from protocols.randomness import torch_seeded
 
-FORWARD, TRAIN, TRAIN_AND_INPUT = 0, 1, 2
+FORWARD, TRAIN, TRAIN_AND_INPUT, FORWARD_IN_TRAINING = 0, 1, 2, 3
 
+N = TypeVar("N", bound=nn.Module)
 Inputs = tuple[torch.Tensor | tuple[int, ...], ...]
 
 _counts: WeakKeyDictionary[nn.Module, dict[Hashable, float]] = WeakKeyDictionary()
@@ -41,14 +45,19 @@ _INTERNAL = frozenset(vars(nn.Module()))
 
 
 def forward_flops(module: nn.Module, *inputs: torch.Tensor | tuple[int, ...]) -> float:
-    """FLOPs of `module(*inputs)`.
+    """FLOPs of `module(*inputs)` in evaluation mode, whichever the module is in.
 
     An input is a tensor, of which only shape and dtype are remembered, or the shape of a floating-point
     one. The first call for a shape takes milliseconds (in a process, some two seconds, which
     torch spends on imports), later ones about a microsecond.
-    Raises what the module raises if it cannot take such inputs.
+    0 with a RuntimeWarning for a module that cannot be counted with such inputs.
     """
     return _cached(FORWARD, module, inputs)
+
+
+def forward_flops_in_training(module: nn.Module, *inputs: torch.Tensor | tuple[int, ...]) -> float:
+    """FLOPs of `module(*inputs)` in the mode that the module is in, before a backward pass."""
+    return _cached(FORWARD_IN_TRAINING, module, inputs)
 
 
 def training_flops(
@@ -65,9 +74,9 @@ def training_flops(
 def backward_flops(
     module: nn.Module, *inputs: torch.Tensor | tuple[int, ...], input_gradient: bool = False
 ) -> float:
-    """FLOPs of the backward pass alone: `training_flops` less `forward_flops`."""
+    """FLOPs of the backward pass alone."""
     both = training_flops(module, *inputs, input_gradient=input_gradient)
-    return both - forward_flops(module, *inputs)
+    return both - forward_flops_in_training(module, *inputs)
 
 
 def forget(module: nn.Module) -> None:
@@ -77,7 +86,7 @@ def forget(module: nn.Module) -> None:
 
 def _cached(passes: int, module: nn.Module, inputs: Inputs) -> float:
     # A list grown in a loop: this runs at every training step, and nested tuples take half as long again.
-    entry: list[Hashable] = [passes, module.training]
+    entry: list[Hashable] = [passes, passes != FORWARD and module.training]
     for x in inputs:
         if isinstance(x, tuple):
             entry.append(x)
@@ -101,10 +110,19 @@ def _cached(passes: int, module: nn.Module, inputs: Inputs) -> float:
 
 def _count(passes: int, module: nn.Module, inputs: Inputs) -> float:
     with torch.inference_mode(False), torch.enable_grad():
-        with suppress(RuntimeError, TypeError):
+        with suppress(Exception):  # it may need values
             return _run(passes, module, inputs, "meta")
-        with torch_seeded(), _no_fused_kernels():
-            return _run(passes, module, inputs, "cpu")
+        try:
+            with torch_seeded(), _no_fused_kernels():
+                return _run(passes, module, inputs, "cpu")
+        except Exception as error:  # whatever a module of somebody's own raises
+            warnings.warn(
+                f"the FLOPs of a {type(module).__name__} cannot be counted ({type(error).__name__}); they "
+                "are left out of what the ledger says of its party",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return 0.0
 
 
 @contextmanager
@@ -122,8 +140,10 @@ def _no_fused_kernels() -> Iterator[None]:
 
 
 def _run(passes: int, module: nn.Module, inputs: Inputs, device: str) -> float:
-    twin = copy.deepcopy(module).to(device)
+    twin = copied(module).to(device)
     if passes == FORWARD:
+        twin.eval()
+    if passes in (FORWARD, FORWARD_IN_TRAINING):
         # A transformer with nothing to train takes a fused path that the counter cannot see into.
         for parameter in twin.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -133,9 +153,22 @@ def _run(passes: int, module: nn.Module, inputs: Inputs, device: str) -> float:
             example.requires_grad_(example.is_floating_point())
     with FlopCounterMode(display=False) as counter:
         outputs = [y for y in _tensors(twin(*examples)) if y.requires_grad]
-        if passes != FORWARD and outputs:
+        if passes in (TRAIN, TRAIN_AND_INPUT) and outputs:
             torch.autograd.backward(outputs, [torch.zeros_like(y) for y in outputs])
     return float(counter.get_total_flops())
+
+
+def copied(module: N) -> N:
+    """A deep copy, also of a module that keeps what it computed last, as attention maps or old weight norms.
+
+    torch refuses to copy tensors with a history; in the copy they have none.
+    """
+    memo: dict[int, Any] = {}
+    for inner in module.modules():
+        for tensor in _tensors(vars(inner)):
+            if tensor.requires_grad and not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(module, memo)
 
 
 def _example(x: torch.Tensor | tuple[int, ...], module: nn.Module, device: str) -> torch.Tensor:

@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -65,6 +65,19 @@ def torch_seeded(seed: int | None = None) -> Iterator[None]:
             yield
         finally:
             generator.set_state(before)
+
+
+@contextmanager
+def standard_torch() -> Iterator[None]:
+    """Within, torch makes float32 tensors on the CPU, as networks here are, whatever it was told to make."""
+    dtype = torch.get_default_dtype()
+    elsewhere = torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if elsewhere else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _state(seed: int) -> torch.Tensor:

@@ -8,7 +8,6 @@ that was brought, in one process, is the same everywhere.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +17,8 @@ import torch
 from torch import nn
 
 from protocols.errors import ConfigError
-from protocols.learning.networks import dry_run
+from protocols.flops import copied
+from protocols.learning.networks import check_tensors, dry_run
 from protocols.learning.training import Settings
 
 Network = Callable[
@@ -63,7 +63,7 @@ class Plan:
         ends = (0, *self.cut, len(whole))
         modules = [cast(nn.Sequential, whole[start:stop]) for start, stop in pairwise(ends)]
         _check_separate(modules)
-        return _inspect([copy.deepcopy(module) for module in modules], columns, outputs)
+        return _inspect([copied(module) for module in modules], columns, outputs)
 
 
 def cut_positions(cut: object) -> tuple[int, ...]:
@@ -96,8 +96,9 @@ def _check_separate(modules: Sequence[nn.Module]) -> None:
 def _inspect(modules: Sequence[nn.Sequential], columns: int, outputs: int) -> tuple[Layers, ...]:
     """What goes in at each cut, and which parts are random: found by sending two rows of zeros through."""
     layers: list[Layers] = []
-    x = torch.zeros(2, columns)
+    x = torch.zeros(2, columns, dtype=torch.float32, device="cpu")
     for module in modules:
+        check_tensors(module)
         for inner in module.modules():
             if getattr(inner, "inplace", False):
                 inner.inplace = False  # type: ignore[assignment]  # it may not write on a tensor whose gradient goes back
@@ -105,7 +106,10 @@ def _inspect(modules: Sequence[nn.Sequential], columns: int, outputs: int) -> tu
         try:
             x, random = dry_run(module, x)
         except Exception as error:
-            raise ConfigError(f"the model does not take rows of {columns} columns: {error}") from error
+            raise ConfigError(
+                f"the model fails on 2 rows of {columns} columns, all zeros in float32, with "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if not isinstance(x, torch.Tensor) or x.dtype != torch.float32 or x.shape[:1] != (2,):
             raise ConfigError("the model should give one float32 tensor at the cut, a row for each row")
         layers.append(Layers(module.train(), inputs, random))

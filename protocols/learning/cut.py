@@ -24,8 +24,8 @@ from torch import nn
 
 from protocols.arrays import Array, Arrays, to_torch
 from protocols.errors import ProtocolError
-from protocols.flops import backward_flops, forward_flops, training_flops
-from protocols.learning.training import Settings, evaluated, restore, snapshot
+from protocols.flops import backward_flops, forward_flops, forward_flops_in_training, training_flops
+from protocols.learning.training import Settings, evaluated, in_batch, restore, snapshot
 from protocols.party import Party
 from protocols.wire.message import Message, Spec
 
@@ -173,11 +173,13 @@ async def exchange(
         if segment.above is None:
             assert y is not None
             cost = segment.training_flops(inputs)
-            await at.compute(trainer.learn, segment.module, inputs, y, not passed, cost=cost, rng=rng)
+            with in_batch(len(y)):
+                await at.compute(trainer.learn, segment.module, inputs, y, not passed, cost=cost, rng=rng)
             await _answer(at, segment, came)
             continue
-        cost = forward_flops(segment.module, *inputs)
-        h = await at.compute(segment.module, *inputs, cost=cost, rng=rng)
+        cost = forward_flops_in_training(segment.module, *inputs)
+        with in_batch(len(inputs[0])):
+            h = await at.compute(segment.module, *inputs, cost=cost, rng=rng)
         await at.send(segment.above, _smashed(h, y if segment.labels else None))
         passed.append((segment, inputs, came, h))
     for place, (segment, inputs, came, h) in reversed([*enumerate(passed)]):

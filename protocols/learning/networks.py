@@ -10,7 +10,6 @@ itself: over a network that is possible only for one that has a name.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -25,8 +24,9 @@ from torch import nn
 from protocols.arrays import Arrays
 from protocols.data.tables import Kind
 from protocols.errors import ConfigError, VflError, nearest
+from protocols.flops import copied
 from protocols.learning.training import outputs
-from protocols.randomness import torch_seeded
+from protocols.randomness import standard_torch, torch_seeded
 
 Network = Callable[[int, int], nn.Module]  # (feature columns, outputs) -> a new module
 
@@ -47,7 +47,7 @@ def mlp(inputs: int, outputs: int, hidden: Sequence[int] = (64, 32), seed: int =
     if type(seed) is not int or not 0 <= seed < 2**256:
         raise ConfigError(f"mlp: seed should be an integer in [0, 2**256), got {seed!r}")
     layers: list[nn.Module] = []
-    with torch_seeded(seed):
+    with standard_torch(), torch_seeded(seed):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
@@ -74,10 +74,10 @@ def network(name: str, inputs: int, outputs: int, hidden: Sequence[int], seed: i
     does, for a factory that takes a seed, and for a network that draws more than its weights.
     """
     told = _told(name, inputs, outputs, hidden, seed)
-    with torch_seeded(seed):
+    with standard_torch(), torch_seeded(seed):
         built = model(name, told)
     if name != "mlp":
-        with torch_seeded(seed + 1):
+        with standard_torch(), torch_seeded(seed + 1):
             _check_drawn(name, built, model(name, told), torch.linspace(-1, 1, 2 * inputs).reshape(2, inputs))
     return built
 
@@ -122,7 +122,7 @@ def dry_run(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
     """
     with torch_seeded(), torch.no_grad():
         before = torch.get_rng_state()
-        result: torch.Tensor = copy.deepcopy(module).train()(x)
+        result: torch.Tensor = copied(module).train()(x)
         return result, not torch.equal(before, torch.get_rng_state())
 
 
@@ -189,16 +189,36 @@ def check_inputs(model: nn.Module, inputs: int) -> None:
 
 def _prototype(model: nn.Module, inputs: int, seed: int) -> tuple[nn.Module, tuple[int, ...]]:
     """A copy, lazy layers drawn from `seed`, and the shape of what it makes of two rows."""
-    module = copy.deepcopy(model)
-    with torch_seeded(seed):
+    module = copied(model)
+    with standard_torch(), torch_seeded(seed):
         return module, _shape(module, inputs)
 
 
+def check_tensors(module: nn.Module) -> None:
+    """ConfigError for a network that cannot be averaged and kept: of another precision than float32, on an
+    accelerator, or with state that is no tensor."""
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ConfigError(
+                f"model: {name} is a {type(tensor).__name__}, expected tensors alone in its state"
+            )
+        if nn.parameter.is_lazy(tensor):
+            continue
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ConfigError(f"model: {name} is {tensor.dtype}, expected float32; call float() on the model")
+        if tensor.device.type != "cpu":
+            raise ConfigError(f"model: {name} is on {tensor.device}; call cpu() on the model")
+
+
 def _shape(module: nn.Module, inputs: int) -> tuple[int, ...]:
+    check_tensors(module)
     try:
         shape = outputs(module, torch.zeros(2, inputs)).shape
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ConfigError(f"model does not take float32 rows of {inputs} features: {error}") from error
+        raise ConfigError(
+            f"model fails on 2 rows of {inputs} features, all zeros in float32, with {type(error).__name__}: "
+            f"{error}"
+        ) from error
     if len(shape) != 2 or shape[0] != 2:
         raise ConfigError(f"model gives outputs of shape {shape} for 2 rows, expected (2, outputs)")
     return shape

@@ -7,6 +7,7 @@ comparison.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf
@@ -125,6 +126,20 @@ def batches(rows: int, size: int, rng: np.random.Generator) -> Iterator[Array]:
         yield order[start : start + size]
 
 
+@contextmanager
+def in_batch(rows: int) -> Iterator[None]:
+    """Within, a module trains on so many rows: DataError with the cure where it cannot train on one alone."""
+    try:
+        yield
+    except ValueError as error:
+        if rows != 1:
+            raise
+        raise DataError(
+            f"the model cannot train on a batch of 1 row ({type(error).__name__}: {error}); choose another "
+            "batch_size, so that no row is left over alone"
+        ) from error
+
+
 def train(
     module: nn.Module,
     x: torch.Tensor,
@@ -145,7 +160,8 @@ def train(
         for rows in batches(len(x), settings.batch_size, rng):
             index = torch.from_numpy(rows)
             optimizer.zero_grad()
-            value = loss(module(x[index]), y[index])
+            with in_batch(len(rows)):
+                value = loss(module(x[index]), y[index])
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += float(value.detach()) * len(rows)

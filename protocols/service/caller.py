@@ -38,6 +38,7 @@ from protocols.party import Role, Run
 from protocols.policy.rules import Action
 from protocols.programs import P, Parameters, Program, Seat
 from protocols.progress import Report
+from protocols.randomness import standard_torch
 from protocols.record.rows import CUT
 from protocols.service.config import Parties
 from protocols.service.conversation import FAREWELL, Talk
@@ -168,10 +169,11 @@ class Connected(Mapping[str, pd.DataFrame]):
                 f"{', '.join(own.modules)}: a module of one's own cannot cross the network; name a model "
                 "that is registered at every party (`vfl.models`), or leave it out"
             )
-        with marked(self.me, action):
-            role = program.role(action, parameters, own)
-        asked = Asked(program, action, parameters, own, role, tuple(parties), run, self._tables)
-        return self._there(self._job(asked, on_progress))
+        with standard_torch():
+            with marked(self.me, action):
+                role = program.role(action, parameters, own)
+            asked = Asked(program, action, parameters, own, role, tuple(parties), run, self._tables)
+            return self._there(self._job(asked, on_progress))
 
     def close(self) -> None:
         """Say goodbye to the parties. Closing twice does nothing."""

@@ -109,9 +109,12 @@ def test_a_client_named_server() -> None:
         ({"model": "mpl"}, "model 'mpl' is not among those registered, mlp; did you mean 'mlp'"),
         ({"model": 3}, "should be a torch.nn.Module, the name of a registered network, or None, got int"),
         ({"model": nn.Linear(4, 3)}, "model gives 3 outputs for a row, expected 2: one for each class"),
-        ({"model": nn.Linear(5, 2)}, "model does not take float32 rows of 4 features"),
+        (
+            {"model": nn.Linear(5, 2)},
+            "model fails on 2 rows of 4 features, all zeros in float32, with Runt",
+        ),
         ({"model": nn.Sequential(nn.Linear(4, 2), nn.Unflatten(1, (2, 1)))}, "outputs of shape"),
-        ({"model": nn.Linear(4, 2).double()}, "model does not take float32 rows"),
+        ({"model": nn.Linear(4, 2).double()}, "model: weight is torch.float64, expected float32; call float"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings: dict[str, object], said: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from protocols.errors import LineError, PartyError
+from protocols.errors import DataError, LineError
 from protocols.federation import Federation
 from protocols.wire.faults import Plan as Faults
 from protocols.wire.transport import Network
@@ -52,11 +52,12 @@ def test_the_seed_gives_the_same_lines(cut: int | tuple[int, int]) -> None:
 
 
 @CUTS
+@pytest.mark.filterwarnings("ignore:the FLOPs of a")
 def test_a_client_that_fails_stops_all_and_is_named(cut: int | tuple[int, int]) -> None:
     # BatchNorm cannot train on the single row that is left over at client1.
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     uneven = {"client0": DATA["client0"], "client1": DATA["client1"].head(17)}
-    with pytest.raises(PartyError, match=r"^client1/fit/0: .*ValueError") as caught:
+    with pytest.raises(DataError, match=r"^client1/fit/0: .*ValueError") as caught:
         SplitClassifier(model, cut, batch_size=8).fit(uneven, target="y")
     assert isinstance(caught.value.__cause__, ValueError)
 

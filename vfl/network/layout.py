@@ -7,7 +7,6 @@ wide it is to be, from which one can tell what part of all columns one has. Semi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -16,7 +15,8 @@ from pydantic import Field
 from torch import nn
 
 from protocols.errors import ConfigError
-from protocols.learning.networks import mlp
+from protocols.flops import copied
+from protocols.learning.networks import check_tensors, mlp
 from protocols.party import Coordinator, Party
 from protocols.randomness import drawn_seed
 from protocols.wire.message import Message
@@ -127,13 +127,16 @@ def seed_of(me: Party, purpose: str) -> int:
 
 
 def _dry_run(module: nn.Module, width: int, what: str) -> torch.Tensor:
-    twin = copy.deepcopy(module).eval()
+    check_tensors(module)
+    twin = copied(module).eval()
     try:
         with torch.no_grad():
-            result = twin(torch.zeros(2, width))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{what} does not take rows of {width} numbers: {reason}") from None
+            result = twin(torch.zeros(2, width, dtype=torch.float32, device="cpu"))
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(
+            f"{what} fails on 2 rows of {width} numbers, all zeros in float32, with {reason}"
+        ) from None
     if not isinstance(result, torch.Tensor):
         raise ConfigError(f"{what} returns a {type(result).__name__}, expected a tensor")
     return result

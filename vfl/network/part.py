@@ -7,7 +7,6 @@ of the others (see `protocols.estimator`), so that parts of different runs are n
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from protocols.arrays import Array, Arrays, prefixed, under
 from protocols.data.tables import scaler_arrays, scaler_in
 from protocols.errors import ConfigError, marked
 from protocols.estimator import load_parts, save_parts, settings_in
+from protocols.flops import copied
 from protocols.learning.networks import mlp
 from protocols.parts import Part
 from vfl.network.layout import default_bottom
@@ -115,6 +115,6 @@ def own_of(
 
 
 def _loaded(name: str, module: nn.Module, weights: Arrays) -> nn.Module:
-    module = copy.deepcopy(module)
+    module = copied(module)
     under(name, weights).load_into(module)
     return module

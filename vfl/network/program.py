@@ -6,12 +6,12 @@ learns what from the run is told in `vfl.align` and `vfl.network.roles`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from protocols.data.tables import Kind, features
 from protocols.errors import DataError
+from protocols.flops import copied
 from protocols.learning.cut import CutGradient, Smashed
 from protocols.learning.training import Settings, load_optimizers
 from protocols.parts import Part
@@ -71,7 +71,8 @@ def fit(p: VerticalNet, seat: Seat) -> Role:
     table, name = seat.require_table(), seat.require_id()
     plan, peers = p.plan, p.peers(seat.parties)
     load_optimizers()
-    bottom, top = (copy.deepcopy(seat.modules.get(part)) for part in ("bottom", "top"))
+    own = {part: copied(module) for part, module in seat.modules.items()}
+    bottom, top = own.get("bottom"), own.get("top")
     if seat.party == p.label_party:
         y = seat.require_target(classes=p.kind == "classification")
     columns = feature_columns(p, seat)

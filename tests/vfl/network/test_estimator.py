@@ -312,7 +312,7 @@ def test_bad_tables_are_clear_errors(
         (
             {"bottoms": {"shop": nn.Linear(3, 2)}},
             {},
-            "shop/fit: the bottom model does not take rows of 2 numbers",
+            "shop/fit: the bottom model fails on 2 rows of 2 numbers, all zeros in float32, with",
         ),
         (
             {"top": nn.Linear(8, 3)},

@@ -41,10 +41,10 @@ class Pair(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (nn.Linear(4, 2), "the bottom model does not take rows of 3 numbers"),
+        (nn.Linear(4, 2), "the bottom model fails on 2 rows of 3 numbers"),
         (nn.Sequential(nn.Linear(3, 2), nn.Flatten(0)), r"makes torch.float32 \(4,\) of 2 rows of 3 columns"),
         (nn.Identity(), "has no weights to train"),
-        (nn.Linear(3, 2).double(), "does not take rows"),
+        (nn.Linear(3, 2).double(), "weight is torch.float64, expected float32"),
         (Pair(), "returns a tuple"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_top_model_has_one_output_per_class() -> None:
     check_top(nn.Linear(6, 3), 6, 3)
     with pytest.raises(ConfigError, match=r"the top model makes \(2, 2\) of 2 rows, expected \(2, 3\)"):
         check_top(nn.Linear(6, 2), 6, 3)
-    with pytest.raises(ConfigError, match="the top model does not take rows of 6 numbers"):
+    with pytest.raises(ConfigError, match="the top model fails on 2 rows of 6 numbers"):
         check_top(nn.Linear(5, 3), 6, 3)
     with pytest.raises(ConfigError, match="the top model has no weights"):
         check_top(nn.Identity(), 3, 3)
