@@ -57,6 +57,7 @@ class Liar(Sums):
     def labels(self, message: OpenedGradient) -> list[int]:
         """What can be told of each returned number: its bits."""
         words = [int(word) for word in message.words.ravel()]
+        assert max(words) < 2**WINDOW  # and no bit more has come back
         return [
             (word - mask >> k) & 1
             for word, mask in zip(words, self._masks, strict=True)
