@@ -283,26 +283,21 @@ class Party:
         if self.desk.checkpoints is not None:
             self.desk.checkpoints.save_alignment(state())
 
-    def steps(self, total: int, keep: Resumable | None, *, progress: str = "") -> Iterator[Step[Self]]:
+    def steps(self, total: int, keep: Resumable | None, *, begin: int = 0, progress: str = "") -> Steps[Self]:
         """What is left of `total` steps (epochs, rounds, trees) of training, each in a scope below "fit".
 
             for step in me.steps(epochs, trainer, progress="epochs"):
                 async with step as at:
                     ...
 
-        Training goes on from where an earlier process came to: `keep` is restored first, and its state kept
-        after each step; None keeps the number of steps alone. progress: what steps are called to whoever
-        watches. `step.number` counts from 0; `break` ends the training.
+        Training goes on from where an earlier process came to: `keep` is restored at once, and its state kept
+        after each step; None keeps the number of steps alone. begin: steps of a training that this one
+        continues. progress: what steps are called to whoever watches. `break` ends the training.
         """
         done, state = self.resumed()
         if state is not None and keep is not None:
             keep.restore(state)
-        fit = self.within("fit")
-        try:
-            for number in range(done, total):
-                yield Step(fit, number, total, keep, progress)
-        finally:
-            self.desk.ledger.close(self.name, fit.scope)
+        return Steps(self, total, keep, progress, max(done, begin), state is not None)
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Tell whoever watches how far this party is."""
@@ -314,15 +309,43 @@ P = TypeVar("P", bound=Party)
 
 
 @dataclass(slots=True, eq=False)
-class Step(Generic[P]):
-    """One step of `Party.steps`, to be entered once."""
+class Steps(Generic[P]):
+    """What is left of a training's steps, as `Party.steps` gives them; to be gone through once."""
 
-    fit: P
-    number: int
+    me: P = field(repr=False)
     total: int
-    keep: Resumable | None
+    keep: Resumable | None = field(repr=False)
     progress: str
+    done: int  # how many are done by now
+    resumed: bool  # whether an earlier process did some of them
+
+    def __iter__(self) -> Iterator[Step[P]]:
+        fit = self.me.within("fit")
+        try:
+            for number in range(self.done, self.total):
+                yield Step(self, fit, number)
+        finally:
+            self.me.desk.ledger.close(fit.name, fit.scope)
+
+
+@dataclass(slots=True, eq=False)
+class Step(Generic[P]):
+    """One of `Steps`, to be entered once."""
+
+    steps: Steps[P]
+    fit: P
+    number: int  # from 0
     _at: P | None = None
+    _counts: bool = True
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no step comes after it."""
+        return self.number + 1 == self.steps.total
+
+    def leave_out(self) -> None:
+        """Nothing was trained in it: it is not counted, and nothing is kept of it."""
+        self._counts = False
 
     async def __aenter__(self) -> P:
         self._at = self.fit.within(self.number)
@@ -333,11 +356,14 @@ class Step(Generic[P]):
     ) -> None:
         assert self._at is not None
         await self._at.__aexit__(kind, error, trace)
-        if error is None:
-            with marked(self.fit.name, self.fit.scope):
-                self.fit.checkpoint(self.number + 1, Arrays if self.keep is None else self.keep.snapshot)
-            if self.progress:
-                self.fit.progress(self.progress, self.number + 1, self.total)
+        if error is not None or not self._counts:
+            return
+        steps = self.steps
+        steps.done = self.number + 1
+        with marked(self.fit.name, self.fit.scope):
+            self.fit.checkpoint(steps.done, Arrays if steps.keep is None else steps.keep.snapshot)
+        if steps.progress:
+            self.fit.progress(steps.progress, steps.done, steps.total)
 
 
 class Coordinator(Party):

@@ -36,8 +36,8 @@ async def client(me: Coordinator, plan: Plan, rows: Rows, *, clients: Sequence[s
     async with me.within("setup") as at:
         part, x, targets = await join(at, plan, rows, clients)
     trainer, mine = Trainer(plan.settings, joined(part.layers)), segments(part)
-    epochs, place = plan.settings.epochs, clients.index(me.name)
-    for step in me.steps(epochs, trainer):
+    place = clients.index(me.name)
+    for step in me.steps(plan.settings.epochs, trainer):
         async with step as at:
             if place > 0:
                 take_over(await at.recv(clients[place - 1], HandOver), trainer)
@@ -45,7 +45,7 @@ async def client(me: Coordinator, plan: Plan, rows: Rows, *, clients: Sequence[s
             for batch, labels in _batches(at, x, targets, plan.settings.batch_size):
                 await exchange(at, mine, trainer, draws, batch, labels)
             # Between epochs the first client holds the last one's layers; the others are given theirs again.
-            await _pass_on(at, trainer, clients, place, final=step.number == epochs - 1)
+            await _pass_on(at, trainer, clients, place, final=step.is_last)
     return part
 
 

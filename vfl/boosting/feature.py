@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from protocols.arrays import Array, Arrays
-from protocols.errors import ConfigError, DataError, ProtocolError
+from protocols.errors import ConfigError, DataError, ProtocolError, marked
 from protocols.hazmat.paillier import EncryptedArray
 from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
@@ -69,12 +68,10 @@ async def feature_party(
     async with me.within("align") as at:
         aligned = await align_feature(at, label_party, peers, table.ids, protocol=plan.protocol)
     bins, codes = await divided(me, table, aligned, plan, before)
-    done, state = me.resumed()
     about = described(bins, table.monotone)
-    if state is not None and not np.array_equal(state["monotone"], about.monotone):
-        raise ConfigError(
-            "monotone is another than when this training began; put it back, or let the caller train anew"
-        ).at(me.name, "setup")
+    grown = _Grown(Splits.empty() if before is None else before.splits, about.monotone)
+    with marked(me.name, "setup"):
+        steps = me.steps(plan.n_estimators, grown, begin=plan.begin)
     async with me.within("setup") as at:
         word = await at.recv(label_party, TreeKey)
         check_outputs(table.monotone, word.outputs)
@@ -83,32 +80,55 @@ async def feature_party(
     counts, every = about.bins.astype(np.int64), [to_bits(np.ones(codes.shape[1], bool))]
     which = table.ids, aligned.rows, every if plan.draws else []
     held = _Held(label_party, plan, codes, counts, key, word.outputs, *which)
-    splits = [Splits.empty() if before is None else before.splits]
-    ends = [len(splits[0])]
-    if state is not None:
-        splits, ends = [Splits.of(state)], state["ends"].tolist()
-    elif before is not None:
+    if before is not None and not steps.resumed:
         async with me.within("before") as at:
             await answer(at, label_party, codes, before.splits, plan.predict_protocol)
     enough: Enough | None = None
-    async with me.within("fit") as fit:
-        for round_ in range(max(done, plan.begin), plan.n_estimators):
-            async with fit.within(round_) as at:
-                told = await at.recv(label_party, (Drawn, Enough))
-                if isinstance(told, Enough):
-                    enough = told
-                    break
-                added = await _help(at, held, told, first=round_ == 0)
-            splits += added
-            ends.append(ends[-1] + sum(map(len, added)))
-            me.checkpoint(round_ + 1, partial(_state, splits, ends, about.monotone))
+    for step in steps:
+        async with step as at:
+            told = await at.recv(label_party, (Drawn, Enough))
+            if isinstance(told, Enough):
+                enough = told
+                step.leave_out()
+                break
+            grown.add(await _help(at, held, told, first=step.number == 0))
     if plan.early_stopping:
         async with me.within("end") as at:
             enough = enough or await at.recv(label_party, Enough)
-        if not plan.begin <= enough.rounds < plan.begin + len(ends):
+        if not plan.begin <= enough.rounds < plan.begin + len(grown.ends):
             raise ProtocolError(f"{Enough.kind} from {label_party}: {enough.rounds} rounds were not trained")
-        return Owned(bins, Splits.joined(splits).first(ends[enough.rounds - plan.begin])), aligned
-    return Owned(bins, Splits.joined(splits)), aligned
+        return Owned(bins, grown.joined.first(grown.ends[enough.rounds - plan.begin])), aligned
+    return Owned(bins, grown.joined), aligned
+
+
+class _Grown:
+    """What training goes on from: this party's splits, and how many there were after each round."""
+
+    def __init__(self, before: Splits, monotone: Array) -> None:
+        self._splits, self._monotone, self.ends = [before], monotone, [len(before)]
+
+    @property
+    def joined(self) -> Splits:
+        """All splits so far."""
+        return Splits.joined(self._splits)
+
+    def add(self, splits: Sequence[Splits]) -> None:
+        """Those of one round."""
+        self._splits += splits
+        self.ends.append(self.ends[-1] + sum(map(len, splits)))
+
+    def snapshot(self) -> Arrays:
+        """All that goes on from here."""
+        ends = np.array(self.ends, np.int64)
+        return Arrays({**self.joined.arrays(), "ends": ends, "monotone": self._monotone})
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `snapshot` gave. ConfigError for other constraints than it was trained with."""
+        if not np.array_equal(state["monotone"], self._monotone):
+            raise ConfigError(
+                "monotone is another than when this training began; put it back, or let the caller train anew"
+            )
+        self._splits, self.ends = [Splits.of(state)], state["ends"].tolist()
 
 
 async def divided(
@@ -272,7 +292,3 @@ def apart(said: Sides, rows: Sequence[Array], nodes: Sequence[int], sender: str)
     sizes = [len(some) for some in rows]
     flags = from_bits(said.left, sum(sizes), Sides.kind, sender)
     return dict(zip(nodes, np.split(flags, np.cumsum(sizes)[:-1]), strict=True))
-
-
-def _state(splits: Sequence[Splits], ends: Sequence[int], monotone: Array) -> Arrays:
-    return Arrays({**Splits.joined(splits).arrays(), "ends": np.array(ends, np.int64), "monotone": monotone})

@@ -14,7 +14,7 @@ import numpy as np
 from protocols.arrays import Array
 from protocols.costs import Cost
 from protocols.party import Coordinator
-from protocols.trees.forest import Growing, Splits
+from protocols.trees.forest import Forest, Growing, Splits
 from protocols.trees.splits import Found, best_splits, weight
 from protocols.trees.sums import Quantised, histogram, padded
 from vfl.boosting.checks import Above, check_side, check_sums
@@ -48,6 +48,15 @@ class Grower:
     def splits(self) -> Splits:
         """The label party's own, so far."""
         return Splits.joined(self._splits)
+
+    def arrays(self) -> dict[str, Array]:
+        """For a checkpoint."""
+        return {**self.growing.done().arrays(), **self.splits.arrays(), "raw": self.raw.copy()}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Take up what `arrays` gave."""
+        self.growing = Growing(Forest.of(self.growing.parties, state))
+        self._splits, self.raw = [Splits.of(state)], state["raw"].copy()
 
     async def round(
         self, me: Coordinator, statistics: Quantised, drawing: Drawing, columns: Array, *, last: bool

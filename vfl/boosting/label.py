@@ -7,7 +7,7 @@ Takes part: the label party; its counterpart is `vfl.boosting.feature`, and who 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -60,64 +60,78 @@ async def label_party(
         learning, judging = kept & (w > 0), ~kept & (w > 0)
         _check_rows(y, loss, classes, learning, judging, plan)
         check_weights(w[kept])
-    done, state = me.resumed()
     # Before the first round, which may take minutes: whoever watches would still see the alignment.
-    me.progress("trees", max(done, plan.begin), plan.n_estimators)
+    me.progress("trees", max(me.resumed()[0], plan.begin), plan.n_estimators)
     bins, codes = await divided(me, table, aligned, plan, None if before is None else before[0])
     setting = await _set_up(me, peers, described(bins, table.monotone), codes, plan, loss)
-    splits, forest, baseline, scores = Splits.empty(), Forest.empty(me.desk.parties), np.zeros(0), [0.0][:0]
-    if state is not None:
-        splits, forest, baseline = Splits.of(state), Forest.of(me.desk.parties, state), state["baseline"]
-        raw, scores = state["raw"].copy(), state["scores"].tolist()
-    elif before is None:
-        baseline = loss.baseline(y[learning], w[learning])
-        raw = np.repeat(baseline[None], len(y), axis=0)
+    if before is None:
+        splits, forest, baseline = (
+            Splits.empty(),
+            Forest.empty(me.desk.parties),
+            loss.baseline(y[learning], w[learning]),
+        )
     else:
         splits, baseline = before[0].splits, before[1].baseline
         forest = before[1].forest.among(me.desk.parties)
-        raw = np.repeat(baseline[None], len(y), axis=0)
+    grower = Grower(setting, Growing(forest), splits, np.repeat(baseline[None], len(y), axis=0))
+    model = _Trained(grower, baseline)
+    steps = me.steps(plan.n_estimators, model, begin=plan.begin, progress="trees")
+    if before is not None and not steps.resumed:
         async with me.within("before") as at:
-            await ask(at, codes, splits, forest, raw, plan.predict_protocol)
+            await ask(at, codes, splits, forest, grower.raw, plan.predict_protocol)
         if plan.early_stopping:
             # What comes next is held against the model as it is on the rows that are held out now.
-            scores = [
-                *_earlier(before[1].scores, plan.begin),
-                loss.mean(y[judging], raw[judging], w[judging]),
-            ]
-    grower = Grower(setting, Growing(forest), splits, raw)
-    async with me.within("fit") as fit:
-        for round_ in range(max(done, plan.begin), plan.n_estimators):
-            async with fit.within(round_) as at:
-                if _is_enough(scores, plan):
-                    await at.broadcast(Enough(rounds=_best(scores, plan)), to=peers)
-                    break
-                g, h = await at.compute(loss.derivatives, y, raw, cost=20.0 * raw.size)
-                mask, factor = drawn_rows(at.rng("rows"), plan, learning, g * w[:, None])
-                columns = drawn_columns(at.rng("columns"), plan, len(setting.columns.counts))
-                if plan.complete_secure and round_ == 0:
-                    columns = setting.own
-                for side in setting.peers:
-                    await at.send(side.party, Drawn(rows=to_bits(mask), columns=columns[side.at]))
-                scale = (w * factor)[mask][:, None]
-                g, h = g[mask] * scale, h[mask] * scale
-                _check_sizes(g, h)
-                statistics = quantised(g, h, plan.gradient_bits)
-                last = round_ + 1 == plan.n_estimators
-                await grower.round(at, statistics, Drawing(mask), columns, last=last)
+            now = loss.mean(y[judging], grower.raw[judging], w[judging])
+            model.scores = [*_earlier(before[1].scores, plan.begin), now]
+    for step in steps:
+        async with step as at:
+            if _is_enough(model.scores, plan):
+                await at.broadcast(Enough(rounds=_best(model.scores, plan)), to=peers)
+                step.leave_out()
+                break
+            g, h = await at.compute(loss.derivatives, y, grower.raw, cost=20.0 * grower.raw.size)
+            mask, factor = drawn_rows(at.rng("rows"), plan, learning, g * w[:, None])
+            columns = drawn_columns(at.rng("columns"), plan, len(setting.columns.counts))
+            if plan.complete_secure and step.number == 0:
+                columns = setting.own
+            for side in setting.peers:
+                await at.send(side.party, Drawn(rows=to_bits(mask), columns=columns[side.at]))
+            scale = (w * factor)[mask][:, None]
+            g, h = g[mask] * scale, h[mask] * scale
+            _check_sizes(g, h)
+            statistics = quantised(g, h, plan.gradient_bits)
+            await grower.round(at, statistics, Drawing(mask), columns, last=step.is_last)
             if plan.early_stopping:
-                scores.append(loss.mean(y[judging], raw[judging], w[judging]))
-            me.checkpoint(round_ + 1, partial(_state, grower, baseline, scores))
-            me.progress("trees", round_ + 1, plan.n_estimators)
-        else:
-            if plan.early_stopping:
-                async with me.within("end") as at:
-                    await at.broadcast(Enough(rounds=_best(scores, plan)), to=peers)
+                model.scores.append(loss.mean(y[judging], grower.raw[judging], w[judging]))
+    else:
+        if plan.early_stopping:
+            async with me.within("end") as at:
+                await at.broadcast(Enough(rounds=_best(model.scores, plan)), to=peers)
     forest, splits = grower.growing.done(), grower.splits
     if plan.early_stopping:
-        forest = forest.first(_best(scores, plan) * loss.outputs)
+        forest = forest.first(_best(model.scores, plan) * loss.outputs)
         splits = splits.first(forest.splits(me.name))
-    learnt = Learnt(forest, baseline, loss, classes, np.array(scores), validation)
+    learnt = Learnt(forest, model.baseline, loss, classes, np.array(model.scores), validation)
     return Owned(bins, splits), learnt, aligned
+
+
+@dataclass
+class _Trained:
+    """What training goes on from: the trees, what they say of all rows, and how each round did."""
+
+    grower: Grower
+    baseline: Array
+    scores: list[float] = field(default_factory=list)
+
+    def snapshot(self) -> Arrays:
+        """All that goes on from here."""
+        scores = np.array(self.scores, np.float64)
+        return Arrays({**self.grower.arrays(), "baseline": self.baseline, "scores": scores})
+
+    def restore(self, state: Arrays) -> None:
+        """Take up what `snapshot` gave."""
+        self.grower.restore(state)
+        self.baseline, self.scores = state["baseline"], state["scores"].tolist()
 
 
 async def _set_up(
@@ -231,15 +245,3 @@ def _best(scores: Sequence[float], plan: Boosting) -> int:
 
 def _is_enough(scores: Sequence[float], plan: Boosting) -> bool:
     return plan.early_stopping and len(scores) >= _best(scores, plan) + plan.n_iter_no_change
-
-
-def _state(grower: Grower, baseline: Array, scores: Sequence[float]) -> Arrays:
-    return Arrays(
-        {
-            **grower.growing.done().arrays(),
-            **grower.splits.arrays(),
-            "raw": grower.raw.copy(),
-            "baseline": baseline,
-            "scores": np.array(scores, np.float64),
-        }
-    )

@@ -105,24 +105,18 @@ async def _descend(me: Party, side: LabelSide | FeatureSide, run: _Descent, sett
         change = await mesh.gradient(at, factors, run.told.rest(share(z[run.rows], run.rows)))
         return run.gradient(change, point)
 
-    done, state = me.resumed()
-    if state is not None:
-        run.restore(state)
-    else:
+    steps = me.steps(side.plan.max_iter, run, progress="iterations")
+    if not steps.resumed:
         async with me.within("start") as at:
             for _ in range(1 + side.plan.rehearsals):
                 run.block.span.turn(await gradient(at, run.block.span.point))
-    async with me.within("fit") as fit:
-        for i in range(done, side.plan.max_iter if run.more else done):
-            async with fit.within(i) as at:
-                own = run.products(await gradient(at, run.trial))
-                run.step(await settle(at, own))
-            me.checkpoint(i + 1, run.state)
-            me.progress("iterations", i + 1, side.plan.max_iter)
-            done = i + 1
-            if not run.more:
-                break
-    return done
+    for step in steps:
+        if not run.more:
+            break
+        async with step as at:
+            own = run.products(await gradient(at, run.trial))
+            run.step(await settle(at, own))
+    return steps.done
 
 
 class _Descent:
@@ -180,7 +174,7 @@ class _Descent:
             )
         self._along, self.more = told.coefficients, told.more
 
-    def state(self) -> Arrays:
+    def snapshot(self) -> Arrays:
         """All that goes on from here."""
         held = {"summed": self._summed, "along": self._along, "losses": np.array(self.losses)}
         held |= {"flags": np.array([self.more, self.converged], np.int64)}
@@ -188,7 +182,7 @@ class _Descent:
         return Arrays(self.block.span.arrays("block") | self.told.arrays() | copies)
 
     def restore(self, state: Arrays) -> None:
-        """Take up what `state` gave. DataError if it is of other columns."""
+        """Take up what `snapshot` gave. DataError if it is of other columns."""
         self.block.span.restore("block", state)
         self.told.restore(state)
         self._summed, self._along, self.losses = state["summed"], state["along"], state["losses"].tolist()

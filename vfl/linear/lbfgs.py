@@ -21,62 +21,48 @@ from vfl.linear.whole import Factors, Rounded, Told
 async def lead(me: Coordinator, side: LabelSide) -> Solved:
     """The label party's end."""
     run = _Leading(side)
-    done, state = me.resumed()
-    if state is not None:
-        run.restore(state)
-    else:
+    steps = me.steps(side.plan.max_iter, run, progress="iterations")
+    if not steps.resumed:
         async with me.within("start") as at:
             run.begin(await _scores(at, side))
             for _ in range(side.plan.rehearsals):
                 await run.serve(at)
-    async with me.within("fit") as fit:
-        for i in range(done, side.plan.max_iter if run.more else done):
-            async with fit.within(i) as at:
-                await run.serve(at)
-                await at.compute(run.own_gradient, cost=run.cost)
-                inner = await at.gather(InnerProducts, of=side.peers)
-                scores = await _scores(at, side, run.told.highest)
-                last = i + 1 == side.plan.max_iter
-                move = await at.compute(run.choose, inner, scores, last, cost=20 * run.cost)
-                await at.broadcast(move, to=side.peers)
-            me.checkpoint(i + 1, run.state)
-            me.progress("iterations", i + 1, side.plan.max_iter)
-            done = i + 1
-            if not run.more:
-                break
-    return Solved(run.block.coef, done, run.converged, run.losses)
+    for step in steps:
+        if not run.more:
+            break
+        async with step as at:
+            await run.serve(at)
+            await at.compute(run.own_gradient, cost=run.cost)
+            inner = await at.gather(InnerProducts, of=side.peers)
+            scores = await _scores(at, side, run.told.highest)
+            move = await at.compute(run.choose, inner, scores, step.is_last, cost=20 * run.cost)
+            await at.broadcast(move, to=side.peers)
+    return Solved(run.block.coef, steps.done, run.converged, run.losses)
 
 
 async def follow(me: Party, side: FeatureSide) -> Array:
     """A feature party's end: its coefficients (d, outputs)."""
     block = await me.compute(side.block, cost=float(side.columns.values.size))
-    run = _Following(block)
-    done, state = me.resumed()
-    x, cost = side.columns, 2.0 * side.columns.values.size * side.outputs
-    factors = await me.compute(side.columns.factors, slice(0, x.training), cost=cost)
-    if state is not None:
-        run.restore(state)
-    else:
+    run, x = _Following(block), side.columns
+    steps = me.steps(side.plan.max_iter, run)
+    cost = 2.0 * x.values.size * side.outputs
+    factors = await me.compute(x.factors, slice(0, x.training), cost=cost)
+    if not steps.resumed:
         async with me.within("start") as at:
             await _tell(at, side, block.span.point, block, cost)
             for _ in range(side.plan.rehearsals):
                 await run.ask(at, side, factors)
-    async with me.within("fit") as fit:
-        for i in range(done, side.plan.max_iter if run.more else done):
-            async with fit.within(i) as at:
-                await run.ask(at, side, factors)
-                await at.compute(block.turn, run.summed, x.training, cost=2.0 * run.summed.size)
-                inner = InnerProducts(
-                    gram=products(block.span.basis),
-                    penalty=block.penalty(),
-                )
-                await at.send(side.label_party, inner)
-                # Scores of a gradient are about as large as residuals, which those of counts may be.
-                await _tell(at, side, block.span.gradient, block, cost, run.highest)
-                run.move(await at.recv(side.label_party, Move))
-            me.checkpoint(i + 1, run.state)
-            if not run.more:
-                break
+    for step in steps:
+        if not run.more:
+            break
+        async with step as at:
+            await run.ask(at, side, factors)
+            await at.compute(block.turn, run.summed, x.training, cost=2.0 * run.summed.size)
+            inner = InnerProducts(gram=products(block.span.basis), penalty=block.penalty())
+            await at.send(side.label_party, inner)
+            # Scores of a gradient are about as large as residuals, which those of counts may be.
+            await _tell(at, side, block.span.gradient, block, cost, run.highest)
+            run.move(await at.recv(side.label_party, Move))
     return block.coef
 
 
@@ -196,7 +182,7 @@ class _Leading:
             self.block.span.point = self._best
         return best, restore
 
-    def state(self) -> Arrays:
+    def snapshot(self) -> Arrays:
         """All that goes on from here."""
         held = self.block.span.arrays("block") | self.scores.arrays("scores")
         flags = np.array([self.more, self.converged], np.int64)
@@ -208,7 +194,7 @@ class _Leading:
         return Arrays(held | {"patience": self.patience.array()})
 
     def restore(self, state: Arrays) -> None:
-        """Take up what `state` gave. DataError if it is of other columns or rows."""
+        """Take up what `snapshot` gave. DataError if it is of other columns or rows."""
         self.block.span.restore("block", state)
         self.scores.restore("scores", state)
         self.told.restore(state)
@@ -247,13 +233,13 @@ class _Following:
             span.point = self._best
         self.more = move.more
 
-    def state(self) -> Arrays:
+    def snapshot(self) -> Arrays:
         """All that goes on from here."""
         held = {"best": self._best, "summed": self.summed, "flags": np.array([self.more, self.highest])}
         return Arrays(self.block.span.arrays("block") | {name: np.array(a) for name, a in held.items()})
 
     def restore(self, state: Arrays) -> None:
-        """Take up what `state` gave. DataError if it is of other columns."""
+        """Take up what `snapshot` gave. DataError if it is of other columns."""
         self.block.span.restore("block", state)
         self._best, self.summed = state["best"], state["summed"]
         more, self.highest = state["flags"].tolist()

@@ -41,6 +41,7 @@ class Owner:
         self._curved = side.loss.curvature * (used.T @ used) / len(used)
         self.coef, self.ahead, self.best, self.tried = start, start, start, start
         self.summed = np.zeros_like(start)  # X^T of all that was told of residuals
+        self.told = Told((x.training, start.shape[1]))  # of what this owner tells of its own
         # L, which only grows; see above.
         self.curvature = 1.0 if side.mesh is None else 1.0 + len(side.mesh.others)
         self.more = True
@@ -92,18 +93,19 @@ class Owner:
         """Of all rows (n, outputs)."""
         return np.asarray(self.x.values @ coef)
 
-    def state(self) -> dict[str, Array]:
+    def snapshot(self) -> Arrays:
         """All that goes on from here."""
         held = {"coef": self.coef, "ahead": self.ahead, "best": self.best, "summed": self.summed}
-        flags = np.array([self.curvature, self.more])
-        return {name: np.array(a) for name, a in held.items()} | {"flags": flags}
+        copies = {name: np.array(a) for name, a in held.items()}
+        return Arrays(copies | self.told.arrays() | {"flags": np.array([self.curvature, self.more])})
 
     def restore(self, state: Arrays) -> None:
-        """Take up what `state` gave. DataError if it is of other columns."""
+        """Take up what `snapshot` gave. DataError if it is of other columns."""
         if state["coef"].shape != self.coef.shape:
             raise DataError(f"the checkpoint is not of this model: expected {list(self.coef.shape)}")
         self.coef, self.ahead, self.best = state["coef"], state["ahead"], state["best"]
         self.summed = state["summed"]
+        self.told.restore(state)
         curvature, more = state["flags"].tolist()
         self.curvature, self.more = curvature, bool(more)
 
@@ -138,65 +140,54 @@ def minimiser(linear: Array, curved: Array, l2: Array, l1: Array, start: Array) 
 async def lead(me: Coordinator, side: LabelSide) -> Solved:
     """The label party's end."""
     run = _Leading(side)
-    done, state = me.resumed()
-    if state is not None:
-        run.restore(state)
-    elif side.mesh is None:
+    steps = me.steps(side.plan.max_iter, run, progress="iterations")
+    if side.mesh is None and not steps.resumed:
         async with me.within("start") as at:
             run.begin(await _told(at, side) + run.owner.scores(run.owner.coef))
-    async with me.within("fit") as fit:
-        for i in range(done, side.plan.max_iter if run.owner.more else done):
-            async with fit.within(i) as at:
-                await run.differentiate(at)
-                while not (told := await run.attempt(at, last=i + 1 == side.plan.max_iter)).taken:
-                    await at.broadcast(told, to=side.peers)
+    for step in steps:
+        if not run.owner.more:
+            break
+        async with step as at:
+            await run.differentiate(at)
+            while not (told := await run.attempt(at, last=step.is_last)).taken:
                 await at.broadcast(told, to=side.peers)
-                run.owner.step(told)
-            me.checkpoint(i + 1, run.state)
-            me.progress("iterations", i + 1, side.plan.max_iter)
-            done = i + 1
-            if not run.owner.more:
-                break
-    return Solved(run.owner.coef, done, run.converged, run.losses)
+            await at.broadcast(told, to=side.peers)
+            run.owner.step(told)
+    return Solved(run.owner.coef, steps.done, run.converged, run.losses)
 
 
 async def follow(me: Party, side: FeatureSide) -> Array:
     """A feature party's end: its coefficients (d, outputs)."""
-    x, leader = side.columns, side.label_party
-    owner, told = Owner(side), Told((x.training, side.outputs))
+    x, leader, owner = side.columns, side.label_party, Owner(side)
     rows, cost = slice(0, x.training), 2.0 * x.values.size * side.outputs
     factors = await me.compute(side.columns.factors, rows, cost=cost)
-    done, state = me.resumed()
 
     async def tell(at: Party, coef: Array) -> None:
         z = await at.compute(owner.scores, coef, cost=cost)
         await at.send(leader, PartialScores(scores=await at.compute(side.masks, z, cost=cost)))
 
-    if state is not None:
-        owner.restore(state)
-        told.restore(state)
-    elif side.mesh is None:
+    steps = me.steps(side.plan.max_iter, owner)
+    if side.mesh is None and not steps.resumed:
         async with me.within("start") as at:
             await tell(at, owner.coef)
-    async with me.within("fit") as fit:
-        for i in range(done, side.plan.max_iter if owner.more else done):
-            async with fit.within(i) as at:
+    for step in steps:
+        if not owner.more:
+            break
+        async with step as at:
+            if side.mesh is None:
+                change = await Sums(side.key, factors, side.outputs).ask(at, leader)
+            else:
+                z = await at.compute(owner.scores, owner.ahead, cost=cost)
+                share = owner.told.rest(shares(side)(z[rows], rows))
+                change = await side.mesh.gradient(at, factors, share)
+            owner.summed, taken = owner.summed + change, False
+            while not taken:
+                await at.send(leader, await at.compute(owner.attempt, cost=100.0 * x.count**2))
                 if side.mesh is None:
-                    change = await Sums(side.key, factors, side.outputs).ask(at, leader)
-                else:
-                    z = await at.compute(owner.scores, owner.ahead, cost=cost)
-                    change = await side.mesh.gradient(at, factors, told.rest(shares(side)(z[rows], rows)))
-                owner.summed, taken = owner.summed + change, False
-                while not taken:
-                    await at.send(leader, await at.compute(owner.attempt, cost=100.0 * x.count**2))
-                    if side.mesh is None:
-                        await tell(at, owner.tried)
-                    answer = await at.recv(leader, ProximalStep)
-                    taken = owner.hear(answer)
-                owner.step(answer)
-            me.checkpoint(i + 1, lambda: Arrays(owner.state() | told.arrays()))
-            if not owner.more:
-                break
+                    await tell(at, owner.tried)
+                answer = await at.recv(leader, ProximalStep)
+                taken = owner.hear(answer)
+            owner.step(answer)
     return owner.coef
 
 
@@ -211,7 +202,6 @@ class _Leading:
 
     def __init__(self, side: LabelSide) -> None:
         self.side, self.owner = side, Owner(side)
-        self.told = Told((side.answers.training, side.shape[1]))
         self.patience = Patience(side.plan.n_iter_no_change)
         self.converged = False
         self.losses: list[float] = []
@@ -231,9 +221,10 @@ class _Leading:
         if side.mesh is not None:
             assert self._factors is not None
             z = await at.compute(self.owner.scores, self.owner.ahead, cost=self._cost)
-            change = await side.mesh.gradient(at, self._factors, self.told.rest(shares(side)(z[rows], rows)))
+            share = self.owner.told.rest(shares(side)(z[rows], rows))
+            change = await side.mesh.gradient(at, self._factors, share)
         else:
-            residuals = self.told.rest(side.residuals(self._ahead[rows], rows))
+            residuals = self.owner.told.rest(side.residuals(self._ahead[rows], rows))
             await Sealer(side.key, residuals, side.counted(rows)).serve(at, side.peers)
             change = await at.compute(np.matmul, x.values[rows].T, residuals.values, cost=self._cost)
         self.owner.summed = self.owner.summed + change
@@ -272,18 +263,15 @@ class _Leading:
             taken=True, curvature=owner.curvature, momentum=momentum, more=more, best=best, restore=restore
         )
 
-    def state(self) -> Arrays:
+    def snapshot(self) -> Arrays:
         """All that goes on from here."""
         numbers = np.array([self._momentum, self.converged])
         held = {"numbers": numbers, "losses": np.array(self.losses), "patience": self.patience.array()}
-        return Arrays(
-            self.owner.state() | self.told.arrays() | held | {"here": self._here, "there": self._ahead}
-        )
+        return Arrays({**self.owner.snapshot(), **held, "here": self._here, "there": self._ahead})
 
     def restore(self, state: Arrays) -> None:
-        """Take up what `state` gave. DataError if it is of other columns."""
+        """Take up what `snapshot` gave. DataError if it is of other columns."""
         self.owner.restore(state)
-        self.told.restore(state)
         self._momentum, converged = state["numbers"].tolist()
         self.converged, self.losses = bool(converged), state["losses"].tolist()
         self._here, self._ahead = state["here"], state["there"]
