@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,6 +18,7 @@ from protocols.network.frames import Limits
 from protocols.service.agent import serve_party
 from protocols.service.config import read_config
 from protocols.service.trial import new_trial
+from tests.support.forked import Forked
 from tests.support.waiting import HANG
 
 
@@ -102,18 +101,25 @@ def serve(config: Path) -> None:
     main()
 
 
-class Process:
-    """One party as a process of its own, as an operator starts it. how: what `Popen` is told besides."""
+def _serve(config: Path, umask: int, first: Callable[[], object] | None) -> None:
+    if umask >= 0:
+        os.umask(umask)
+    if first is not None:
+        first()
+    serve(config)
 
-    def __init__(self, config: Path, **how: Any) -> None:
-        self._config, self._how = config, how
+
+class Process:
+    """One party as a process of its own. umask: of its own, if it is not negative. first: what it does before
+    all else."""
+
+    def __init__(self, config: Path, *, umask: int = -1, first: Callable[[], object] | None = None) -> None:
+        self._config, self._how = config, (umask, first)
         self.start()
 
     def start(self) -> None:
         """Start it, again too."""
-        command = [sys.executable, "-m", "protocols.cli.main", "serve", str(self._config)]
-        with self._config.with_suffix(".log").open("ab") as log:
-            self._process = subprocess.Popen(command, stderr=log, stdout=log, **self._how)
+        self._process = Forked(self._config.with_suffix(".log"), _serve, self._config, *self._how)
 
     @property
     def pid(self) -> int:
@@ -123,16 +129,15 @@ class Process:
     def kill(self) -> None:
         """As `kill -9` does."""
         self._process.kill()
-        self._process.wait(HANG)
 
     def stop(self) -> None:
         """As an operator does; it must end with 0."""
         self._process.terminate()
-        assert self._process.wait(HANG) == 0
+        assert self._process.wait() == 0
 
     def ended(self) -> int:
         """The code that it ends with by itself."""
-        return self._process.wait(HANG)
+        return self._process.wait()
 
     @property
     def said(self) -> str:
