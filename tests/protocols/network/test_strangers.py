@@ -2,8 +2,8 @@
 
 A party serves as a process that may open 1,024 files. While it is attacked, a peer that is connected and one
 that dials anew are each answered by its agent within a second of what an unattacked party takes at the same
-time, on whatever machine: what that keeps both ends from running for others is taken off. Afterwards the party
-is as it was before.
+time, on whatever machine: what that keeps both ends from running for others is taken off. Afterwards the
+party is as it was before.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Telco:
 
     @property
     def queued(self) -> float:
-        """Seconds that its threads and this process's have waited for a core, where the system counts them."""
+        """Seconds that its threads and this process's have waited for a core, as the system counts them."""
         waited = 0
         for task in (*Path(f"/proc/{self.process.pid}/task").iterdir(), *Path("/proc/self/task").iterdir()):
             with suppress(OSError):  # it has just ended
