@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from protocols.arrays import Array
 from protocols.data.partition import iid
 from protocols.errors import ConfigError
 from protocols.learning.clients import in_order
@@ -128,10 +129,15 @@ def score(task: Task, truth: pd.Series, predicted: pd.DataFrame | pd.Series) -> 
             f"rate below {s.learning_rate:g}" + (" or optimizer='adam'" if s.optimizer == "sgd" else "")
         )
     if task.metric == "r2" or not isinstance(predicted, pd.DataFrame):
-        return float(r2_score(truth, predicted))
+        return float(r2_score(truth, _own(predicted)))
     classes = list(predicted.columns)
     if task.metric == "accuracy":
         return float(accuracy_score(truth, np.asarray(classes)[predicted.to_numpy().argmax(axis=1)]))
     if len(classes) == 2:
-        return float(roc_auc_score(truth == classes[1], predicted[classes[1]]))
-    return float(roc_auc_score(truth, predicted, multi_class="ovr", labels=classes))
+        return float(roc_auc_score(truth == classes[1], _own(predicted[classes[1]])))
+    return float(roc_auc_score(truth, _own(predicted), multi_class="ovr", labels=classes))
+
+
+def _own(predicted: pd.DataFrame | pd.Series) -> Array:
+    """The numbers, as an array that may be written to: scikit-learn 1.5 insists on that."""
+    return predicted.to_numpy(np.float64, copy=True)

@@ -40,6 +40,8 @@ PATIENCE = 10  # seconds to reach a database
 # What pandas takes for a gap, but in the column of ids, where "NA" can be one.
 _GAPS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
 _GAPS += ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+# Without it pandas 2 misses some numbers' last digit.
+_PRECISION: Any = "round_trip" if pd.__version__ < "3" else None
 _INDEX = re.compile(r"__index_level_\d+__")
 _WHOLE = r"(?:0|-?[1-9][0-9]{0,17})"  # the decimals of 64-bit integers, but for the longest
 
@@ -160,6 +162,7 @@ def _csv(place: Path, names: Sequence[str], ids: Sequence[str]) -> pd.DataFrame:
             na_values={name: [""] if name in ids else _GAPS for name in names},
             index_col=False,
             low_memory=False,
+            float_precision=_PRECISION,
         )[list(names)]
     for name in ids:
         cells = table[name]

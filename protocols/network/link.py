@@ -35,15 +35,18 @@ from protocols.network.line import Line
 from protocols.network.parties_pb2 import Hello
 from protocols.wire.transport import Envelope
 
+_NO_HOST = "there is no such host; is its address in the book spelt right, and is DNS there?"
 # What gRPC says, and what it means to the one who dials.
 _HINTS = {
     "Hostname Verification": "what answers there has no certificate for {peer}",
+    "is not in peer certificate": "what answers there has no certificate for {peer}",  # gRPC 1.72
     "expired": "its certificate has expired, or one of the two clocks is wrong",
     "not yet valid": "its certificate is not valid yet, or one of the two clocks is wrong",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not from our authority, or not valid now",
     "WRONG_VERSION_NUMBER": "what answers there does not speak TLS; is the port right?",
     "ALPN": "what answers there speaks TLS but not gRPC; is the port right?",
-    "errors resolving": "there is no such host; is its address in the book spelt right, and is DNS there?",
+    "errors resolving": _NO_HOST,
+    "DNS resolution failed": _NO_HOST,  # gRPC 1.72
     "Connection refused": "nothing listens there; is {peer} running, and the port right?",
     "Socket closed": "does it accept our certificate, and is our clock right?",
     "unexpected eof": "does it accept our certificate, and is our clock right?",

@@ -58,7 +58,7 @@ class Chunk(_message.Message):
     header: Header
     data: bytes
     last: bool
-    def __init__(self, number: _Optional[int] = ..., header: _Optional[_Union[Header, _Mapping]] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., header: _Optional[_Union[Header, _Mapping]] = ..., data: _Optional[bytes] = ..., last: bool = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("job", "scope", "sequence", "kind", "depth", "size")
@@ -94,7 +94,7 @@ class Ping(_message.Message):
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     number: int
     answer: bool
-    def __init__(self, number: _Optional[int] = ..., answer: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., answer: bool = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("status", "reason")

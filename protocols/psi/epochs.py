@@ -29,7 +29,15 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from protocols import private
 from protocols.arrays import Array
@@ -57,15 +65,22 @@ class Epoch:
     asked: int = 0  # ids that the peer asked about so far
 
 
-Secret = Annotated[bytes, Field(min_length=32, max_length=32, repr=False)]
+def _from_hex(value: object) -> object:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+Secret = Annotated[  # 32 bytes, in hex on disk
+    bytes,
+    Field(min_length=32, max_length=32, repr=False),
+    BeforeValidator(_from_hex),
+    PlainSerializer(bytes.hex, return_type=str, when_used="json"),
+]
 
 
 class _Kept(BaseModel):
     """An epoch without its arrays."""
 
-    model_config = ConfigDict(
-        extra="forbid", hide_input_in_errors=True, ser_json_bytes="hex", val_json_bytes="hex"
-    )
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     version: Literal[1] = 1
     key: Secret

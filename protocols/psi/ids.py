@@ -9,9 +9,11 @@ an error there, not an empty intersection; any `normalise` makes text of both. C
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -222,27 +224,34 @@ def check_rules(normalise: Normalise) -> tuple[Rule, ...]:
 def _text(array: pa.Array, rules: Sequence[Rule]) -> tuple[str, pa.Array]:
     """(tag, text) of one column."""
     tag = tag_of(array.type)
+    if pa.types.is_string_view(array.type):  # which Arrow 16 cannot cast
+        array = pa.array(array.to_pylist(), pa.large_string())
     text = pc.cast(array, pa.large_string())
     if "strip" in rules:
         text = pc.utf8_trim_whitespace(text)
     if "casefold" in rules:  # of one form: folding moves marks that other forms have in another order
-        text = _casefold(pc.utf8_normalize(text, form="NFD"))
+        text = _casefold(text)
     if "digits" in rules:
         text = pc.replace_substring_regex(text, "[^0-9]", "")
     if tag == "str" or rules:
-        tag, text = "str", pc.utf8_normalize(text, form="NFC")
+        # Arrow 16's own function decomposes where it should compose: ids of other releases would not meet.
+        tag, text = "str", _beyond_ascii(text, partial(unicodedata.normalize, "NFC"))
     return tag, text
 
 
 def _casefold(text: pa.Array) -> pa.Array:
     """Unicode's full case folding. Arrow has it for ASCII only, as lower case."""
-    plain = pc.string_is_ascii(text)
-    folded = pc.ascii_lower(text)
-    if pc.all(plain, min_count=0).as_py():
-        return folded
-    others = pc.invert(plain)
-    rest = pa.array([name.casefold() for name in text.filter(others).to_pylist()], pa.large_string())
-    return pc.replace_with_mask(folded, others, rest)
+    decomposed = _beyond_ascii(text, partial(unicodedata.normalize, "NFD"))
+    return _beyond_ascii(pc.ascii_lower(decomposed), str.casefold)
+
+
+def _beyond_ascii(text: pa.Array, change: Callable[[str], str]) -> pa.Array:
+    """`text` with `change` made to each value that is not all ASCII, one by one."""
+    others = pc.invert(pc.string_is_ascii(text))
+    if not pc.any(others, min_count=0).as_py():
+        return text
+    rest = [None if name is None else change(name) for name in text.filter(others).to_pylist()]
+    return pc.replace_with_mask(text, others, pa.array(rest, pa.large_string()))
 
 
 def _framed(text: pa.Array) -> tuple[pa.Array, pa.Scalar, pa.Array]:

@@ -134,7 +134,7 @@ def call(folder: Path, method: str, line: Connection) -> None:
             except VflError as error:
                 line.send_bytes(f"{type(error).__name__}: {error}".encode())
                 continue
-            np.savez(path, allow_pickle=False, run=np.array(outcome.run), **outcome.arrays)
+            np.savez(path, run=np.array(outcome.run), **outcome.arrays)
             line.send_bytes(b"done")
 
 

@@ -21,7 +21,11 @@ from protocols.hazmat.compiled import kernel
 from protocols.hazmat.lanes import COUNT, Lanes, Vec, load, mhi, mlo, store, traced, turn
 
 P = 2**255 - 19
-IFMA_CPUS = ["icelake-server", "znver4"]
+# LLVM 14 knows no Zen 4, and stops the process where it is named.
+IFMA_CPUS = ["icelake-server", *(["znver4"] if llvm.llvm_version_info[0] > 15 else [])]
+folds = pytest.mark.skipif(
+    llvm.llvm_version_info[0] <= 20, reason="this LLVM does not compute these instructions at compile time"
+)
 EIGHT = Lanes("int", 8).vector
 LOW52 = 2**52 - 1
 words = st.one_of(
@@ -94,6 +98,7 @@ def test_a_product_is_one_instruction_where_there_is_ifma(operation: Any, mnemon
     assert re.search(mnemonic + r"\t\(%rdx\), %zmm1, %zmm0", text) and re.search(r"\(%rsi\), %zmm1", text)
 
 
+@folds
 @pytest.mark.parametrize("cpu", IFMA_CPUS)
 def test_that_instruction_means_what_the_plain_code_means(cpu: str) -> None:
     edges = [0, 1, 2**51, LOW52, LOW52 - 1, 2**52, 2**64 - 1]
@@ -107,6 +112,7 @@ def test_that_instruction_means_what_the_plain_code_means(cpu: str) -> None:
     assert folded(cpu, [code(mhi, case) for case in cases]) == [high(*case) for case in cases]
 
 
+@folds
 @pytest.mark.parametrize("cpu", IFMA_CPUS)
 def test_field_arithmetic_in_ifma_code(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "has_ifma", lambda: True)

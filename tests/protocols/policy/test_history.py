@@ -240,7 +240,7 @@ def test_objects_in_a_history_are_not_unpickled(tmp_path: Path) -> None:
     file = kept(tmp_path)
     with np.load(file) as read:
         arrays = dict(read)
-    np.savez(file, allow_pickle=True, **{**arrays, "ids": np.array([Trap()], object)})
+    np.savez(file, **{**arrays, "ids": np.array([Trap()], object)})
     with pytest.raises(DataError, match="damaged"):
         load_history(tmp_path, "bank", "main")
     assert SPRUNG == []
