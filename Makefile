@@ -1,13 +1,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-tables test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs
+# What touches each dependency: messages, tables, ids, Paillier, kernels, parts, the command, and every estimator
+# between processes.
+FAST := tests/test_versions.py tests/test_transcripts.py tests/test_reveals.py tests/protocols/wire \
+    tests/protocols/test_parts.py tests/protocols/data/test_sources.py tests/protocols/psi/test_ids.py \
+    tests/protocols/psi/test_unbalanced.py tests/protocols/policy/test_history.py \
+    tests/protocols/hazmat/test_phe.py tests/protocols/hazmat/test_lanes.py tests/protocols/network/test_identity.py \
+    tests/protocols/cli/test_ledger.py tests/protocols/service/test_config.py tests/protocols/compare/test_baselines.py
+
+.PHONY: demo test test-oldest test-tables test-long check bench bench-network bench-paillier bench-psi bench-vertical fuzz docs protobuf
 
 demo: .venv/.test
 	$(BIN)/vfl compare --html comparison.html
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+# With the oldest versions that pyproject.toml admits; their own warnings are no errors of ours.
+test-oldest: .oldest/.done
+	.oldest/bin/python -m pytest -W default -n auto $(FAST)
 
 # Those that want a real table, in a folder shared/data here or above.
 test-tables: .venv/.test
@@ -54,6 +66,19 @@ fuzz: .venv/.fuzz
 
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict
+
+# The compiler of the oldest protobuf that is supported, since no newer protobuf refuses what it writes.
+protobuf:
+	$(PYTHON) -m venv .protobuf
+	.protobuf/bin/pip install --quiet grpcio-tools==1.72.1
+	.protobuf/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
+	    protocols/network/parties.proto
+
+.oldest/.done: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear .oldest
+	.oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[sql]' \
+	    hypothesis pytest pytest-xdist xgboost-cpu
+	@touch $@
 
 # One stamp per extra: .venv/.test, .venv/.fuzz and .venv/.docs.
 .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
