@@ -30,9 +30,10 @@ from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
 from vfl.base import Data, Vertical, weights_of
 from vfl.linear import part
+from vfl.linear.parameters import Family, Security, Solver, VerticalLinear
 from vfl.linear.part import Own
-from vfl.linear.plan import Family, Head, Security, Solver
-from vfl.linear.program import VerticalLinear, owned, plain_program, program
+from vfl.linear.parts import Head
+from vfl.linear.program import owned, plain_program, program
 
 PAILLIER = Paillier()
 _NOT_TOLD = ("encryption", "unmatched", "random_state")  # of the parameters; each party has them by itself

@@ -18,7 +18,7 @@ from protocols.arrays import Array, Arrays
 from protocols.data.tables import scaler_arrays, scaler_in
 from protocols.estimator import load_parts, save_parts, settings_in
 from protocols.parts import Part
-from vfl.linear.plan import Head, Linear
+from vfl.linear.parts import Head, Linear
 
 
 @dataclass(frozen=True)

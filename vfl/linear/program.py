@@ -8,22 +8,18 @@ plain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from protocols.data.tables import features
 from protocols.errors import ConfigError, DataError
-from protocols.hazmat.paillier import Paillier
 from protocols.parts import Part
 from protocols.party import Role
-from protocols.programs import Parameters, Program, Seat
-from protocols.psi.choose import Once
-from protocols.psi.ids import Rule
+from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
 from protocols.sums.masked import MaskPoint
-from vfl.alignment.roles import CAREFUL, SPOKEN, feature_parties, ids_of
+from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
 from vfl.linear import part as saving
 from vfl.linear.gradient import MaskedGradient, OpenedGradient, SealedResiduals
 from vfl.linear.messages import (
@@ -35,72 +31,12 @@ from vfl.linear.messages import (
     ProximalSums,
     TrialProducts,
 )
+from vfl.linear.parameters import VerticalLinear
 from vfl.linear.part import Own
-from vfl.linear.plan import Family, Head, Linear, Plan, Security, Solver, Table, Target
+from vfl.linear.parts import Head, Linear, Table, Target
 from vfl.linear.roles import feature_party, label_party, predict_feature, predict_label
 from vfl.linear.shared_gradient import ShareKey
 from vfl.order import Order
-
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class VerticalLinear(Parameters):
-    """What all parties of a linear model are told; as the parameters of the estimators."""
-
-    label_party: str
-    family: Family
-    l2: Amount = 1e-3
-    l1: Amount = 0.0
-    solver: Solver = "lbfgs"
-    max_iter: Count = 100
-    tol: Amount = 1e-6
-    batch_size: Count = 4096
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    security: Security = "exact"
-    key_bits: Annotated[int, Field(ge=128, le=8192)] = 2048
-    small_key: bool = False
-    backend: Literal["auto", "ifma", "fma", "gmpy2"] = "auto"
-    standardise: bool = True
-    early_stopping: bool = False
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    n_iter_no_change: Count = 5
-    warm_start: bool = False
-    duplicates: Literal["error", "first"] = "error"
-    normalise: tuple[Rule, ...] = ()
-    protocol: Once = "auto"
-    may_be_empty: bool = False  # when predicting: no common row is no error
-
-    @property
-    def plan(self) -> Plan:
-        """The same, for the roles."""
-        same = {name: getattr(self, name) for name in Plan.__dataclass_fields__ if name != "encryption"}
-        return Plan(**same, encryption=Paillier(self.key_bits, self.backend, self.small_key))
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether what leaves could be read by whoever sees it."""
-        return self.security == "plain" or self.small_key
-
-    def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
-        """The feature parties. ConfigError where the label party takes no part, or alone."""
-        return feature_parties(parties, self.label_party)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.security != "hidden":
-            return self
-        if self.family == "poisson":
-            raise ValueError(
-                'security="hidden" needs a residual that is linear in the score; Poisson has none'
-            )
-        if self.early_stopping:
-            raise ValueError(
-                'early_stopping needs the scores of rows that are held out, and security="hidden" shows '
-                "nobody a score; choose max_iter and tol"
-            )
-        return self
 
 
 class Sealed(VerticalLinear):
@@ -116,10 +52,10 @@ class Sealed(VerticalLinear):
 def fit(p: VerticalLinear, seat: Seat) -> Role:
     """A party's role in training."""
     table, name = seat.require_table(), seat.require_id()
-    plan, peers, start = p.plan, p.peers(seat.parties), seat.kept if p.warm_start else None
+    peers, start = p.peers(seat.parties), seat.kept if p.warm_start else None
     if seat.party == p.label_party:
         target = Target(seat.require_target(classes=p.family == "logistic"), seat.sample_weight)
-        if plan.security == "hidden" and seat.sample_weight is not None:
+        if p.security == "hidden" and seat.sample_weight is not None:
             raise ConfigError(
                 'sample_weight would have to be told to all parties with security="hidden", since each '
                 'multiplies its own scores by it; use security="exact"'
@@ -135,8 +71,8 @@ def fit(p: VerticalLinear, seat: Seat) -> Role:
     rows = Table(ids, features(table, columns), columns)
     if seat.party == p.label_party:
         begin = None if start is None else (start.fitted, start.head)
-        return lambda me: label_party(me, peers, rows, target, begin, plan)
-    return lambda me: feature_party(me, p.label_party, rows, None if start is None else start.fitted, plan)
+        return lambda me: label_party(me, peers, rows, target, begin, p)
+    return lambda me: feature_party(me, p.label_party, rows, None if start is None else start.fitted, p)
 
 
 def predict(p: VerticalLinear, seat: Seat) -> Role:

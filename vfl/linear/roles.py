@@ -56,19 +56,9 @@ from vfl.linear import hidden, lbfgs, proximal, sgd
 from vfl.linear.columns import Columns
 from vfl.linear.losses import LOSSES
 from vfl.linear.messages import LinearStart, PartialScores
-from vfl.linear.plan import (
-    Answers,
-    Head,
-    Linear,
-    Plan,
-    Table,
-    Target,
-    answers,
-    held_out_count,
-    loss_name,
-    prepared,
-    smallest_batch,
-)
+from vfl.linear.parameters import VerticalLinear
+from vfl.linear.parts import Head, Linear, Table, Target
+from vfl.linear.rows import Answers, answers, held_out_count, loss_name, prepared, smallest_batch
 from vfl.linear.shared_gradient import meet
 from vfl.linear.state import FeatureSide, LabelSide, Solved
 
@@ -81,7 +71,7 @@ async def label_party(
     table: Table,
     target: Target,
     start: tuple[Linear, Head] | None,
-    plan: Plan,
+    plan: VerticalLinear,
 ) -> tuple[Linear, Head, Aligned]:
     """Align, then train: its own coefficients, and what the label party alone learns.
 
@@ -124,7 +114,7 @@ async def label_party(
 
 
 async def feature_party(
-    me: Party, label_party: str, table: Table, start: Linear | None, plan: Plan
+    me: Party, label_party: str, table: Table, start: Linear | None, plan: VerticalLinear
 ) -> tuple[Linear, Aligned]:
     """Align, then train this party's coefficients."""
     everybody = feature_parties(me, label_party)
@@ -169,7 +159,7 @@ class _Solver(Protocol):
         """A feature party's."""
 
 
-def _solver(plan: Plan) -> _Solver:
+def _solver(plan: VerticalLinear) -> _Solver:
     if plan.solver == "sgd":
         return sgd
     if plan.l1:
@@ -218,7 +208,7 @@ async def predict_label(
     return np.concatenate(done), aligned
 
 
-def new_key(plan: Plan) -> Key:
+def new_key(plan: VerticalLinear) -> Key:
     """A private key, or what stands for one."""
     return plan.keys.new_key()
 
@@ -237,13 +227,13 @@ def _chunks(rows: Array) -> Iterator[Array]:
         yield rows[begin : begin + CHUNK]
 
 
-def _held_out(key: int, rows: int, plan: Plan) -> Array:
+def _held_out(key: int, rows: int, plan: VerticalLinear) -> Array:
     """Which common rows are for validation, ascending."""
     count = held_out_count(rows, plan)
     return np.sort(philox(key).permutation(rows)[:count]) if count else np.zeros(0, np.int64)
 
 
-def _checked(said: LinearStart, rows: int, plan: Plan) -> Array:
+def _checked(said: LinearStart, rows: int, plan: VerticalLinear) -> Array:
     """Which common rows are held out. ProtocolError for a start that the plan does not lead to."""
     held_out = said.held_out.astype(np.int64)
     expected = held_out_count(rows, plan)

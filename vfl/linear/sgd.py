@@ -15,7 +15,7 @@ from protocols.sums.masked import total
 from vfl.linear.gradient import Sealer, Sums
 from vfl.linear.line_search import Patience
 from vfl.linear.messages import Move, PartialScores
-from vfl.linear.plan import batches
+from vfl.linear.rows import batches
 from vfl.linear.state import FeatureSide, LabelSide, Solved
 from vfl.linear.whole import Batches
 from vfl.order import Order, positions

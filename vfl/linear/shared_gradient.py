@@ -12,7 +12,7 @@ from protocols.hazmat.paillier.array import Key
 from protocols.party import Party
 from protocols.wire.message import Message
 from vfl.linear.gradient import MaskedGradient, OpenedGradient, SealedResiduals, Sealer, Sums, chunks, priced
-from vfl.linear.plan import Plan
+from vfl.linear.parameters import VerticalLinear
 from vfl.linear.whole import Factors, Rounded
 
 
@@ -54,7 +54,7 @@ class Mesh:
         return np.asarray(total)
 
 
-async def meet(me: Party, peers: Sequence[str], own: Key, plan: Plan) -> Mesh:
+async def meet(me: Party, peers: Sequence[str], own: Key, plan: VerticalLinear) -> Mesh:
     """Exchange public keys with all other parties."""
     said = ShareKey(key=await me.compute(own.to_bytes, cost=1e8))
     for peer in peers:

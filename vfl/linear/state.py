@@ -12,7 +12,8 @@ from protocols.sums.masked import Masks
 from vfl.linear.columns import Block, Columns
 from vfl.linear.line_search import MEMORY
 from vfl.linear.losses import Loss
-from vfl.linear.plan import Answers, Plan
+from vfl.linear.parameters import VerticalLinear
+from vfl.linear.rows import Answers
 from vfl.linear.shared_gradient import Mesh
 
 
@@ -25,7 +26,7 @@ class LabelSide:
     columns: Columns = field(repr=False)
     start: Array = field(repr=False)  # (d + 1, outputs)
     answers: Answers = field(repr=False)
-    plan: Plan
+    plan: VerticalLinear
     mesh: Mesh | None  # where scores are hidden
 
     @property
@@ -75,7 +76,7 @@ class FeatureSide:
     columns: Columns = field(repr=False)
     start: Array = field(repr=False)  # (d, outputs)
     masks: Masks = field(repr=False)
-    plan: Plan
+    plan: VerticalLinear
     loss: Loss
     mesh: Mesh | None  # where scores are hidden
 

@@ -1,10 +1,9 @@
-"""What the roles of a linear model are told, what they keep, and how rows become what they compute with."""
+"""How the common rows become what the roles of a linear model compute with. No line is involved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,104 +11,17 @@ import pandas as pd
 from protocols.arrays import Array
 from protocols.data.tables import Scaler, check_classes, encode_labels, features, labels
 from protocols.errors import ConfigError, DataError
-from protocols.hazmat.paillier import Paillier, Plain
 from protocols.party import Guard
-from protocols.psi.choose import Protocol
-from protocols.psi.ids import CanonicalIds
 from vfl.linear.columns import Columns, check_columns, check_rows
 from vfl.linear.groups import check_groups
 from vfl.linear.losses import LOSSES, Loss
+from vfl.linear.parameters import VerticalLinear
+from vfl.linear.parts import Classes, Target, standardised
 from vfl.weights import check_weights
-
-Family = Literal["logistic", "linear", "poisson"]
-Solver = Literal["lbfgs", "sgd"]
-Security = Literal["exact", "hidden", "plain"]
-Classes = list[bool | int | str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all parties agree on beforehand; nobody's secret. As the parameters of the estimators."""
-
-    family: Family
-    l2: float = 1e-3
-    l1: float = 0.0
-    solver: Solver = "lbfgs"
-    max_iter: int = 100
-    tol: float = 1e-6
-    batch_size: int = 4096
-    learning_rate: float = 0.1
-    momentum: float = 0.0
-    security: Security = "exact"
-    encryption: Paillier = field(default_factory=Paillier)
-    standardise: bool = True
-    early_stopping: bool = False
-    validation_fraction: float = 0.1
-    n_iter_no_change: int = 5
-    warm_start: bool = False
-    protocol: Protocol = "auto"
-
-    @property
-    def rehearsals(self) -> int:
-        """How often residuals are told before the first step: of a good start the gradient is small, so they
-        have to be known finely."""
-        return 3 if self.warm_start else 0
-
-    @property
-    def keys(self) -> Paillier | Plain:
-        """Who makes keys."""
-        return Plain(self.encryption.bits) if self.security == "plain" else self.encryption
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a party brings: ids and features, row for row."""
-
-    ids: CanonicalIds
-    x: Array = field(repr=False)  # (n, d) float64
-    names: list[str] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the label party brings besides."""
-
-    y: pd.Series = field(repr=False)
-    weights: Array | None = field(repr=False, default=None)  # (n,) float64
-
-
-@dataclass(frozen=True)
-class Linear:
-    """What a party learns about its own columns."""
-
-    scaler: Scaler
-    coef: Array = field(repr=False)  # (d, outputs) float64, of standardised columns
-
-    def __call__(self, x: Array) -> Array:
-        """This party's part of the scores (n, outputs) of `x` (n, d), float64."""
-        return np.asarray(standardised(self.scaler, x) @ self.coef)
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the label party alone learns."""
-
-    intercept: Array  # (outputs,) float64
-    classes: Classes | None  # of classification
-    scaler: Scaler | None  # of a linear regression's target
-    steps: int  # iterations or epochs
-    converged: bool
-    losses: list[float]  # the objective before each step and, where it is known, after the last
-    held_out: int = field(repr=False)  # the key of which rows were, for who starts from this model
-
-
-def standardised(scaler: Scaler, x: Array) -> Array:
-    """In float64, in which a `Scaler` has its numbers."""
-    return np.asarray((x - scaler.mean) / scaler.scale)
 
 
 def prepared(
-    x: Array, names: list[str], held_out: Array, plan: Plan, guard: Guard, *, learns: int
+    x: Array, names: list[str], held_out: Array, plan: VerticalLinear, guard: Guard, *, learns: int
 ) -> tuple[Scaler, Columns]:
     """The common rows `x` (n, d) as an owner computes with them.
 
@@ -129,7 +41,7 @@ def prepared(
     return scaler, Columns(standardised(scaler, x[order]), training, names)
 
 
-def held_out_count(rows: int, plan: Plan) -> int:
+def held_out_count(rows: int, plan: VerticalLinear) -> int:
     """How many of so many common rows are for validation."""
     if not plan.early_stopping:
         return 0
@@ -148,7 +60,7 @@ def batches(order: Array, size: int) -> Iterator[Array]:
     yield from np.array_split(order, max(1, len(order) // size))
 
 
-def smallest_batch(rows: int, plan: Plan) -> int:
+def smallest_batch(rows: int, plan: VerticalLinear) -> int:
     """Of so many rows of training: as many as are behind the statistic of the fewest."""
     if plan.solver == "lbfgs":
         return rows
@@ -170,7 +82,7 @@ class Answers:
     scaler: Scaler | None
 
 
-def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers:
+def answers(target: Target, rows: Array, held_out: Array, plan: VerticalLinear) -> Answers:
     """Of the common `rows` of the label party's table.
 
     Raises DataError for labels that cannot be learnt, or cannot be told apart after holding rows out.
@@ -208,7 +120,7 @@ def answers(target: Target, rows: Array, held_out: Array, plan: Plan) -> Answers
     return Answers(y, weights, training, LOSSES["poisson"], unit, None, None)
 
 
-def loss_name(plan: Plan, outputs: int) -> str:
+def loss_name(plan: VerticalLinear, outputs: int) -> str:
     """Which of `LOSSES` a model of so many outputs has."""
     if plan.family != "logistic":
         return {"linear": "squared", "poisson": "poisson"}[plan.family]
