@@ -23,8 +23,9 @@ from protocols.data.tables import Scaler, encode_labels, moments, numbers
 from protocols.learning.agreement import Label, collect, scaled, tell
 from protocols.learning.clients import SERVER, Rows, same_columns, tell_columns
 from protocols.party import Coordinator, Party
-from split.chain import Layers, Plan
+from split.chain import Layers
 from split.handover import RowCount
+from split.parameters import SplitNet
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ def joined(held: Sequence[Layers]) -> nn.Sequential:
 
 
 async def join(
-    at: Coordinator, plan: Plan, rows: Rows, clients: Sequence[str]
+    at: Coordinator, plan: SplitNet, module: nn.Module | None, rows: Rows, clients: Sequence[str]
 ) -> tuple[ClientPart, torch.Tensor, torch.Tensor]:
     """A client's side. Returns its part with initial layers, features (n, d) float32, and targets (n,): class
     positions int64, or standardised numbers float32."""
     x, y = rows.x, rows.y
     await tell_columns(at, SERVER, rows)
     await at.send(SERVER, RowCount(rows=len(x)))
-    labelled = plan.settings.kind == "classification"
+    labelled = plan.kind == "classification"
     features, classes = await tell(at, SERVER, x if plan.standardise else x[:, :0], y if labelled else None)
     target: Scaler | None = None
     if labelled:
@@ -81,19 +82,22 @@ async def join(
         raw = numbers(y)
         target = await _unite_target(at, raw, clients)
         targets = (await at.compute(target, raw, cost=2.0 * raw.size))[:, 0]
-    bottom, _, *head = plan.parts(x.shape[1], len(classes) or 1)
+    bottom, _, *head = plan.layers(module, at.desk.seed, x.shape[1], len(classes) or 1)
     part = ClientPart(rows.columns, bottom, head[0] if head else None, features, classes, target)
     return part, await standardised(at, features, x), torch.from_numpy(targets)
 
 
-async def unite(at: Coordinator, plan: Plan, clients: Sequence[str]) -> tuple[ServerPart, Mapping[str, int]]:
+async def unite(
+    at: Coordinator, plan: SplitNet, module: nn.Module | None, clients: Sequence[str]
+) -> tuple[ServerPart, Mapping[str, int]]:
     """The server's side. Returns its part with initial layers, and each client's row count."""
     columns = await same_columns(at, clients)
     counts = await at.gather(RowCount, of=clients)
-    labelled = plan.settings.kind == "classification"
+    labelled = plan.kind == "classification"
     _, classes = await collect(at, clients, columns * plan.standardise, labelled=labelled)
     outputs = len(classes) or 1
-    part = ServerPart(plan.parts(columns, outputs)[1], columns, outputs, plan.u_shaped)
+    layers = plan.layers(module, at.desk.seed, columns, outputs)[1]
+    part = ServerPart(layers, columns, outputs, plan.u_shaped)
     return part, {name: count.rows for name, count in counts.items()}
 
 

@@ -8,7 +8,7 @@ that was brought, in one process, is the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -19,11 +19,6 @@ from torch import nn
 from protocols.errors import ConfigError
 from protocols.flops import copied
 from protocols.learning.networks import check_tensors, dry_run
-from protocols.learning.training import Settings
-
-Network = Callable[
-    [int, int], nn.Sequential
-]  # (columns, outputs) -> the whole network, as one party draws it
 
 
 @dataclass(frozen=True)
@@ -35,35 +30,16 @@ class Layers:
     random: bool  # whether training draws random numbers, as dropout does
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What client and server agree on beforehand.
+def divide(whole: nn.Sequential, cut: Sequence[int], columns: int, outputs: int) -> tuple[Layers, ...]:
+    """Copies of the layers of `whole` between the cuts, in order, for rows of so many columns.
 
-    cut: layers before it are the client's, those after it the server's; of two, the client also holds the
-    layers after the second.
+    ConfigError for a cut outside the network, or a network that does not fit columns or outputs.
     """
-
-    network: Network
-    cut: tuple[int, ...]
-    settings: Settings
-    standardise: bool = True
-
-    @property
-    def u_shaped(self) -> bool:
-        """Whether the client holds the head and keeps the labels."""
-        return len(self.cut) == 2
-
-    def parts(self, columns: int, outputs: int) -> tuple[Layers, ...]:
-        """Copies of the layers between the cuts, in order, for rows of so many columns.
-
-        ConfigError for a cut outside the network, or a network that does not fit columns or outputs.
-        """
-        whole = self.network(columns, outputs)
-        check_cut(self.cut, len(whole))
-        ends = (0, *self.cut, len(whole))
-        modules = [cast(nn.Sequential, whole[start:stop]) for start, stop in pairwise(ends)]
-        _check_separate(modules)
-        return _inspect([copied(module) for module in modules], columns, outputs)
+    check_cut(cut, len(whole))
+    ends = (0, *cut, len(whole))
+    modules = [cast(nn.Sequential, whole[start:stop]) for start, stop in pairwise(ends)]
+    _check_separate(modules)
+    return _inspect([copied(module) for module in modules], columns, outputs)
 
 
 def cut_positions(cut: object) -> tuple[int, ...]:

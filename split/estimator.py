@@ -28,8 +28,9 @@ from protocols.progress import bar
 from split import part as storage
 from split.agreement import ClientPart, ServerPart
 from split.chain import cut_positions
+from split.parameters import SplitNet
 from split.part import Own
-from split.program import METHODS, SplitNet, program
+from split.program import METHODS, program
 
 CLIENT = "client"  # whoever asks for a prediction of one table
 Tables = Mapping[str, pd.DataFrame] | Federation
@@ -138,11 +139,11 @@ class _Split(BaseEstimator):
         cut = tuple(settings["cut"])
         settings["cut"] = cut[0] if len(cut) == 1 else cut
         loaded = cls(**(settings if model is None else {**settings, "model": model}))
-        plan = loaded._parameters(about["target"]).plan(model, 0)
+        plan = loaded._parameters(about["target"])
         ids: list[Any] = [part.settings["id"] for part in parts.values() if "id" in part.settings]
         loaded.clients_, loaded.target_, loaded.run_ = tuple(about["clients"]), about["target"], run
         loaded.id_ = ids[0] if ids else None
-        loaded._keep({name: storage.own_in(part, plan) for name, part in parts.items()})
+        loaded._keep({name: storage.own_in(part, plan, model) for name, part in parts.items()})
         return loaded
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -163,7 +164,7 @@ class _Split(BaseEstimator):
             "cut": cut_positions(self.cut),
         }
         parameters = program.read({**told, **named, "kind": self._kind, "target": target})
-        parameters.plan(self._modules().get("model"), 0)
+        parameters.check(self._modules().get("model"))
         return parameters
 
     def _keep(self, own: Mapping[str, Own]) -> None:

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
+from torch import nn
 
 from protocols.arrays import Arrays, prefixed, under
 from protocols.data.tables import scaler_arrays, scaler_in
 from protocols.errors import ConfigError, DataError
 from protocols.parts import Part
 from split.agreement import ClientPart, ServerPart, joined
-from split.chain import Layers, Plan
+from split.chain import Layers
+from split.parameters import SplitNet
 
 Own = ClientPart | ServerPart
 
@@ -42,16 +44,19 @@ def part_of(
     return Part(method, party, about, Arrays(arrays))
 
 
-def own_in(part: Part, plan: Plan) -> Own:
-    """What a party kept, in `plan`'s layers. ConfigError where the part does not fit these."""
+def own_in(part: Part, plan: SplitNet, module: nn.Module | None) -> Own:
+    """What a party kept, in the layers of `module`, or of the network that `plan` names.
+
+    ConfigError where the part does not fit these.
+    """
     about: Mapping[str, Any] = part.settings
     own: Own
     if "inputs" in about:
         inputs, outputs = about["inputs"], about["outputs"]
-        own = ServerPart(plan.parts(inputs, outputs)[1], inputs, outputs, plan.u_shaped)
+        own = ServerPart(plan.layers(module, 0, inputs, outputs)[1], inputs, outputs, plan.u_shaped)
     else:
         classes, columns = tuple(about["classes"]), tuple(about["columns"])
-        bottom, _, *head = plan.parts(len(columns), len(classes) or 1)
+        bottom, _, *head = plan.layers(module, 0, len(columns), len(classes) or 1)
         features, target = (scaler_in(name, part.weights) for name in ("features", "target"))
         own = ClientPart(columns, bottom, head[0] if head else None, features, classes, target)
     try:

@@ -19,46 +19,52 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from protocols.arrays import Array
 from protocols.learning.clients import SERVER, Rows, canonical_ids
 from protocols.learning.cut import Segment, Trainer, exchange, forward
 from protocols.party import Coordinator, Party
 from split.agreement import ClientPart, ServerPart, join, joined, standardised, unite
-from split.chain import Plan
 from split.handover import HandOver, Outputs, RowCount, hand_over, take_over
+from split.parameters import SplitNet
 
 ROWS = 4096  # of a batch when predicting
 
 
-async def client(me: Coordinator, plan: Plan, rows: Rows, *, clients: Sequence[str]) -> ClientPart:
-    """One row-client, with its training rows. `clients`: all, in turn order."""
+async def client(
+    me: Coordinator, plan: SplitNet, module: nn.Module | None, rows: Rows, *, clients: Sequence[str]
+) -> ClientPart:
+    """One row-client, with its training rows. module: a network of the caller's own, if any. clients: all, in
+    turn order."""
     async with me.within("setup") as at:
-        part, x, targets = await join(at, plan, rows, clients)
+        part, x, targets = await join(at, plan, module, rows, clients)
     trainer, mine = Trainer(plan.settings, joined(part.layers)), segments(part)
     place = clients.index(me.name)
-    for step in me.steps(plan.settings.epochs, trainer):
+    for step in me.steps(plan.epochs, trainer):
         async with step as at:
             if place > 0:
                 take_over(await at.recv(clients[place - 1], HandOver), trainer)
             draws = at.rng("layers")
-            for batch, labels in _batches(at, x, targets, plan.settings.batch_size):
+            for batch, labels in _batches(at, x, targets, plan.batch_size):
                 await exchange(at, mine, trainer, draws, batch, labels)
             # Between epochs the first client holds the last one's layers; the others are given theirs again.
             await _pass_on(at, trainer, clients, place, final=step.is_last)
     return part
 
 
-async def server(me: Coordinator, plan: Plan, *, clients: Sequence[str]) -> ServerPart:
-    """The server, with its trained tail or middle. `clients`: all, in turn order."""
+async def server(
+    me: Coordinator, plan: SplitNet, module: nn.Module | None, *, clients: Sequence[str]
+) -> ServerPart:
+    """The server, with its trained tail or middle. module and clients: as of a client."""
     async with me.within("setup") as at:
-        part, rows = await unite(at, plan, clients)
+        part, rows = await unite(at, plan, module, clients)
     trainer = Trainer(plan.settings, part.layers.module)
-    for step in me.steps(plan.settings.epochs, trainer, progress="epochs"):
+    for step in me.steps(plan.epochs, trainer, progress="epochs"):
         async with step as at:
             for name in clients:
                 mine, draws = [segment(part, name)], at.rng(f"layers for {name}")
-                for _ in range(-(-rows[name] // plan.settings.batch_size)):
+                for _ in range(-(-rows[name] // plan.batch_size)):
                     await exchange(at, mine, trainer, draws)
     return part
 

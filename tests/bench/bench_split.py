@@ -12,7 +12,7 @@ from protocols.federation import simulate
 from protocols.learning.clients import Rows
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings
-from split.chain import Plan
+from split.parameters import SplitNet
 from split.roles import client, server
 from tests.bench import Row, bench, ratio
 
@@ -24,7 +24,15 @@ def _rows(settings: Settings, shape: str, clients: int) -> Row:
     x = rng.normal(size=(ROWS, COLUMNS))
     y = rng.integers(0, 2, ROWS)
     cut = (2,) if shape == "vanilla" else (1, 2)
-    plan = Plan(lambda d, k: mlp(d, k, (64,)), cut, settings, standardise=False)
+    told = {
+        "kind": "classification",
+        "target": "y",
+        "cut": cut,
+        "standardise": False,
+        "epochs": settings.epochs,
+    }
+    plan = SplitNet.model_validate({**told, **settings.parameters()})
+    module = mlp(COLUMNS, 2, (64,))
     columns, names = tuple(range(COLUMNS)), [f"client{i}" for i in range(clients)]
     parts = np.array_split(np.arange(ROWS), clients)
 
@@ -42,10 +50,12 @@ def _rows(settings: Settings, shape: str, clients: int) -> Row:
 
     def divided() -> None:
         roles = {
-            name: partial(client, plan=plan, rows=Rows(columns, x[i], pd.Series(y[i])), clients=names)
+            name: partial(
+                client, plan=plan, module=module, rows=Rows(columns, x[i], pd.Series(y[i])), clients=names
+            )
             for name, i in zip(names, parts, strict=True)
         }
-        simulate({**roles, "server": partial(server, plan=plan, clients=names)})
+        simulate({**roles, "server": partial(server, plan=plan, module=module, clients=names)})
 
     note = f"MLP 30-64-2, batch {BATCH}, clients: {clients}, {ROWS // BATCH} steps; roles / unsplit loop"
     return Row(f"split step, {shape}, {settings.optimizer}", ratio(divided, unsplit, REPEATS), 3.0, 2.2, note)

@@ -91,4 +91,5 @@ def test_dropout_repeats_by_seed_whatever_the_global_generator(cut: int | tuple[
 
 @pytest.mark.parametrize(("cut", "random"), [(1, [False, True]), (2, [True, True]), (6, [True, False])])
 def test_only_layers_that_draw_pay_for_a_generator(cut: int, random: list[bool]) -> None:
-    assert [part.random for part in plan(dropped(), cut_positions(cut)).parts(5, 2)] == random
+    layers = plan(cut_positions(cut)).layers(dropped(), 0, 5, 2)
+    assert [part.random for part in layers] == random

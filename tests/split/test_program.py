@@ -21,7 +21,8 @@ from protocols.party import Unguarded
 from protocols.programs import Seat
 from split import SplitClassifier, SplitRegressor
 from split.agreement import ClientPart, ServerPart
-from split.program import SplitNet, program
+from split.parameters import SplitNet
+from split.program import program
 from tests.support.apart import Apart
 from tests.support.split_rows import same, tables
 

@@ -91,23 +91,24 @@ def test_a_convolutional_network_with_running_statistics(cut: int | tuple[int, i
 
 @pytest.mark.parametrize("cut", [(2,), (2, 4)])
 def test_every_client_ends_with_the_same_layers(cut: tuple[int, ...]) -> None:
-    agreed = plan(mlp5(), cut, Settings(epochs=2, batch_size=16))
+    agreed, model = plan(cut, Settings(epochs=2, batch_size=16)), mlp5()
     data = tables([30, 20, 17])
     names = list(data)
     roles: dict[str, Any] = {
         name: partial(
             client,
             plan=agreed,
+            module=model,
             rows=read_client(t.drop(columns="z"), "y", None, "classification"),
             clients=names,
         )
         for name, t in data.items()
     }
-    results = simulate({**roles, "server": partial(server, plan=agreed, clients=names)}).results
+    results = simulate({**roles, "server": partial(server, plan=agreed, module=model, clients=names)}).results
     states = [held(results[name]) for name in names]
     assert same(states[0], states[1]) and same(states[0], states[2])
     # And the model that was given is left as it was.
-    assert same(dict(agreed.network(5, 2).state_dict()), dict(mlp5().state_dict()))
+    assert same(dict(model.state_dict()), dict(mlp5().state_dict()))
 
 
 @pytest.mark.parametrize(("cut", "messages"), [(2, 2), ((2, 4), 4)])

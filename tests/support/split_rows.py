@@ -13,7 +13,7 @@ from protocols.learning.training import Settings
 from protocols.party import Desk, Party
 from protocols.wire.ledger import Ledger
 from split.agreement import ClientPart
-from split.chain import Plan
+from split.parameters import SplitNet
 
 SEED = 3
 
@@ -91,6 +91,7 @@ def held(part: ClientPart) -> dict[str, torch.Tensor]:
     return dict(part.model.state_dict())
 
 
-def plan(model: nn.Sequential, cut: tuple[int, ...], settings: Settings | None = None) -> Plan:
-    """Without standardising."""
-    return Plan(lambda d, k: model, cut, settings or Settings(epochs=1), standardise=False)
+def plan(cut: tuple[int, ...], settings: Settings | None = None) -> SplitNet:
+    """What all are told, without standardising."""
+    s = settings or Settings(epochs=1)
+    return SplitNet(kind=s.kind, target="y", cut=cut, epochs=s.epochs, standardise=False, **s.parameters())
