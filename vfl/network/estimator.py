@@ -24,9 +24,10 @@ from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
 from vfl.base import Data, Vertical
 from vfl.network import part as saving
+from vfl.network.parameters import VerticalNet
 from vfl.network.part import Own
-from vfl.network.program import VerticalNet, owned, program
-from vfl.network.roles import Plan, Top
+from vfl.network.program import owned, program
+from vfl.network.roles import Top
 
 
 class _VerticalNet(Vertical):
@@ -168,21 +169,22 @@ class _VerticalNet(Vertical):
         check_network(self.hidden, self.standardise, self.random_state)
         settings = Settings.of(self, self._kind, self.epochs)
         check_protocol(self.protocol, False, len(parties))
-        plan = Plan(settings, tuple(self.hidden), bool(self.standardise), self.protocol)
-        return program.read(
+        parameters: VerticalNet = program.read(
             {
-                **plan.settings.parameters(),
+                **settings.parameters(),
                 "label_party": owner,
                 "kind": self._kind,
-                "epochs": plan.settings.epochs,
-                "hidden": plan.hidden,
-                "standardise": plan.standardise,
+                "epochs": settings.epochs,
+                "hidden": tuple(self.hidden),
+                "standardise": bool(self.standardise),
                 "duplicates": self.duplicates,
                 "normalise": check_rules(self.normalise),
-                "protocol": plan.protocol,
+                "protocol": self.protocol,
                 "may_be_empty": may_be_empty,
             }
         )
+        parameters.check()
+        return parameters
 
 
 class VerticalNetClassifier(ClassifierMixin, _VerticalNet):

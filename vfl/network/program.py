@@ -6,27 +6,24 @@ learns what from the run is told in `vfl.align` and `vfl.network.roles`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from protocols.data.tables import Kind, features
+from protocols.data.tables import features
 from protocols.errors import DataError
 from protocols.flops import copied
 from protocols.learning.cut import CutGradient, Smashed
-from protocols.learning.training import Settings, load_optimizers
+from protocols.learning.training import load_optimizers
 from protocols.parts import Part
 from protocols.party import Role
-from protocols.programs import Parameters, Program, Seat
-from protocols.psi.choose import Once
-from protocols.psi.ids import Rule
+from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
-from vfl.alignment.roles import CAREFUL, SPOKEN, feature_parties, ids_of
+from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
 from vfl.network import part as saving
 from vfl.network.layout import Columns, Width, embedding_width
+from vfl.network.parameters import VerticalNet
 from vfl.network.part import Own
 from vfl.network.roles import (
     Bottom,
-    Plan,
     Table,
     Top,
     feature_party,
@@ -37,39 +34,11 @@ from vfl.network.roles import (
 from vfl.order import Order
 
 
-class VerticalNet(Parameters):
-    """What all parties of a vertical network are told; as the parameters of the estimators."""
-
-    label_party: str
-    kind: Kind
-    hidden: tuple[int, ...] = (64, 32)
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    optimizer: Literal["adam", "sgd"] = "adam"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    standardise: bool = True
-    duplicates: Literal["error", "first"] = "error"
-    normalise: tuple[Rule, ...] = ()
-    protocol: Once = "auto"
-    may_be_empty: bool = False  # when predicting: no common row is no error
-
-    @property
-    def plan(self) -> Plan:
-        """The same, for the roles."""
-        settings = Settings.of(self, self.kind, self.epochs)
-        return Plan(settings, self.hidden, self.standardise, self.protocol)
-
-    def peers(self, parties: Sequence[str]) -> tuple[str, ...]:
-        """The feature parties. ConfigError where the label party takes no part, or alone."""
-        return feature_parties(parties, self.label_party)
-
-
 def fit(p: VerticalNet, seat: Seat) -> Role:
     """A party's role in training."""
     table, name = seat.require_table(), seat.require_id()
-    plan, peers = p.plan, p.peers(seat.parties)
+    peers = p.peers(seat.parties)
+    p.check()
     load_optimizers()
     own = {part: copied(module) for part, module in seat.modules.items()}
     bottom, top = own.get("bottom"), own.get("top")
@@ -83,8 +52,8 @@ def fit(p: VerticalNet, seat: Seat) -> Role:
     if bottom is not None:
         embedding_width(bottom, len(columns))
     if seat.party == p.label_party:
-        return lambda me: label_party(me, peers, rows, y, bottom, top, plan)
-    return lambda me: feature_party(me, p.label_party, rows, bottom, plan)
+        return lambda me: label_party(me, peers, rows, y, bottom, top, p)
+    return lambda me: feature_party(me, p.label_party, rows, bottom, p)
 
 
 def predict(p: VerticalNet, seat: Seat) -> Role:

@@ -32,34 +32,21 @@ from torch import nn
 
 from protocols.arrays import Array
 from protocols.data.tables import Scaler, encode_labels, features, labels
-from protocols.errors import ConfigError, DataError, marked
+from protocols.errors import DataError, marked
 from protocols.flops import training_flops
 from protocols.learning.cut import Segment, Trainer, exchange, forward
 from protocols.learning.networks import dry_run, mlp
-from protocols.learning.training import Settings, outputs, outputs_flops
+from protocols.learning.training import outputs, outputs_flops
 from protocols.party import Coordinator, Party
 from protocols.psi.choose import Protocol
 from protocols.psi.ids import CanonicalIds
 from vfl.alignment.roles import Aligned, align_feature, align_label
 from vfl.network.layout import ask_width, check_top, lay_out, seed_of
+from vfl.network.parameters import VerticalNet
 from vfl.order import Order, positions
 
 CHUNK = 4096  # rows that one message carries when predicting
 Classes = list[bool | int | str]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all parties agree on beforehand; nobody's secret."""
-
-    settings: Settings
-    hidden: tuple[int, ...] = (64, 32)  # of default models: all embeddings together, then the top's layers
-    standardise: bool = True
-    protocol: Protocol = "auto"  # by which two parties compare their ids
-
-    def __post_init__(self) -> None:
-        if not self.hidden or not all(type(width) is int and width > 0 for width in self.hidden):
-            raise ConfigError(f"hidden={self.hidden!r} should be one or more widths above 0, as in (64, 32)")
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ class Top:
 
 
 async def feature_party(
-    me: Party, label_party: str, table: Table, bottom: nn.Module | None, plan: Plan
+    me: Party, label_party: str, table: Table, bottom: nn.Module | None, plan: VerticalNet
 ) -> tuple[Bottom, Aligned]:
     """Align, then train this party's bottom model."""
     async with me.within("align") as at:
@@ -108,11 +95,11 @@ async def feature_party(
         bottom = await ask_width(at, label_party, x.shape[1], bottom)
     trainer = Trainer(plan.settings, bottom)
     mine = [Segment(bottom, above=label_party, random=_draws(bottom, x.shape[1]))]
-    for step in me.steps(plan.settings.epochs, trainer):
+    for step in me.steps(plan.epochs, trainer):
         async with step as at:
             order = positions(await at.recv(label_party, Order), len(x), label_party)
             draws = at.rng("dropout")
-            for rows in _batches(order, plan.settings.batch_size):
+            for rows in _batches(order, plan.batch_size):
                 await exchange(at, mine, trainer, draws, x[rows])
     return Bottom(scaler, bottom), aligned
 
@@ -124,15 +111,14 @@ async def label_party(
     target: pd.Series,
     bottom: nn.Module | None,
     top: nn.Module | None,
-    plan: Plan,
+    plan: VerticalNet,
 ) -> tuple[Bottom | None, Top, Aligned]:
     """Align, then train the top model, and this party's bottom model if it has columns."""
-    settings = plan.settings
     async with me.within("align") as at:
         aligned = await align_label(at, peers, table.ids, protocol=plan.protocol)
     scaler, x = await _standardised(me, table.x[aligned.rows], plan)
     with marked(me.name, "setup"):
-        y, classes, target_scaler = _target(target.iloc[aligned.rows], settings)
+        y, classes, target_scaler = _target(target.iloc[aligned.rows], plan)
     async with me.within("setup") as at:
         bottom, widths = await lay_out(at, peers, x.shape[1], bottom, plan.hidden[0])
         total, count = sum(widths.values()), len(classes) if classes else 1
@@ -140,15 +126,15 @@ async def label_party(
             top = mlp(total, count, plan.hidden[1:], seed_of(at, "top"))
         check_top(top, total, count)
     whole = _Joined(bottom, top, total)
-    trainer = Trainer(settings, whole)
+    trainer = Trainer(plan.settings, whole)
     random = _draws(top, total) or (bottom is not None and _draws(bottom, x.shape[1]))
     mine = [_segment(whole, peers, widths, random)]
-    for step in me.steps(settings.epochs, trainer, progress="epochs"):
+    for step in me.steps(plan.epochs, trainer, progress="epochs"):
         async with step as at:
             order = at.rng("batches").permutation(len(x))
             await at.broadcast(Order(rows=order.astype(np.uint32)), to=peers)
             draws = at.rng("dropout")
-            for rows in _batches(order, settings.batch_size):
+            for rows in _batches(order, plan.batch_size):
                 await exchange(at, mine, trainer, draws, x[rows], y[rows])
     fitted = None if bottom is None else Bottom(scaler, bottom)
     return fitted, Top(top, {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
@@ -230,16 +216,16 @@ async def _scaled(at: Party, bottom: Bottom | None, x: Array) -> torch.Tensor:
     return torch.from_numpy(await at.compute(bottom.scaler, x, cost=2.0 * x.size))
 
 
-async def _standardised(me: Party, x: Array, plan: Plan) -> tuple[Scaler, torch.Tensor]:
+async def _standardised(me: Party, x: Array, plan: VerticalNet) -> tuple[Scaler, torch.Tensor]:
     plain = Scaler(np.zeros(x.shape[1]), np.ones(x.shape[1]))
     # Mean, variance, and the scaling itself: 2 + 3 + 2 operations a cell.
     scaler = await me.compute(Scaler.fit, x, cost=5.0 * x.size) if plan.standardise else plain
     return scaler, torch.from_numpy(await me.compute(scaler, x, cost=2.0 * x.size))
 
 
-def _target(values: pd.Series, settings: Settings) -> tuple[torch.Tensor, Classes | None, Scaler | None]:
+def _target(values: pd.Series, plan: VerticalNet) -> tuple[torch.Tensor, Classes | None, Scaler | None]:
     """The common rows' labels as (tensor, classes, None), or numbers as (tensor, None, their scaler)."""
-    if settings.kind == "classification":
+    if plan.kind == "classification":
         classes = labels(values)
         if len(classes) < 2:
             raise DataError(

@@ -32,7 +32,8 @@ from tests.support.columns_apart import joined, overlapping, small
 from vfl import VerticalNetClassifier, VerticalNetRegressor, align
 from vfl.alignment.roles import align_feature, align_label
 from vfl.network.layout import Columns, Width
-from vfl.network.roles import Plan, Table, feature_party, label_party
+from vfl.network.parameters import VerticalNet
+from vfl.network.roles import Table, feature_party, label_party
 from vfl.order import Order
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
@@ -218,7 +219,7 @@ def table_of(ids: list[str]) -> Table:
 
 
 IDS = ["a", "b", "c", "d"]
-PLAN = Plan(Settings(epochs=1), hidden=(4, 3))
+PLAN = VerticalNet(label_party="bank", kind="classification", epochs=1, hidden=(4, 3))
 
 
 def against(bank: Role | None = None, shop: Role | None = None) -> None:
