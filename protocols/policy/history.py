@@ -86,7 +86,8 @@ def load_history(store: Path, peer: str, table: str) -> History:
 def save_history(store: Path, peer: str, table: str, history: History) -> None:
     """Write it whole or not at all, and durably. DataError for what the disk refuses."""
     content = io.BytesIO()
-    np.savez(content, **_arrays(history))  # no objects among them, so nothing is pickled
+    arrays: dict[str, Any] = {**_arrays(history)}
+    np.savez(content, **arrays)  # no objects among them, so nothing is pickled
     place = _place(store, peer, table)
     try:
         _write(place, content.getvalue())

@@ -134,7 +134,8 @@ def call(folder: Path, method: str, line: Connection) -> None:
             except VflError as error:
                 line.send_bytes(f"{type(error).__name__}: {error}".encode())
                 continue
-            np.savez(path, run=np.array(outcome.run), **outcome.arrays)
+            arrays: dict[str, Any] = {**outcome.arrays, "run": np.array(outcome.run)}
+            np.savez(path, **arrays)
             line.send_bytes(b"done")
 
 
