@@ -52,6 +52,17 @@ def test_weights_are_judged_by_their_ratios(weights: Any, unit: float) -> None:
     assert caught.value.told == "sample_weight is too unequal; clip it"
 
 
+def test_where_many_carry_the_whole_their_ratio_still_counts() -> None:
+    """Who weighs next to nothing leaves sums that are of all others alone."""
+    for ratio in (LARGEST, 1.001 * LARGEST):
+        weights = np.repeat([1.0, ratio], [1, 100])
+        if ratio == LARGEST:
+            check_weights(weights)
+            continue
+        with pytest.raises(DataError, match="the largest sample_weight is 1025 times the smallest"):
+            check_weights(weights)
+
+
 def tables(rows: int = 300) -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(0)
     x, id = rng.normal(size=(rows, 3)), np.arange(rows)

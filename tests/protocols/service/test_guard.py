@@ -110,6 +110,18 @@ def test_each_clause_of_the_guard_stops_a_job_by_itself(clause: str) -> None:
         guard(job, history, **{clause: met})[0].rows(rows)
 
 
+def test_the_guard_asks_about_the_protocol_whatever_the_parameters_call_it() -> None:
+    """The caller's parameters are looked at before; this is what holds where they do not name it."""
+    one, _ = guard(JOB, EMPTY, protocols=("ecdh",))
+    one.protocol("ecdh")
+    one.protocol("auto")
+    for other in ("kkrt", "unbalanced"):
+        with pytest.raises(
+            PolicyError, match=f"protocols: ids may not be compared by {other}; granted are ecdh"
+        ):
+            one.protocol(other)
+
+
 def test_equal_rows_are_no_difference_and_other_actions_are_not_compared() -> None:
     history = fitted(ids(5))
     guard(JOB, history, min_difference=3)[0].rows(reversed(ids(5)))
