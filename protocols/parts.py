@@ -5,9 +5,9 @@ tell each other so that parts of different runs are not mixed when predicting. A
 catches damage and mix-ups, not an owner who rewrites a part together with its hashes. It covers the
 weights, so a curious peer can test a guess of the whole part against it and learns no more.
 
-A part is written to a hidden directory beside its place, flushed to disk, and renamed. So a run
-directory is whole or absent; a crash can leave a hidden one, which nothing here reads and anyone may delete.
-Directories are readable by their owner only. Formats: JSON (pydantic, no unknown fields) and safetensors.
+A part is a folder that `protocols.files` writes, so a run directory is whole or absent; a crash can leave a
+hidden one, which nothing here reads and anyone may delete. Directories are readable by their owner only.
+Formats: JSON (pydantic, no unknown fields) and safetensors.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,9 +27,9 @@ import safetensors
 import safetensors.numpy
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError
 
-from protocols import private
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
+from protocols.files import remove_folder, write_folder
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
@@ -90,18 +87,8 @@ def save_part(store: Path, run: str, part: Part) -> Path:
     manifest = _manifest(part, weights)
     if place.exists():
         return _same(place, run, manifest)
-    temporary = store / f".part-{secrets.token_hex(8)}"
     with _disk(f"{part.party}: run {run!r} was not saved"):
-        private.make(store)
-        try:
-            temporary.mkdir(mode=0o700)
-            _write(temporary / WEIGHTS, weights)
-            _write(temporary / "part.json", _text(manifest))
-            _flush(temporary)
-            os.replace(temporary, place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        _flush(store)
+        write_folder(place, {WEIGHTS: weights, "part.json": _text(manifest)})
     return place
 
 
@@ -136,15 +123,15 @@ def list_parts(store: Path) -> list[str]:
 
 
 def delete_part(store: Path, run: str) -> None:
-    """Remove `<store>/<run>`. It is renamed first, so a crash half-way leaves nothing that looks whole."""
+    """Remove `<store>/<run>`; a crash half-way leaves nothing that looks whole.
+
+    ConfigError for a run that is not there, DataError for what the disk refuses.
+    """
     place = _place(store, run)
     if not (place / "part.json").exists():
         raise _missing(store, run)
-    doomed = store / f".deleted-{secrets.token_hex(8)}"
     with _disk(f"run {run!r} was not deleted"):
-        os.replace(place, doomed)
-        shutil.rmtree(doomed)
-        _flush(store)
+        remove_folder(place)
 
 
 def _is_run(run: str) -> bool:
@@ -255,24 +242,6 @@ def _read(place: Path, run: str) -> _Manifest:
 
 def _fields(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb", opener=private.opener) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush(directory: Path) -> None:
-    """Make a directory's entries durable. Windows neither needs nor allows it."""
-    if os.name == "nt":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

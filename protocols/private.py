@@ -1,10 +1,10 @@
 """Files that only their owner may read: stores and keys.
 
 Takes part: one party, alone. Whoever else has an account on its machine should see nothing of what it keeps.
-A folder that is made here is its owner's from the start; a store that others could look into is closed when
-it is opened; and a key that others could read is refused, as ssh refuses it. What belongs to somebody else
-may be open to its group, which in a container is how a service is given its files. Windows has no such modes:
-there, nothing is checked.
+A folder that `protocols.files` makes is its owner's from the start; a store that others could look into is
+closed when it is opened; and a key that others could read is refused, as ssh refuses it. What belongs to
+somebody else may be open to its group, which in a container is how a service is given its files. Windows has
+no such modes: there, nothing is checked.
 """
 
 from __future__ import annotations
@@ -18,13 +18,6 @@ from pathlib import Path
 from protocols.errors import ConfigError
 
 _OTHERS, _ALL_OTHERS = 0o007, 0o077
-
-
-def make(folder: Path) -> None:
-    """Make `folder`, and what is missing above it, for its owner only. One that is there stays as it is."""
-    if not folder.exists() and folder.parent != folder:
-        make(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def opener(path: str, flags: int) -> int:

@@ -21,7 +21,7 @@ PROTOCOLS = {
     **dict.fromkeys(
         ["arrays", "costs", "files", "flops", "hazmat", "logs", "private", "randomness", "settings"], 1
     ),
-    **dict.fromkeys(["files", "flops", "parts", "policy", "trees", "wire"], 2),
+    **dict.fromkeys(["flops", "parts", "policy", "trees", "wire"], 2),
     **dict.fromkeys(["data", "estimator", "network", "party", "record"], 3),
     **dict.fromkeys(["psi", "sums"], 4),
     **dict.fromkeys(["learning", "programs"], 5),

@@ -271,10 +271,10 @@ def _read(party: str, file: Path, ids: Sequence[str]) -> pd.DataFrame:
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
-    from protocols.compare.report import write_whole
+    from protocols.files import write_out
 
     content = table.to_csv(index=False) if out.suffix == ".csv" else table.to_parquet(index=False)
-    write_whole(out, content)
+    write_out(out, content)
     say(f"wrote {len(table)} rows to {out}")
 
 

@@ -74,13 +74,13 @@ def export(
 ) -> None:
     """Every entry of a ledger as a row of a table, for auditors."""
     with errors():
-        from protocols.compare.report import write_whole
         from protocols.errors import ConfigError
+        from protocols.files import write_out
 
         if to.suffix not in (".parquet", ".csv"):
             raise ConfigError(f"cannot write {to}: expected a name that ends in .parquet or .csv")
         table = _entries(file)
-        write_whole(to, table.to_parquet(index=False) if to.suffix == ".parquet" else _csv(table))
+        write_out(to, table.to_parquet(index=False) if to.suffix == ".parquet" else _csv(table))
         say(f"wrote {to}: {len(table)} entries")
 
 

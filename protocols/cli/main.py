@@ -183,10 +183,10 @@ def _over_network(
 
     from protocols.compare.datasets import kind_of, read
     from protocols.compare.over_network import compare_parties
-    from protocols.compare.report import write_whole
     from protocols.data.tables import column
     from protocols.errors import ConfigError
     from protocols.federation import Federation
+    from protocols.files import write_out
     from protocols.learning.training import Settings
     from protocols.progress import bar
 
@@ -210,7 +210,7 @@ def _over_network(
         if json == "-":
             sys.stdout.write(text)
             return
-        write_whole(json, text)
+        write_out(json, text)
     console().print(found.renderable())
 
 
@@ -221,19 +221,19 @@ def _exporter(directory: Path | None) -> OnOutcome | None:
     def export(method: Method, seed: int, outcome: Outcome) -> None:
         import re
 
-        from protocols.compare.report import write_whole
+        from protocols.files import write_out
 
         directory.mkdir(parents=True, exist_ok=True)
         stem = re.sub(r"[^a-z0-9]+", "-", method.name.lower()).strip("-")
         for phase, record in (("train", outcome.ledger), ("predict", outcome.predict_ledger)):
             content = record.frame().to_parquet(index=False)
-            write_whole(directory / f"{stem}.seed{seed}.{phase}.parquet", content)
+            write_out(directory / f"{stem}.seed{seed}.{phase}.parquet", content)
 
     return export
 
 
 def _show(result: Comparison, json: str | None, html: Path | None) -> None:
-    from protocols.compare.report import write_whole
+    from protocols.files import write_out
 
     report = result.report
     if json == "-":
@@ -241,7 +241,7 @@ def _show(result: Comparison, json: str | None, html: Path | None) -> None:
     else:
         console().print(report.renderable())
     if json not in (None, "-"):
-        write_whole(str(json), report.to_json())
+        write_out(str(json), report.to_json())
     if html is not None:
         report.to_html(html)
         say(f"wrote {html}")

@@ -6,12 +6,9 @@ No line is involved; nothing here measures. The page opens without a network and
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,8 @@ from protocols.compare.measure import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED
 from protocols.compare.rows import Row, Verdict, rows
 from protocols.compare.task import Method, Task
 from protocols.costs import SECONDS_PER_OPERATION
-from protocols.errors import ConfigError, DataError
+from protocols.errors import DataError
+from protocols.files import release, write_out
 
 SCHEMA = 1
 WIDTH = 118  # of the text where no terminal says how wide it is
@@ -206,7 +204,7 @@ class Report:
         records = c.frame.astype(object).where(c.frame.notna(), None).to_dict("records")
         document = {
             "schema": SCHEMA,
-            "version": _version(),
+            "version": release(),
             "constants": self.constants(),
             "candidates": [_candidate(candidate) for candidate in c.choice.candidates],
             "methods": [
@@ -229,11 +227,11 @@ class Report:
 
     def html(self) -> str:
         """One self-contained page."""
-        return page.render(self, _version())
+        return page.render(self, release())
 
     def to_html(self, path: str | Path) -> Path:
         """Write the page, whole or not at all."""
-        return write_whole(path, self.html())
+        return write_out(path, self.html())
 
 
 def _some(names: Sequence[str]) -> str:
@@ -263,28 +261,6 @@ def read_measures(text: str) -> pd.DataFrame:
     if schema != SCHEMA:
         raise DataError(f"the report has schema {schema!r}, this release reads {SCHEMA}")
     return pd.DataFrame(records, columns=COLUMNS)
-
-
-def write_whole(path: str | Path, content: str | bytes) -> Path:
-    """Write `content` beside `path` and rename, so that a reader sees all of it or what was there before."""
-    place = Path(path)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    try:
-        try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(temporary, place)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write {place}: {error.strerror}") from None
-    return place
-
-
-def _version() -> str:
-    try:
-        return version("vfl-toolkit")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ piece. What is put aside is in a folder of its own that only its owner can enter
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from protocols.data.shelf import Shelf
 from protocols.data.sources import parquet_batches, readable
 from protocols.errors import DataError
+from protocols.files import AS_USUAL, whole_file
 
 PIECE = 1 << 24  # bytes of a piece of the result, about; writing one takes several times that
 CHUNK = 1 << 16  # rows that are read at a time
@@ -43,18 +42,16 @@ def write_rows(
 
     ConfigError where there is no `source`, DataError for what cannot be read or written.
     """
-    new = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
-        _write(source, rows, new, columns)
-        os.replace(new, out)
+        with whole_file(out, mode=AS_USUAL) as file:
+            _write(source, rows, file, out.parent, columns)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
 
 
-def _write(source: Path, rows: NDArray[np.int64], new: Path, columns: Sequence[str] | None) -> None:
+def _write(
+    source: Path, rows: NDArray[np.int64], out: BinaryIO, aside: Path, columns: Sequence[str] | None
+) -> None:
     with readable(source), pq.ParquetFile(source) as file:
         schema, there = file.schema_arrow.remove_metadata(), file.metadata.num_rows
     if len(rows) and not 0 <= rows.min() <= rows.max() < there:
@@ -63,10 +60,10 @@ def _write(source: Path, rows: NDArray[np.int64], new: Path, columns: Sequence[s
         schema = pa.schema([schema.field(name) for name in columns])
     per = max(1024, int(PIECE / max(_row_size(source, schema.names), 1.0)))
     count = -(-len(rows) // per) or 1
-    shelf = Shelf(new.parent, count, schema.append(pa.field(_PLACE, pa.int64())))
+    shelf = Shelf(aside, count, schema.append(pa.field(_PLACE, pa.int64())))
     try:
         _put_aside(source, rows, per, shelf)
-        with pq.ParquetWriter(new, schema) as writer:
+        with pq.ParquetWriter(out, schema) as writer:
             for piece in range(count):
                 *columns, places = shelf.take(piece)
                 shelf.drop(piece)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from protocols import private
 from protocols.errors import DataError
+from protocols.files import make_folder
 
 CHUNK = 1 << 17  # rows that are put in at a time: few enough to be held, enough for long pieces in a file
 
@@ -33,7 +34,7 @@ class Shelf:
         self.count, self.schema = count, schema
         with _disk(above or Path(tempfile.gettempdir())):
             if above is not None:
-                private.make(above)
+                make_folder(above)
             self.folder = Path(tempfile.mkdtemp(prefix=".shelf-", dir=above))  # mode 0700
         self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import secrets
 import zipfile
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import private
 from protocols.errors import ConfigError, DataError
+from protocols.files import write_whole
 from protocols.policy.past import ALIGNMENT, PRINT, SIZE
 from protocols.policy.past import History as History
 
@@ -90,12 +89,9 @@ def save_history(store: Path, peer: str, table: str, history: History) -> None:
     np.savez(content, **arrays)  # no objects among them, so nothing is pickled
     place = _place(store, peer, table)
     try:
-        _write(place, content.getvalue())
-    except OSError as error:
-        raise DataError(
-            f"{place}: was not saved: {error.strerror or error}; no job goes on without its history. "
-            "Is the store writable and is there space?"
-        ) from None
+        write_whole(place, content.getvalue())
+    except DataError as error:
+        raise DataError(f"{error}; no job goes on without its history") from None
 
 
 def _arrays(history: History) -> dict[str, NDArray[Any]]:
@@ -164,30 +160,10 @@ def _key(store: Path) -> bytes:
             # A new key would match no earlier id, and so reset every budget without a word.
             raise _unread(place, "it is missing beside the histories that it belongs to")
         key = secrets.token_bytes(KEY)
-        _write(place, key)
+        write_whole(place, key)
         return key
     except OSError as error:
         raise _unread(place, error.strerror or "the disk refused") from None
-
-
-def _write(place: Path, content: bytes) -> None:
-    """Write beside `place`, flush, rename, and make the name durable (Windows does that by itself)."""
-    private.make(place.parent)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
-    try:
-        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name != "nt":
-        folder = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _unread(place: Path, why: str) -> DataError:

@@ -8,8 +8,8 @@ One party, about its own store; nothing leaves it here. `protocols.psi.unbalance
                        from-PEER.marks   the marks that PEER sent, where PEER is the large side
 
 The folder and the files are for their owner only: whoever reads an epoch can test guesses against its marks.
-Each file is written beside its place, flushed to disk and renamed, and the epoch's own last. So what a crash
-leaves, or whatever else damages a file, does not fit its digest and is read as nothing at all. There is one
+Each file is written whole (`protocols.files`), and the epoch's own last. So what a crash leaves, or whatever
+else damages a file, does not fit its digest and is read as nothing at all. There is one
 epoch with each peer: another table's begins where this one's ends. Processes that share a store take turns
 (not on Windows), so that none counts what another has counted over, or brings back what was deleted.
 """
@@ -39,11 +39,9 @@ from pydantic import (
     ValidationError,
 )
 
-from protocols import private
 from protocols.arrays import Array
 from protocols.errors import DataError
-from protocols.files import unfinished, write_whole
-from protocols.record.file import flush_folder
+from protocols.files import leftovers, make_folder, remove, sealed, unsealed, write_whole
 
 if sys.platform != "win32":
     import fcntl
@@ -129,17 +127,15 @@ def _keep(store: Path, peer: str, epoch: Epoch) -> None:
         asked=epoch.asked,
     )
     content = kept.model_dump_json().encode()
-    place = _places(store, peer)["epoch"]
-    write_whole(place, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-    flush_folder(place.parent)
+    write_whole(_places(store, peer)["epoch"], sealed(content))
 
 
 def load_epoch(store: Path, peer: str) -> Epoch | None:
     """The epoch that is kept for `peer`; None if there is none, or it is not whole."""
     place = _places(store, peer)
     try:
-        said, _, content = place["epoch"].read_bytes().partition(b"\n")
-        if hashlib.sha256(content).hexdigest().encode() != said:
+        content = unsealed(place["epoch"].read_bytes())
+        if content is None:
             return None
         kept = _Kept.model_validate_json(content)
     except (OSError, ValidationError):
@@ -170,7 +166,7 @@ def forget(store: Path, peer: str) -> bool:
         return False
     places = _places(store, peer).values()
     with _turn(store):
-        return _delete([*places, *map(unfinished, places)])
+        return _delete([*places, *(file for path in places for file in leftovers(path.parent, path.name))])
 
 
 def digest_of(array: Array) -> bytes:
@@ -188,7 +184,7 @@ def _places(store: Path, peer: str) -> dict[str, Path]:
 def _turn(store: Path) -> Iterator[None]:
     """While it lasts, no other process writes here. Of what it makes, only the lock is beside the folder."""
     try:
-        private.make(store / FOLDER)
+        make_folder(store / FOLDER)
         handle = os.open(store / f"{FOLDER}-lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise DataError(f"{store / FOLDER} cannot be written: {error.strerror or error}") from None
@@ -216,9 +212,6 @@ def _map(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...], digest
 
 def _delete(paths: Iterable[Path]) -> bool:
     try:
-        there = [path for path in paths if path.exists()]
-        for path in there:
-            path.unlink(missing_ok=True)
+        return remove(paths)
     except OSError as error:
         raise DataError(f"what is kept was not deleted: {error.strerror or error}") from None
-    return bool(there)

@@ -16,13 +16,12 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from protocols import private
 from protocols.errors import ConfigError, DataError, VflError
+from protocols.files import flush_folder, make_folder, release
 from protocols.record.rows import (
     BEGINNING,
     START,
@@ -92,7 +91,7 @@ class Record:
         """
         place = Path(path)
         try:
-            private.make(place.parent)
+            make_folder(place.parent)
             handle = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         except OSError as error:
             raise _refused(place, party, error) from error
@@ -249,13 +248,13 @@ class Record:
             if torn:
                 self._check_torn(self._end)
                 os.ftruncate(self._open(), self._end)
+            flush_folder(self.path.parent)  # whoever began the file may not have come so far
         except OSError as error:
             raise _refused(self.path, self.party, error) from error
         if not last:
             self._add(
-                lambda i, now: HeaderRow(index=i, at=now, party=self.party, version=_release()), flush=True
+                lambda i, now: HeaderRow(index=i, at=now, party=self.party, version=release()), flush=True
             )
-            flush_folder(self.path.parent)
         if torn:
             self._add(lambda i, now: MendedRow(index=i, at=now, cut=torn), flush=True)
 
@@ -318,27 +317,8 @@ def _ends(path: Path) -> tuple[bytes, list[bytes], int, int]:
     return first, last, start + length, size
 
 
-def flush_folder(folder: Path) -> None:
-    """Make a new file's name durable. Windows neither needs nor allows it."""
-    if sys.platform == "win32":
-        return
-    with suppress(OSError):  # some file systems cannot
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _refused(path: Path, party: str, error: OSError) -> VflError:
     return DataError(
         f"the ledger {path} cannot be written: {error.strerror or error}. What it held is intact; is there "
         "space, and may this user write there?"
     ).at(party, "ledger")
-
-
-def _release() -> str:
-    try:
-        return version("vfl-toolkit")
-    except PackageNotFoundError:
-        return "not installed"

@@ -9,7 +9,6 @@ unencrypted in files that only their owner may read; certificates follow RFC 528
 from __future__ import annotations
 
 import ipaddress
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocols import private
 from protocols.errors import ConfigError
+from protocols.files import make_folder, whole_file
 from protocols.network.tls import Credentials, network_name
 
 AUTHORITY = "authority"
@@ -150,14 +150,10 @@ def _write(
 def put(path: Path, content: bytes, mode: int) -> None:
     """Write a file whole or not at all, with these permissions from its first byte on. ConfigError for what
     the disk refuses."""
-    new = path.with_name(path.name + ".new")
     try:
-        private.make(path.parent)
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        make_folder(path.parent)
+        with whole_file(path, mode=mode) as file:
             file.write(content)
-            os.fsync(file.fileno())
-        new.replace(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -128,8 +128,12 @@ def read_status(store: Store) -> dict[str, Any]:
         silent = (datetime.now(UTC) - datetime.fromisoformat(found["seen"])).total_seconds()
     except FileNotFoundError:
         raise ConfigError(f"nothing has served {store.folder} yet; start `vfl serve`") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {type(error).__name__}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):  # it is not flushed: it says nothing after a loss of power
+        raise ConfigError(
+            f"{path} is torn or damaged: nothing serves {store.folder}; start `vfl serve`"
+        ) from None
     if silent < 3 * PULSE + 2:
         return {"why": "", **found, "running": True}
     if _is_there(found.get("pid")):

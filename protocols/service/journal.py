@@ -106,8 +106,7 @@ class Notes:
         # What is made up for may be of an attempt that was followed by another.
         if known is not None and known.attempt > new.attempt:
             return new
-        # Nothing is lost with a proposal that nobody consented to, and peers may send many.
-        saved = self.store.save(new, durable=ours or new.ran > 0 or new.given is not None)
+        saved = self.store.save(new)
         if not (ours or new.ran or state in OPEN):
             self._forget_others(saved)
         return saved

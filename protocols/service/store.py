@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Val
 from protocols import private
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError, ProtocolError
-from protocols.files import write_whole
+from protocols.files import leftovers, remove, sealed, unsealed, write_whole
 from protocols.logs import log
 from protocols.randomness import new_seed
 from protocols.service.jobs import ALIGNED, CUT, HOLDS, OPEN, Attempt, Given, JobId, Propose, State
@@ -101,19 +101,21 @@ class Store:
         return self.folder / "scratch"
 
     def clear_scratch(self) -> None:
-        """Delete what is there: for whoever holds this store, while it runs nothing."""
+        """Delete what killed processes left behind: for whoever holds this store, while it runs nothing."""
         shutil.rmtree(self.scratch, ignore_errors=True)
+        with suppress(OSError):
+            remove(file for name in (".", *HOLDS) for file in leftovers(self.folder / name) if file.is_file())
 
     @property
     def ledger(self) -> Path:
         """The ledger file."""
         return self.folder / "ledger.jsonl"
 
-    def save(self, record: Record, *, durable: bool = True) -> Record:
+    def save(self, record: Record) -> Record:
         """Write `record`, whole or not at all; returns it with the time of now."""
         record = record.model_copy(update={"updated": datetime.now(UTC)})
         path = self.folder / "jobs" / f"{record.job}.json"
-        write_whole(path, record.model_dump_json(indent=1).encode(), durable=durable)
+        write_whole(path, record.model_dump_json(indent=1).encode())
         return record
 
     def forget(self, job: str) -> None:
@@ -200,7 +202,7 @@ class Store:
             return False
         about = path.read_text(errors="replace") if request else ""
         with suppress(OSError):
-            path.unlink()
+            remove([path])
         return about == request
 
     def checkpoints(self, job: str) -> Kept:
@@ -211,7 +213,8 @@ class Store:
 class Kept:
     """A job's checkpoints on disk: its seed, the common rows, and the last two steps.
 
-    Two, since parties may be one step apart.
+    Two, since parties may be one step apart. Steps are sealed and not flushed, since each would wait for the
+    disk: one that a loss of power tore counts as none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -221,14 +224,12 @@ class Kept:
     @property
     def steps(self) -> list[int]:
         """Steps after which a state is kept, ascending."""
-        if not self._seed.exists():  # what is left of a job that was being forgotten
-            return []
-        return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
+        return [step for step in self._written() if self._read(step) is not None]
 
     @property
     def aligned(self) -> bool:
         """Whether the common rows are kept."""
-        return self._seed.exists() and self._place(ALIGNED).exists()
+        return self._seed.exists() and self._read(ALIGNED) is not None
 
     @property
     def some(self) -> bool:
@@ -255,7 +256,7 @@ class Kept:
                 f"{'one' if self.aligned else 'none'}"
             )
         # What comes after is made again, with other secrets: the old would fit nobody else's.
-        self._delete(self._place(step) for step in self.steps if step > done)
+        self._delete(self._place(step) for step in self._written() if step > done)
         if not aligned:
             self._delete([self._place(ALIGNED)])
         if not (done or aligned):  # of the same secret draws, one sample of rows could be asked about twice
@@ -285,34 +286,48 @@ class Kept:
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps. DataError for what the disk refuses."""
         self._save(done, state)
-        self._delete(self._place(step) for step in self.steps if step < done - 1)
+        self._delete((self._place(step) for step in self._written() if step < done - 1), durable=False)
 
     def save_alignment(self, state: Arrays) -> None:
         """Keep the common rows. DataError for what the disk refuses."""
-        self._save(ALIGNED, state)
+        self._save(ALIGNED, state, durable=True)
 
     def _place(self, step: int | str) -> Path:
         return self._folder / f"{step}.safetensors"
 
-    def _load(self, step: int | str) -> Arrays:
-        path = self._place(step)
-        try:
-            return Arrays(safetensors.numpy.load(path.read_bytes()))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"the checkpoint {path} cannot be read: {type(error).__name__}") from None
+    def _written(self) -> list[int]:
+        """Steps of which there is a file, whole or not, ascending."""
+        if not self._seed.exists():  # what is left of a job that was being forgotten
+            return []
+        return sorted(int(path.stem) for path in self._folder.glob("*.safetensors") if path.stem.isdecimal())
 
-    def _save(self, step: int | str, state: Arrays) -> None:
+    def _read(self, step: int | str) -> bytes | None:
+        """The content of a checkpoint; None for one that is torn or missing."""
+        try:
+            return unsealed(self._place(step).read_bytes())
+        except OSError:
+            return None
+
+    def _load(self, step: int | str) -> Arrays:
+        content = self._read(step)
+        try:
+            if content is not None:
+                return Arrays(safetensors.numpy.load(content))
+        except safetensors.SafetensorError:
+            pass
+        raise DataError(f"the checkpoint {self._place(step)} cannot be read; was it changed meanwhile?")
+
+    def _save(self, step: int | str, state: Arrays, *, durable: bool = False) -> None:
         if not self._seed.exists():
             self.drop()
             write_whole(self._seed, f"{self.seed:064x}".encode())
-        write_whole(self._place(step), safetensors.numpy.save(dict(state)), durable=False)
+        write_whole(self._place(step), sealed(safetensors.numpy.save(dict(state))), durable=durable)
 
-    def _delete(self, paths: Iterable[Path]) -> None:
-        for path in paths:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise DataError(f"{path} cannot be deleted: {error.strerror or error}") from None
+    def _delete(self, paths: Iterable[Path], *, durable: bool = True) -> None:
+        try:
+            remove(paths, durable=durable)
+        except OSError as error:
+            raise DataError(f"{self._folder} cannot be written: {error.strerror or error}") from None
 
     def drop(self) -> None:
         """Forget all."""

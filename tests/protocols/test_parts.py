@@ -266,29 +266,5 @@ def test_a_kill_while_deleting_leaves_nothing_that_looks_whole(
     assert list_parts(tmp_path) == []
 
 
-def test_files_are_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def flushed(handle: int) -> None:
-        done.append("fsync")
-        fsync(handle)
-
-    def renamed(source: Path, target: Path) -> None:
-        done.append("replace")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", flushed)
-    monkeypatch.setattr(os, "replace", renamed)
-    save_part(tmp_path, "run", part())
-    assert done == [
-        "fsync",
-        "fsync",
-        "fsync",
-        "replace",
-        "fsync",
-    ]  # two files and their directory, then the store
-
-
 def test_a_parts_repr_shows_no_weight() -> None:
     assert "array" not in repr(part())

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from protocols import private
 from protocols.errors import ConfigError
+from protocols.files import make_folder
 from protocols.parts import list_parts
 from protocols.service.caller import Connected
 from protocols.service.certificates import new_authority, new_party
@@ -76,8 +76,8 @@ def test_all_that_parties_keep_of_their_jobs_is_their_owners_and_so_it_is_made_a
 def test_what_is_made_is_closed_up_to_the_first_folder_that_was_there(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with unmasked():
-        private.make(tmp_path / "a" / "b" / "c")
-        private.make(tmp_path / "a" / "b" / "c")
+        make_folder(tmp_path / "a" / "b" / "c")
+        make_folder(tmp_path / "a" / "b" / "c")
     assert mode(tmp_path) == 0o755
     assert all(mode(tmp_path / folder) == 0o700 for folder in ("a", "a/b", "a/b/c"))
 

@@ -17,9 +17,9 @@ from protocols.compare import claims
 from protocols.compare.claims import CLAIMS, LEAKAGE, WAYS, level
 from protocols.compare.figures import Figures, amount, grouped, percent, seconds, spread, varied
 from protocols.compare.measure import Spread
-from protocols.compare.report import Comparison, Report, read_measures, write_whole
+from protocols.compare.report import Comparison, Report, read_measures
 from protocols.compare.rows import Cell
-from protocols.errors import ConfigError, DataError
+from protocols.errors import DataError
 from protocols.learning.cut import LabelledSmashed
 from protocols.wire.message import Message
 from tests.support import ROOT, tiny
@@ -223,23 +223,6 @@ def test_the_page_tells_nothing_from_next_to_nothing(result: Comparison) -> None
         assert said in " ".join(line.text for line in cell(result.report, "core architecture", way).lines)
     (work,) = cell(result.report, "client compute", "centralised").lines
     assert work.text == "Training: nothing to compute. Predicting the test rows: nothing to compute."
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "report.html"
-    write_whole(place, "first")
-
-    def interrupted(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_whole(place, "second")
-    assert place.read_text() == "first"
-    assert list(tmp_path.iterdir()) == [place]
-    with pytest.raises(ConfigError, match="cannot write"):
-        write_whole(tmp_path / "nowhere" / "report.html", "x")
 
 
 def test_numbers_for_people() -> None:
