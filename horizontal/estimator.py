@@ -8,10 +8,10 @@ labels). Predicting is local: every client holds the final model, and no message
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -38,43 +38,27 @@ from protocols.progress import bar
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
+@dataclass(eq=False, repr=False)
 class _Federated(BaseEstimator):
     """What classifier and regressor share."""
 
-    _kind: Kind
+    _kind: ClassVar[Kind]
 
-    def __init__(
-        self,
-        model: nn.Module | str | None = None,
-        *,
-        hidden: Sequence[int] = (64, 32),
-        rounds: int = 20,
-        local_epochs: int = 1,
-        fraction: float = 1.0,
-        algorithm: str | ClientChoice = "fedavg",
-        server: str | ServerChoice = "average",
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        standardise: bool = True,
-        random_state: int = 0,
-    ) -> None:
-        self.model = model
-        self.hidden = hidden
-        self.rounds = rounds
-        self.local_epochs = local_epochs
-        self.fraction = fraction
-        self.algorithm = algorithm
-        self.server = server
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.standardise = standardise
-        self.random_state = random_state
+    model: nn.Module | str | None = None
+    _: KW_ONLY
+    hidden: Sequence[int] = (64, 32)
+    rounds: int = 20
+    local_epochs: int = 1
+    fraction: float = 1.0
+    algorithm: str | ClientChoice = "fedavg"
+    server: str | ServerChoice = "average"
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    standardise: bool = True
+    random_state: int = 0
 
     def fit(self, data: Tables, target: str, id: str | None = None) -> Self:
         """Train on the rows of every client in `data`, a mapping of client name to DataFrame or a Federation.

@@ -8,8 +8,9 @@ are in one process; what each keeps is still apart, and predictions go over the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ CLIENT = "client"  # whoever asks for a prediction of one table
 Tables = Mapping[str, pd.DataFrame] | Federation
 
 
+@dataclass(eq=False, repr=False)
 class _Split(BaseEstimator):
     """What both estimators share. Learnt: `parts_` (the client's and the server's, apart), `client_model_`,
     `server_model_`, `clients_` (turn order), `target_`, `id_`, `feature_names_in_` (sorted),
@@ -43,34 +45,20 @@ class _Split(BaseEstimator):
     is another party's is absent: a client has no `server_model_`, the server no `client_model_`, no classes
     and no column names."""
 
-    _kind: Kind
+    _kind: ClassVar[Kind]
 
-    def __init__(
-        self,
-        model: nn.Sequential | str | None = None,
-        cut: int | tuple[int, int] = 2,
-        *,
-        hidden: Sequence[int] = (64, 32),
-        epochs: int = 10,
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        standardise: bool = True,
-        random_state: int = 0,
-    ) -> None:
-        self.model = model
-        self.cut = cut
-        self.hidden = hidden
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.standardise = standardise
-        self.random_state = random_state
+    model: nn.Sequential | str | None = None
+    cut: int | tuple[int, int] = 2
+    _: KW_ONLY
+    hidden: Sequence[int] = (64, 32)
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    standardise: bool = True
+    random_state: int = 0
 
     def fit(self, data: Tables, target: str, id: str | None = None) -> Self:
         """Train over all row-clients in `data` (name -> table, all with the same columns), in turns.

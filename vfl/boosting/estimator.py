@@ -8,8 +8,9 @@ training run and what it reveals. Semi-honest parties.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,7 @@ PAILLIER = Paillier()
 _NOT_TOLD = ("encryption", "monotone", "warm_start", "unmatched", "random_state")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _VerticalGradientBoosting(Vertical):
     """What the classifier and the regressor share.
 
@@ -79,68 +81,36 @@ class _VerticalGradientBoosting(Vertical):
     Series), is_plain_ (whether gradients could be read by others).
     """
 
-    _kind: Kind
+    _kind: ClassVar[Kind]
 
-    def __init__(
-        self,
-        *,
-        n_estimators: int = 100,
-        learning_rate: float = 0.1,
-        max_depth: int = 5,
-        max_bins: int = 32,
-        l2_regularization: float = 1.0,
-        min_child_weight: float = 1.0,
-        min_samples_leaf: int = 10,
-        min_samples_split: int = 20,
-        min_gain: float = 0.0,
-        subsample: float = 1.0,
-        colsample: float = 1.0,
-        top_rate: float = 0.0,
-        other_rate: float = 0.0,
-        complete_secure: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 0.0,
-        monotone: Mapping[str, Mapping[str, int]] | None = None,
-        gradient_bits: int = 16,
-        encryption: Paillier | Plain = PAILLIER,
-        predict_protocol: PredictProtocol = "levels",
-        warm_start: bool = False,
-        duplicates: Literal["error", "first"] = "error",
-        normalise: Normalise = (),
-        protocol: Literal["auto", "ecdh", "kkrt"] = "auto",
-        unmatched: Literal["drop", "nan"] = "drop",
-        random_state: int = 0,
-    ) -> None:
-        self.n_estimators = n_estimators
-        self.learning_rate = learning_rate
-        self.max_depth = max_depth
-        self.max_bins = max_bins
-        self.l2_regularization = l2_regularization
-        self.min_child_weight = min_child_weight
-        self.min_samples_leaf = min_samples_leaf
-        self.min_samples_split = min_samples_split
-        self.min_gain = min_gain
-        self.subsample = subsample
-        self.colsample = colsample
-        self.top_rate = top_rate
-        self.other_rate = other_rate
-        self.complete_secure = complete_secure
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.monotone = monotone
-        self.gradient_bits = gradient_bits
-        self.encryption = encryption
-        self.predict_protocol = predict_protocol
-        self.warm_start = warm_start
-        self.duplicates = duplicates
-        self.normalise = normalise
-        self.protocol = protocol
-        self.unmatched = unmatched
-        self.random_state = random_state
+    n_estimators: int = 100
+    learning_rate: float = 0.1
+    max_depth: int = 5
+    max_bins: int = 32
+    l2_regularization: float = 1.0
+    min_child_weight: float = 1.0
+    min_samples_leaf: int = 10
+    min_samples_split: int = 20
+    min_gain: float = 0.0
+    subsample: float = 1.0
+    colsample: float = 1.0
+    top_rate: float = 0.0
+    other_rate: float = 0.0
+    complete_secure: bool = False
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    tol: float = 0.0
+    monotone: Mapping[str, Mapping[str, int]] | None = None
+    gradient_bits: int = 16
+    encryption: Paillier | Plain = PAILLIER
+    predict_protocol: PredictProtocol = "levels"
+    warm_start: bool = False
+    duplicates: Literal["error", "first"] = "error"
+    normalise: Normalise = ()
+    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
+    unmatched: Literal["drop", "nan"] = "drop"
+    random_state: int = 0
 
     @property
     def _program(self) -> Program[Any]:  # type: ignore[override]  # which one follows from the parameters
@@ -310,6 +280,7 @@ class VerticalGradientBoostingClassifier(ClassifierMixin, _VerticalGradientBoost
         self.classes_ = np.asarray(learnt.classes)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VerticalGradientBoostingRegressor(RegressorMixin, _VerticalGradientBoosting):
     """Boosted trees for regression; see its base for the other parameters.
 
@@ -318,70 +289,7 @@ class VerticalGradientBoostingRegressor(RegressorMixin, _VerticalGradientBoostin
 
     _kind = "regression"
 
-    def __init__(
-        self,
-        *,
-        loss: Literal["squared", "poisson"] = "squared",
-        n_estimators: int = 100,
-        learning_rate: float = 0.1,
-        max_depth: int = 5,
-        max_bins: int = 32,
-        l2_regularization: float = 1.0,
-        min_child_weight: float = 1.0,
-        min_samples_leaf: int = 10,
-        min_samples_split: int = 20,
-        min_gain: float = 0.0,
-        subsample: float = 1.0,
-        colsample: float = 1.0,
-        top_rate: float = 0.0,
-        other_rate: float = 0.0,
-        complete_secure: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 0.0,
-        monotone: Mapping[str, Mapping[str, int]] | None = None,
-        gradient_bits: int = 16,
-        encryption: Paillier | Plain = PAILLIER,
-        predict_protocol: PredictProtocol = "levels",
-        warm_start: bool = False,
-        duplicates: Literal["error", "first"] = "error",
-        normalise: Normalise = (),
-        protocol: Literal["auto", "ecdh", "kkrt"] = "auto",
-        unmatched: Literal["drop", "nan"] = "drop",
-        random_state: int = 0,
-    ) -> None:
-        super().__init__(
-            n_estimators=n_estimators,
-            learning_rate=learning_rate,
-            max_depth=max_depth,
-            max_bins=max_bins,
-            l2_regularization=l2_regularization,
-            min_child_weight=min_child_weight,
-            min_samples_leaf=min_samples_leaf,
-            min_samples_split=min_samples_split,
-            min_gain=min_gain,
-            subsample=subsample,
-            colsample=colsample,
-            top_rate=top_rate,
-            other_rate=other_rate,
-            complete_secure=complete_secure,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            monotone=monotone,
-            gradient_bits=gradient_bits,
-            encryption=encryption,
-            predict_protocol=predict_protocol,
-            warm_start=warm_start,
-            duplicates=duplicates,
-            normalise=normalise,
-            protocol=protocol,
-            unmatched=unmatched,
-            random_state=random_state,
-        )
-        self.loss = loss
+    loss: Literal["squared", "poisson"] = "squared"
 
     def predict(self, data: Data) -> pd.Series:
         """The expected value of each row, indexed by id, in the label party's row order.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ PAILLIER = Paillier()
 _NOT_TOLD = ("encryption", "unmatched", "random_state")  # of the parameters; each party has them by itself
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _VerticalLinear(Vertical):
     """What the estimators share.
 
@@ -74,52 +75,28 @@ class _VerticalLinear(Vertical):
     is_plain_ (whether what left in training could be read, or its key be broken).
     """
 
-    _family: Family
+    _family: ClassVar[Family]
 
-    def __init__(
-        self,
-        *,
-        l2: float = 1e-3,
-        l1: float = 0.0,
-        solver: Solver = "lbfgs",
-        max_iter: int = 100,
-        tol: float = 1e-6,
-        batch_size: int = 4096,
-        learning_rate: float = 0.1,
-        momentum: float = 0.0,
-        security: Security = "exact",
-        encryption: Paillier = PAILLIER,
-        standardise: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        warm_start: bool = False,
-        duplicates: Literal["error", "first"] = "error",
-        normalise: Normalise = (),
-        protocol: Literal["auto", "ecdh", "kkrt"] = "auto",
-        unmatched: Literal["drop", "nan"] = "drop",
-        random_state: int = 0,
-    ) -> None:
-        self.l2 = l2
-        self.l1 = l1
-        self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.security = security
-        self.encryption = encryption
-        self.standardise = standardise
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.warm_start = warm_start
-        self.duplicates = duplicates
-        self.normalise = normalise
-        self.protocol = protocol
-        self.unmatched = unmatched
-        self.random_state = random_state
+    l2: float = 1e-3
+    l1: float = 0.0
+    solver: Solver = "lbfgs"
+    max_iter: int = 100
+    tol: float = 1e-6
+    batch_size: int = 4096
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    security: Security = "exact"
+    encryption: Paillier = PAILLIER
+    standardise: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 5
+    warm_start: bool = False
+    duplicates: Literal["error", "first"] = "error"
+    normalise: Normalise = ()
+    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
+    unmatched: Literal["drop", "nan"] = "drop"
+    random_state: int = 0
 
     @property
     def _program(self) -> Program[Any]:  # type: ignore[override]  # which one follows from the parameters

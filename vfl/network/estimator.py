@@ -8,8 +8,9 @@ it reveals. Semi-honest parties; no defence against what gradients and embedding
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from vfl.network.program import owned, program
 from vfl.network.roles import Top
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _VerticalNet(Vertical):
     """What the classifier and the regressor share.
 
@@ -57,42 +59,23 @@ class _VerticalNet(Vertical):
     """
 
     _program = program
-    _kind: Kind
+    _kind: ClassVar[Kind]
 
-    def __init__(
-        self,
-        *,
-        bottoms: Mapping[str, nn.Module] | None = None,
-        top: nn.Module | None = None,
-        hidden: Sequence[int] = (64, 32),
-        epochs: int = 10,
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        optimizer: Literal["adam", "sgd"] = "adam",
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        standardise: bool = True,
-        duplicates: Literal["error", "first"] = "error",
-        normalise: Normalise = (),
-        protocol: Literal["auto", "ecdh", "kkrt"] = "auto",
-        unmatched: Literal["drop", "nan"] = "drop",
-        random_state: int = 0,
-    ) -> None:
-        self.bottoms = bottoms
-        self.top = top
-        self.hidden = hidden
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.standardise = standardise
-        self.duplicates = duplicates
-        self.normalise = normalise
-        self.protocol = protocol
-        self.unmatched = unmatched
-        self.random_state = random_state
+    bottoms: Mapping[str, nn.Module] | None = None
+    top: nn.Module | None = None
+    hidden: Sequence[int] = (64, 32)
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    standardise: bool = True
+    duplicates: Literal["error", "first"] = "error"
+    normalise: Normalise = ()
+    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
+    unmatched: Literal["drop", "nan"] = "drop"
+    random_state: int = 0
 
     def fit(self, data: Data, target: str, id: str | Mapping[str, str]) -> Self:
         """Align the parties' tables and train on the rows that all of them have.
