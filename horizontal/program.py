@@ -7,10 +7,8 @@ holds the whole model.
 
 from __future__ import annotations
 
-from typing import Any
-
-from horizontal import part as storage
 from horizontal.parameters import Horizontal
+from horizontal.part import Own
 from horizontal.rounds import Skip, Trained, client, server
 from horizontal.rules import Model, Update
 from protocols.data.tables import Classes, Moments, Scaling
@@ -37,27 +35,30 @@ def fit(p: Horizontal, seat: Seat) -> Role:
     return lambda me: client(me, SERVER, rows, p, module)
 
 
-def keep(p: Horizontal, seat: Seat, result: Any) -> Part:
+def owned(p: Horizontal, seat: Seat, result: Trained) -> Own:
+    """What a party holds after `fit`."""
+    return Own(result, p.target, row_clients(seat.parties), seat.one_id)
+
+
+def keep(p: Horizontal, seat: Seat, result: Trained) -> Part:
     """A party's part of a training, for its store: the whole model; of a client, with its columns' names."""
-    parameters = p.model_dump(mode="json", exclude={"kind", "target"}) | {"random_state": 0}
-    return storage.part_of(
-        METHODS[p.kind],
-        seat.party,
-        result,
-        parameters=parameters,
-        target=p.target,
-        id=seat.one_id,
-        clients=row_clients(seat.parties),
-    )
+    settings = p.model_dump(mode="json", exclude={"kind", "target"})
+    return Part.of(METHODS[p.kind], seat.party, owned(p, seat, result), settings)
 
 
 def recall(p: Horizontal, part: Part) -> Trained:
     """What a party kept."""
-    return storage.trained_in(part)
+    return part.read(Own).trained
 
 
 SPEAKS = {"fit": (Columns, Moments, Scaling, Classes, Model, Skip, Update)}
 program = Program(
-    *("fedavg", "horizontal", Horizontal, SPEAKS, {"fit": fit}, keep, recall),
+    name="fedavg",
+    package="horizontal",
+    parameters=Horizontal,
+    speaks=SPEAKS,
+    prepare={"fit": fit},
+    keep=keep,
+    recall=recall,
     target=lambda parameters: parameters.target,
 )

@@ -1,21 +1,52 @@
-"""What estimators of all paradigms share: the parts of one run saved and loaded together.
+"""What estimators of all paradigms share: a run of their program, what it leaves, and its parts on disk.
 
-Takes part: every party of a run, in one process. Each part holds the digests of the others, so that parts of
-different trainings are not put together; a digest is all that one party's part says of another's.
+Takes part: every party of a run, in one process, or over a network one. Each part on disk holds the digests
+of the others, so that parts of different trainings are not put together; a digest is all that one party's
+part says of another's.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.exceptions import NotFittedError as _SklearnNotFitted
+from torch import nn
 
 from protocols.errors import ConfigError, DataError, VflError, marked
+from protocols.federation import Federation
 from protocols.parts import Part, digest, load_part, save_part
+from protocols.party import Run
+from protocols.policy.rules import Action
+from protocols.programs import Parameters, Program, Seat
+from protocols.progress import bar
+
+if TYPE_CHECKING:
+    from protocols.service.caller import Connected
+
+    # scikit-learn ships no types, and a class whose base has none takes any argument.
+    class BaseEstimator:
+        """As scikit-learn's."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        def set_params(self, **params: Any) -> Self: ...
+
+    class ClassifierMixin:
+        """As scikit-learn's."""
+
+        score: Any
+
+    class RegressorMixin:
+        """As scikit-learn's."""
+
+        score: Any
+else:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+__all__ = ["ClassifierMixin", "Estimator", "NotFittedError", "RegressorMixin", "load_parts", "save_parts"]
 
 
 def save_parts(store: Path, run: str | None, parts: Mapping[str, Part]) -> str:
@@ -56,14 +87,6 @@ def load_parts(store: Path, run: str, method: str, parties: Iterable[str] | None
     return parts
 
 
-def settings_in(run: str, parts: Mapping[str, Part]) -> dict[str, Any]:
-    """What the estimator was made with. DataError unless one part, the label party's, says it."""
-    told: list[Any] = [part.settings["settings"] for part in parts.values() if "settings" in part.settings]
-    if len(told) != 1:
-        raise DataError(f"{len(told)} parts of run {run!r} are a label party's, expected one")
-    return dict(told[0])
-
-
 def _parties(store: Path, run: str) -> tuple[str, ...]:
     found = sorted(path.parent.parent.name for path in store.glob(f"*/{run}/part.json"))
     if not found:
@@ -73,3 +96,178 @@ def _parties(store: Path, run: str) -> tuple[str, ...]:
 
 class NotFittedError(VflError, _SklearnNotFitted):  # type: ignore[misc]  # sklearn has no stubs
     """`predict` was called before `fit`."""
+
+
+class Estimator(BaseEstimator):
+    """A program of parties behind scikit-learn's `fit`: what all estimators share.
+
+    Those of one paradigm say how seats are filled and what is learnt; what each party here keeps is one
+    dataclass, which its part on disk holds.
+    """
+
+    _program: Program[Any]
+    _methods: ClassVar[Mapping[str, str]]  # kind of estimator -> its name on disk
+    _kind: ClassVar[str]
+    _not_saved: ClassVar[tuple[str, ...]] = ()  # settings that a part does not hold
+    random_state: int
+
+    def _owned(self, parameters: Any, seat: Seat, result: Any) -> Any:
+        """What a party keeps of what its role returned from "fit"."""
+        raise NotImplementedError
+
+    def _keep(self, own: dict[str, Any]) -> None:
+        """Set what is learnt, from what each party here keeps; after training and after loading."""
+        self._own = own
+
+    def _recall(self, part: Part) -> Any:
+        """What `_owned` gave, from a part."""
+        raise NotImplementedError
+
+    def _says_settings(self, own: Any) -> bool:
+        """Whether the part of a party that keeps `own` holds the settings too."""
+        return True
+
+    def _execute(
+        self,
+        data: Federation | Connected,
+        action: Action,
+        parameters: Parameters,
+        seat: Callable[[str], Seat],
+        parties: Sequence[str],
+        *,
+        run: str = "",
+    ) -> Run:
+        """Run one action of the program; `run` is the training that it starts from."""
+        with bar(type(self).__name__) as on_progress:
+            return data.execute(
+                self._program,
+                action,
+                parameters,
+                seat,
+                parties,
+                seed=int(self.random_state),
+                on_progress=on_progress,
+                run=run,
+            )
+
+    def _train(
+        self,
+        data: Federation | Connected,
+        parameters: Parameters,
+        seat: Callable[[str], Seat],
+        parties: Sequence[str],
+        *,
+        run: str = "",
+    ) -> Mapping[str, Any]:
+        """Train, and set what every fitted estimator has; what the roles here returned."""
+        done = self._execute(data, "fit", parameters, seat, parties, run=run)
+        self.ledger_, self.run_ = done.ledger, done.job
+        self._keep({party: self._owned(parameters, seat(party), got) for party, got in done.results.items()})
+        return done.results
+
+    def _fitted(self) -> dict[str, Any]:
+        """What each party here keeps."""
+        if not hasattr(self, "_own"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
+        return self._own
+
+    def save(self, store: str | Path, run: str | None = None) -> str:
+        """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
+
+        After a run between processes there is one part here, this party's. Modules that were brought are
+        saved as weights alone. What happened (`ledger_` and the like) is not saved.
+        """
+        own = self._fitted()
+        settings = {
+            name: _without_code(self._write(value))
+            for name, value in self.get_params(deep=False).items()
+            if name not in self._not_saved
+        }
+        parts = {
+            party: Part.of(self._method(), party, held, settings if self._says_settings(held) else {})
+            for party, held in own.items()
+        }
+        return save_parts(Path(store), run, parts)
+
+    @classmethod
+    def load(cls, store: str | Path, run: str) -> Self:
+        """What `save` wrote, ready to predict.
+
+        Raises ConfigError for a run that is not there, DataError for parts that are damaged or do not
+        belong together.
+        """
+        return cls._loaded(store, run)
+
+    @classmethod
+    def _loaded(cls, store: str | Path, run: str, party: str | None = None, **brought: Any) -> Self:
+        """As `load`, of one party's part alone if it is named. brought: settings that hold modules."""
+        parts = load_parts(Path(store), run, cls._method(), None if party is None else [party])
+        made = cls(**_settings_in(run, parts, cls._read, brought))
+        own: dict[str, Any] = {}
+        for party, part in parts.items():
+            with marked(party, "load"):
+                own[party] = made._recall(part)
+        made.run_ = run
+        made._keep(own)
+        return made
+
+    @classmethod
+    def _write(cls, value: Any) -> Any:
+        """A setting as a part holds it, of JSON values or dataclasses; modules are seen to elsewhere."""
+        return value
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        """A setting as it stands in a part -> as the constructor takes it."""
+        return tuple(value) if isinstance(value, list) else value
+
+    @classmethod
+    def _method(cls) -> str:
+        return cls._methods[cls._kind]
+
+
+def _without_code(value: Any) -> Any:
+    """A setting as a part holds it: of a module, only that there was one."""
+    if isinstance(value, nn.Module):
+        return {"module": type(value).__name__}
+    if isinstance(value, Mapping):
+        return {name: _without_code(each) for name, each in value.items()}
+    return value
+
+
+def _settings_in(
+    run: str, parts: Mapping[str, Part], read: Callable[[str, Any], Any], brought: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the estimator was made with, as far as a part says it; what is absent is as by default.
+
+    DataError unless a part says it, and no other says otherwise. ConfigError for a module that was brought
+    then and is not now.
+    """
+    found = {party: part.settings for party, part in parts.items() if part.settings}
+    if len({repr(sorted(settings.items())) for settings in found.values()}) != 1:
+        raise DataError(f"{len(found)} parts of run {run!r} hold settings, expected one, or the same in all")
+    party, settings = next(iter(found.items()))
+    with marked(party, "load"):
+        for name, value in settings.items():
+            _check_brought(name, value, brought.get(name))
+    given = {name: value for name, value in brought.items() if value is not None}
+    return {name: read(name, value) for name, value in settings.items() if not _is_module(value)} | given
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, dict) and any(key == "module" or _is_module(each) for key, each in value.items())
+
+
+def _check_brought(name: str, value: Any, given: Any) -> None:
+    if not _is_module(value):
+        return
+    if "module" in value:
+        wanted = [] if given is not None else [f"{name}=module"]
+    else:
+        lacking = [key for key, each in value.items() if _is_module(each) and key not in (given or {})]
+        wanted = [f"{name}={{{key!r}: module}}" for key in lacking]
+    if wanted:
+        raise ConfigError(
+            f"{name} was a network of the caller's own, whose code is not saved; bring the saved one, or one "
+            f"of its shape: pass {', '.join(wanted)}"
+        )

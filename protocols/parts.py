@@ -8,6 +8,7 @@ weights, so a curious peer can test a guess of the whole part against it and lea
 A part is a folder that `protocols.files` writes, so a run directory is whole or absent; a crash can leave a
 hidden one, which nothing here reads and anyone may delete. Directories are readable by their owner only.
 Formats: JSON (pydantic, no unknown fields) and safetensors.
+What a method keeps is one dataclass, written as `protocols.packing` says: so all methods have one format.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import safetensors
@@ -30,29 +31,51 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, StringCons
 from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
 from protocols.files import remove_folder, write_folder
+from protocols.packing import pack, unpack
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS = "weights.safetensors"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 DTYPES = frozenset(["bool", "float16", "float32", "float64", *INTEGERS])
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Part:
     """One party's part of a model.
 
-    method: the method's name. party: whose part. settings: JSON values, enough to rebuild the part around
-    its weights. weights: named arrays, bool, integer or float. others: {party: digest of its part}.
-    created: aware time; now if not given.
+    method: the method's name. party: whose part. settings: JSON values, how the method was set, as far as
+    this party knows it. kept: JSON values, what it keeps around its arrays. weights: named arrays, bool,
+    integer or float. others: {party: digest of its part}. created: aware time; now if not given.
     """
 
     method: str
     party: str
     settings: Mapping[str, JsonValue]
     weights: Arrays = field(repr=False)
+    kept: Mapping[str, JsonValue] = field(default_factory=dict)
     others: Mapping[str, str] = field(default_factory=dict)
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def of(cls, method: str, party: str, kept: object, settings: Mapping[str, Any]) -> Self:
+        """A part that holds the dataclass `kept`. DataError for settings that are arrays."""
+        tree, arrays = pack(kept)
+        told, more = pack(settings)
+        if more:
+            raise DataError(f"{party}: settings should be JSON values, got an array: {', '.join(more)}")
+        return cls(method, party, told, Arrays(arrays), tree)
+
+    def read(self, kind: type[T]) -> T:
+        """What `of` was given; networks in it are `protocols.packing.Stored`. DataError for anything else."""
+        try:
+            return unpack(kind, self.kept, self.weights)
+        except DataError as error:
+            raise DataError(
+                f"{self.party}: this part of {self.method} is none that this release writes: {error}; "
+                "train again"
+            ) from None
 
 
 class _Manifest(BaseModel):
@@ -65,6 +88,7 @@ class _Manifest(BaseModel):
     party: str
     created: AwareDatetime
     settings: dict[str, JsonValue]
+    kept: dict[str, JsonValue]
     files: dict[str, Sha256]
     others: dict[str, Sha256]
     digest: Sha256
@@ -113,8 +137,15 @@ def load_part(store: Path, run: str) -> Part:
         raise DataError(
             f"{manifest.party}: {WEIGHTS} of run {run!r} is no safetensors file: {error}"
         ) from None
-    kept = manifest
-    return Part(kept.method, kept.party, kept.settings, Arrays(arrays), kept.others, kept.created)
+    return Part(
+        manifest.method,
+        manifest.party,
+        manifest.settings,
+        Arrays(arrays),
+        kept=manifest.kept,
+        others=manifest.others,
+        created=manifest.created,
+    )
 
 
 def list_parts(store: Path) -> list[str]:
@@ -167,10 +198,7 @@ def _weights(part: Part) -> bytes:
 
 
 def _manifest(part: Part, weights: bytes) -> _Manifest:
-    try:
-        settings = json.loads(json.dumps(dict(part.settings), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{part.party}: settings should be JSON values: {error}") from None
+    settings, kept = (_as_json(part, name) for name in ("settings", "kept"))
     files = {WEIGHTS: hashlib.sha256(weights).hexdigest()}
     try:
         return _Manifest(
@@ -179,20 +207,29 @@ def _manifest(part: Part, weights: bytes) -> _Manifest:
             party=part.party,
             created=part.created.astimezone(UTC),
             settings=settings,
+            kept=kept,
             files=files,
             others=dict(part.others),
-            digest=_digest(part.method, part.party, settings, files),
+            digest=_digest(part.method, part.party, settings, kept, files),
         )
     except ValidationError as error:
         raise DataError(f"{part.party}: the part cannot be written: {_fields(error)}") from None
+
+
+def _as_json(part: Part, name: str) -> dict[str, JsonValue]:
+    try:
+        found: dict[str, JsonValue] = json.loads(json.dumps(dict(getattr(part, name)), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{part.party}: {name} should be JSON values: {error}") from None
+    return found
 
 
 def _text(manifest: _Manifest) -> bytes:
     return (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode()
 
 
-def _digest(method: str, party: str, settings: Mapping[str, JsonValue], files: Mapping[str, str]) -> str:
-    told = [SCHEMA, method, party, settings, files]
+def _digest(method: str, party: str, *content: Mapping[str, Any]) -> str:
+    told = [SCHEMA, method, party, *content]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -223,7 +260,7 @@ def _read(place: Path, run: str) -> _Manifest:
     if version != SCHEMA:
         raise DataError(
             f"part.json of run {run!r} has schema version {version!r}, this release reads {SCHEMA}; "
-            "use the release that wrote it"
+            "train again, or use the release that wrote it"
         )
     try:
         manifest = _Manifest.model_validate(found)
@@ -231,7 +268,7 @@ def _read(place: Path, run: str) -> _Manifest:
         raise DataError(
             f"part.json of run {run!r} is damaged: {_fields(error)}; restore it or train again"
         ) from None
-    expected = _digest(manifest.method, manifest.party, manifest.settings, manifest.files)
+    expected = _digest(manifest.method, manifest.party, manifest.settings, manifest.kept, manifest.files)
     if manifest.digest != expected or list(manifest.files) != [WEIGHTS]:
         raise DataError(
             f"{manifest.party}: part.json of run {run!r} was changed after it was saved: it says digest "

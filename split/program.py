@@ -7,8 +7,6 @@ and `split.roles`.
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from protocols.data.tables import Classes, Moments, Scaling, features
 from protocols.errors import ConfigError
 from protocols.learning.clients import SERVER, Columns, read_client, row_clients
@@ -17,11 +15,10 @@ from protocols.learning.training import load_optimizers
 from protocols.parts import Part
 from protocols.party import Role
 from protocols.programs import Program, Seat
-from split import part as storage
 from split.agreement import ClientPart, ServerPart
 from split.handover import HandOver, Outputs, RowCount
 from split.parameters import SplitNet
-from split.part import Own
+from split.part import Own, own_in
 from split.roles import answer, ask, client, server
 
 METHODS = {"classification": "SplitClassifier", "regression": "SplitRegressor"}
@@ -53,35 +50,36 @@ def predict(p: SplitNet, seat: Seat) -> Role:
     return lambda me: ask(me, part, x, ids)
 
 
-def keep(p: SplitNet, seat: Seat, result: Any) -> Part:
+def owned(p: SplitNet, seat: Seat, result: ClientPart | ServerPart) -> Own:
+    """What a party holds after `fit`."""
+    return Own(result, p.target, row_clients(seat.parties), seat.one_id)
+
+
+def keep(p: SplitNet, seat: Seat, result: ClientPart | ServerPart) -> Part:
     """A party's part of a training, for its store."""
-    settings = p.model_dump(mode="json", exclude={"kind", "target"}) | {"random_state": 0}
-    return storage.part_of(
-        *(METHODS[p.kind], seat.party, cast(Own, result)),
-        settings=settings,
-        target=p.target,
-        id=seat.one_id,
-        clients=row_clients(seat.parties),
-    )
+    settings = p.model_dump(mode="json", exclude={"kind", "target"})
+    return Part.of(METHODS[p.kind], seat.party, owned(p, seat, result), settings)
 
 
-def recall(p: SplitNet, part: Part) -> Own:
+def recall(p: SplitNet, part: Part) -> ClientPart | ServerPart:
     """What a party kept, in the layers that it was trained in, whatever `p` says of them."""
-    told: Any = part.settings["settings"]
-    trained = {name: value for name, value in told.items() if name in SplitNet.model_fields}
-    told_then = p.model_validate(p.model_dump() | trained)
+    trained = {name: value for name, value in part.settings.items() if name in SplitNet.model_fields}
+    told_then = program.read({**p.model_dump(mode="json"), **trained})
     told_then.check(None)
-    return storage.own_in(part, told_then, None)
+    return own_in(part, told_then, None).part
 
 
 SPEAKS = {
-    "fit": (
-        *(Columns, RowCount, Moments, Scaling, Classes),
-        *(Smashed, LabelledSmashed, CutGradient, HandOver),
-    ),
+    "fit": (Columns, RowCount, Moments, Scaling, Classes, Smashed, LabelledSmashed, CutGradient, HandOver),
     "predict": (RowCount, Smashed, Outputs),
 }
 program = Program(
-    *("split-net", "split", SplitNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
+    name="split-net",
+    package="split",
+    parameters=SplitNet,
+    speaks=SPEAKS,
+    prepare={"fit": fit, "predict": predict},
+    keep=keep,
+    recall=recall,
     target=lambda parameters: parameters.target,
 )

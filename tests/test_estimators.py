@@ -15,11 +15,11 @@ from horizontal.algorithms.choice import Choice
 from horizontal.parameters import Horizontal
 from protocols.hazmat.paillier import Paillier
 from protocols.programs import Parameters
-from split.program import SplitNet
+from split.parameters import SplitNet
 from tests.test_surface import SURFACE
 from vfl.boosting.parameters import Boosting
-from vfl.linear.program import VerticalLinear
-from vfl.network.program import VerticalNet
+from vfl.linear.parameters import VerticalLinear
+from vfl.network.parameters import VerticalNet
 
 PARAMETERS: dict[str, type[Parameters]] = {
     "Fed": Horizontal,

@@ -19,16 +19,16 @@ PARADIGMS = ("horizontal", "split", "vfl")
 PROTOCOLS = {
     **dict.fromkeys(["errors", "lazy", "progress"], 0),
     **dict.fromkeys(
-        ["arrays", "costs", "files", "flops", "hazmat", "logs", "private", "randomness", "settings"], 1
+        ["arrays", "costs", "files", "hazmat", "logs", "private", "randomness", "settings"], 1
     ),
-    **dict.fromkeys(["flops", "parts", "policy", "trees", "wire"], 2),
-    **dict.fromkeys(["data", "estimator", "network", "party", "record"], 3),
-    **dict.fromkeys(["psi", "sums"], 4),
+    **dict.fromkeys(["flops", "policy", "trees", "wire"], 2),
+    **dict.fromkeys(["data", "network", "packing", "party", "record"], 3),
+    **dict.fromkeys(["parts", "psi", "sums"], 4),
     **dict.fromkeys(["learning", "programs"], 5),
     "service": 6,
     "federation": 7,
-    "compare": 8,
-    "cli": 9,
+    **dict.fromkeys(["compare", "estimator"], 8),
+    **dict.fromkeys(["cli", "row_clients"], 9),
 }
 LEVELS = {
     **{f"protocols.{room}": level for room, level in PROTOCOLS.items()},

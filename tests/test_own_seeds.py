@@ -131,7 +131,7 @@ def test_killed_and_started_again_a_party_goes_on_with_its_seed(tmp_path: Path) 
         assert module is not None
         weights = load_part(stores[party].parts, there.run_).weights
         for name, tensor in module.module.state_dict().items():
-            np.testing.assert_array_equal(weights[f"bottom.{name}"], tensor.numpy())
+            np.testing.assert_array_equal(weights[f"bottom.module.{name}"], tensor.numpy())
 
 
 def test_a_seed_is_kept_with_the_states_that_came_of_it_and_goes_with_them(tmp_path: Path) -> None:

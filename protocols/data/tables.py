@@ -278,14 +278,3 @@ def moments(x: Array) -> Moments:
         column = int(np.flatnonzero(~np.isfinite(variance))[0])
         raise DataError(f"column {column + 1} of {len(variance)} is too large to standardise; scale it down")
     return Moments(rows=len(x), mean=mean, variance=variance)
-
-
-def scaler_arrays(name: str, scaler: Scaler | None) -> dict[str, Array]:
-    """A scaler as arrays of a part; nothing for none."""
-    return {} if scaler is None else {f"{name}.mean": scaler.mean, f"{name}.scale": scaler.scale}
-
-
-def scaler_in(name: str, arrays: Arrays) -> Scaler | None:
-    """The scaler that `scaler_arrays` put among `arrays`, if any."""
-    mean = arrays.get(f"{name}.mean")
-    return None if mean is None else Scaler(mean, arrays[f"{name}.scale"])

@@ -127,7 +127,7 @@ def test_settings_that_cannot_be_meant(settings: dict[str, object], said: str) -
 def test_predicting() -> None:
     tables = rows({"a": 12, "b": 15})
     model = FedClassifier(hidden=(4,), rounds=1)
-    with pytest.raises(NotFittedError, match="this FedClassifier has not been fitted"):
+    with pytest.raises(NotFittedError, match="this FedClassifier is not fitted; call fit"):
         model.predict(tables)
     model.fit(tables, target="y")
     with pytest.raises(DataError, match=r"b/predict: 1 of 4 columns .*'x2'"):

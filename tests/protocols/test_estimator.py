@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from protocols.arrays import Arrays, prefixed, under
-from protocols.data.tables import Scaler, scaler_arrays, scaler_in
+from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
-from protocols.estimator import load_parts, save_parts, settings_in
+from protocols.estimator import _settings_in, load_parts, save_parts
 from protocols.parts import Part, digest, load_part
 
 
@@ -67,28 +68,28 @@ def test_a_party_that_took_no_part_is_refused(tmp_path: Path) -> None:
         load_parts(tmp_path, "r", "split")
 
 
-def test_weights_of_several_models_lie_in_one_part() -> None:
-    top, bottom = Arrays({"0.w": np.ones(2)}), Arrays({"0.w": np.zeros(3), "top.w": np.ones(1)})
-    scaler = Scaler(np.arange(2.0), np.ones(2))
-    together = Arrays(
-        prefixed("top", top)
-        | prefixed("bottom", bottom)
-        | scaler_arrays("target", scaler)
-        | scaler_arrays("x", None)
-    )
-    assert under("top", together) == top and under("bottom", together) == bottom
-    back = scaler_in("target", together)
-    assert back is not None and back.mean.tolist() == [0, 1] and back.scale.tolist() == [1, 1]
-    assert scaler_in("x", together) is None
+SAID = {"l2": 1.0, "hidden": [4, 2]}
 
 
-@pytest.mark.parametrize("label_parties", [(), ("bank", "shop")])
-def test_settings_are_those_of_one_label_party(label_parties: tuple[str, ...]) -> None:
-    found = parts() | {
-        party: Part("split", party, {"settings": {"l2": 1.0}}, Arrays({})) for party in label_parties
+@pytest.mark.parametrize(
+    ("said", "count"), [({}, 0), ({"bank": SAID, "shop": {"l2": 2.0}}, 2)], ids=["none", "two that differ"]
+)
+def test_settings_that_no_part_says_or_two_say_differently(said: dict[str, Any], count: int) -> None:
+    found = parts() | {party: Part("split", party, settings, Arrays({})) for party, settings in said.items()}
+    found = {party: replace(part, settings=said.get(party, {})) for party, part in found.items()}
+    with pytest.raises(DataError, match=f"{count} parts of run 'r' hold settings, expected one, or the same"):
+        _settings_in("r", found, lambda name, value: value, {})
+
+
+def test_settings_are_those_that_parts_say_and_modules_those_that_are_brought() -> None:
+    told: dict[str, Any] = {**SAID, "top": {"module": "Linear"}, "bottoms": {"shop": {"module": "Linear"}}}
+    found = {
+        party: replace(part, settings=told if party != "shop" else {}) for party, part in parts().items()
     }
-    with pytest.raises(DataError, match=f"{len(label_parties)} parts of run 'r' are a label party's"):
-        settings_in("r", found)
-    assert settings_in(
-        "r", parts() | {"bank": Part("split", "bank", {"settings": {"l2": 1}}, Arrays({}))}
-    ) == {"l2": 1}
+    given = {"top": object(), "bottoms": {"shop": object()}}
+    assert _settings_in("r", found, lambda name, value: value, given) == {**SAID, **given}
+    for lacking, wanted in (("top", "pass top=module"), ("bottoms", r"pass bottoms=\{'shop': module\}")):
+        with pytest.raises(
+            ConfigError, match=f"^bank/load: {lacking} was a network of the caller's own.*{wanted}"
+        ):
+            _settings_in("r", found, lambda name, value: value, {**given, lacking: None})

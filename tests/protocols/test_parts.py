@@ -27,6 +27,7 @@ def part(scale: float = 1.0, **changes: Any) -> Part:
         "method": "vertical",
         "party": "bank",
         "settings": {"cut": 8, "layers": [64, 32], "rate": 0.1, "name": "größe", "none": None},
+        "kept": {"columns": ["a", 1], "target": None},
         "weights": Arrays({"0.weight": np.arange(6, dtype=np.float32).reshape(2, 3) * scale}),
         "others": {"shop": PEER},
         "created": WHEN,
@@ -158,10 +159,12 @@ def test_missing_weights_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 7}, "has schema version 7, this release reads 1"),
-        ({"schema_version": None}, "has schema version None, this release reads 1"),
+        ({"schema_version": 7}, "has schema version 7, this release reads 2; train again"),
+        ({"schema_version": 1}, "has schema version 1, this release reads 2; train again"),
+        ({"schema_version": None}, "has schema version None, this release reads 2"),
         ({"party": "shop"}, "shop: part.json of run 'run' was changed after it was saved"),
         ({"settings": {"cut": 9}}, "was changed after it was saved"),
+        ({"kept": {"rows": 9}}, "was changed after it was saved"),
         ({"files": {"../weights.safetensors": PEER}}, "was changed after it was saved"),
         ({"surprise": 1}, "damaged: surprise: Extra inputs are not permitted"),
         ({"others": {"shop": "short"}}, "damaged: others.shop: String should match pattern"),
@@ -185,7 +188,7 @@ def test_a_file_name_in_part_json_is_never_followed(tmp_path: Path) -> None:
     place = save_part(tmp_path, "run", part())
     kept = json.loads((place / "part.json").read_text())
     files = {"../secret": kept["files"]["weights.safetensors"]}
-    forged = parts._digest(kept["method"], kept["party"], kept["settings"], files)
+    forged = parts._digest(kept["method"], kept["party"], kept["settings"], kept["kept"], files)
     tamper(place / "part.json", files=files, digest=forged)
     with pytest.raises(DataError, match="was changed"):
         load_part(tmp_path, "run")
@@ -201,6 +204,7 @@ def test_a_file_name_in_part_json_is_never_followed(tmp_path: Path) -> None:
         ({"weights": Arrays({"w": np.array([object()])})}, "got dtype object"),
         ({"settings": {"rate": float("nan")}}, "bank: settings should be JSON values"),
         ({"settings": {"when": WHEN}}, "bank: settings should be JSON values"),
+        ({"kept": {"when": WHEN}}, "bank: kept should be JSON values"),
         ({"others": {"shop": "xyz"}}, "bank: the part cannot be written: others.shop"),
     ],
 )

@@ -67,7 +67,7 @@ def said(*models: Any) -> dict[str, set[str]]:
 
 
 def vertical() -> list[Any]:
-    models = [VerticalNetClassifier(epochs=1), VerticalNetRegressor(epochs=1)]
+    models: list[Any] = [VerticalNetClassifier(epochs=1), VerticalNetRegressor(epochs=1)]
     for model, target in zip(models, ("bank.y", "bank.a"), strict=True):
         model.fit(columns(), target=target, id="id").predict(columns())
     two = {party: table for party, table in columns().items() if party != "shop"}

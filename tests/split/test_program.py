@@ -175,7 +175,7 @@ def test_a_network_that_cannot_be_cut_is_refused(registry: None) -> None:
     with pytest.raises(ConfigError, match="should be an nn.Sequential .* got Linear"):
         SplitClassifier("one", cut=1).fit(PLAIN, target="y")
     with pytest.raises(ConfigError, match="name of a registered network, or None, got int"):
-        SplitClassifier(3).fit(PLAIN, target="y")
+        SplitClassifier(3).fit(PLAIN, target="y")  # type: ignore[arg-type]
 
 
 def test_seats_that_cannot_be_taken() -> None:

@@ -74,7 +74,7 @@ def test_a_part_that_was_trained_over_a_network_is_saved_and_loaded(model: Any, 
 )
 def test_who_watches_sees_training_begin(model: Any, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[str, int, int]] = []
-    monkeypatch.setattr("vfl.base.bar", lambda label: nullcontext(lambda *told: said.append(told)))
+    monkeypatch.setattr("protocols.estimator.bar", lambda label: nullcontext(lambda *told: said.append(told)))
     found = columns(120)
     model.fit({party: found[party] for party in ("bank", "telco")}, "bank.y", "id")
     steps = [told for told in said if told[0] == step]

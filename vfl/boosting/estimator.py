@@ -9,33 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
+from sklearn.metrics import d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
-from protocols.data.tables import Kind, column
-from protocols.errors import ConfigError, marked, nearest
+from protocols.data.tables import Kind
+from protocols.errors import ConfigError, nearest
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.learning.training import check_network
+from protocols.parts import Part
 from protocols.programs import Program, Seat
-from protocols.psi.choose import check_protocol
-from protocols.psi.ids import Normalise, check_rules
-from vfl.base import Data, Vertical, weights_of
-from vfl.boosting import part
-from vfl.boosting.parameters import Boosting, PredictProtocol, encryption_fields, encryption_of
+from vfl.base import Data, Scored, Vertical, VerticalRegressor
+from vfl.boosting.parameters import Boosting, PredictProtocol, encryption_fields
 from vfl.boosting.part import Own
 from vfl.boosting.parts import Learnt
-from vfl.boosting.program import owned, plain_program, program, told
+from vfl.boosting.program import METHODS, owned, plain_program, program
 
 PAILLIER = Paillier()
-# Of the parameters: what each party has by itself, or what is told in other words.
-_NOT_TOLD = ("encryption", "monotone", "warm_start", "unmatched", "random_state")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -68,7 +62,7 @@ class _VerticalGradientBoosting(Vertical):
     encryption: `Paillier(bits=...)`, or `Plain()` to encrypt nothing: both of `protocols.hazmat.paillier`.
     predict_protocol: "levels" or "bitmask"; see `vfl.boosting.predict` for who learns what.
     warm_start: whether `fit` goes on from the last one, up to `n_estimators` rounds in all.
-    duplicates, normalise, protocol, unmatched: as of `VerticalNetClassifier`.
+    duplicates, normalise, protocol, unmatched: see `Vertical`.
     random_state: in one process, the seed of the rows and columns that are drawn, and of the rows held out,
         which are the same again where `warm_start` goes on. Over a network it is not used: the label party
         draws them from a seed of its own. Keys come from the operating system.
@@ -81,6 +75,8 @@ class _VerticalGradientBoosting(Vertical):
     Series), is_plain_ (whether gradients could be read by others).
     """
 
+    _methods, _not_saved = METHODS, ("monotone",)  # which names others' columns
+    _not_told = (*Vertical._not_told, "encryption", "monotone", "warm_start")
     _kind: ClassVar[Kind]
 
     n_estimators: int = 100
@@ -106,11 +102,6 @@ class _VerticalGradientBoosting(Vertical):
     encryption: Paillier | Plain = PAILLIER
     predict_protocol: PredictProtocol = "levels"
     warm_start: bool = False
-    duplicates: Literal["error", "first"] = "error"
-    normalise: Normalise = ()
-    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
-    unmatched: Literal["drop", "nan"] = "drop"
-    random_state: int = 0
 
     @property
     def _program(self) -> Program[Any]:  # type: ignore[override]  # which one follows from the parameters
@@ -131,44 +122,17 @@ class _VerticalGradientBoosting(Vertical):
         """
         federation = Federation.of(data)
         self._check_monotone(federation)
-        own: Own = self._fit(federation, target, id, sample_weight)
-        assert own.learnt is not None
-        self._set_learnt(own.learnt)
+        self._fit(federation, target, id, sample_weight)
         return self
 
-    def save(self, store: str | Path, run: str | None = None) -> str:
-        """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
+    def _owned(self, parameters: Boosting, seat: Seat, result: Any) -> Own:
+        return owned(parameters, seat, result)
 
-        Of a model that was trained over a network it is this party's part alone, and `run` the training's.
-        Settings go with the label party's part, all but `monotone`, which names columns. What happened
-        (`ledger_`, `alignment_`) is not saved.
-        """
-        parts, plain = self._fitted(), {"unmatched": self.unmatched, "random_state": self.random_state}
-        parameters = self._parameters(self.label_party_, self.parties_)
-        return part.save(
-            Path(store), self._saved_as(run), type(self).__name__, parts, {**told(parameters), **plain}
-        )
+    def _recall(self, part: Part) -> Own:
+        return part.read(Own)
 
-    @classmethod
-    def load(cls, store: str | Path, run: str) -> Self:
-        """What `save` wrote, ready to predict.
-
-        Raises ConfigError for a run that is not there, DataError for parts that are damaged or do not
-        belong together.
-        """
-        settings, parts = part.load(Path(store), run, cls.__name__)
-        known = {name: value for name, value in settings.items() if name in cls._get_param_names()}
-        loaded = cls(
-            **{**known, "encryption": encryption_of(settings), "normalise": tuple(settings["normalise"])}
-        )
-        loaded.parts_, loaded.run_ = parts, run
-        loaded.label_party_, learnt = next((party, own.learnt) for party, own in parts.items() if own.learnt)
-        loaded.parties_ = learnt.forest.parties
-        loaded._set_learnt(learnt)
-        return loaded
-
-    def _owned(self, parameters: Boosting, seat: Seat, held: Any) -> Own:
-        return owned(parameters, seat, held)
+    def _everybody(self, own: Own) -> Sequence[str]:
+        return self._learnt.forest.parties
 
     def _brought(self, party: str, owner: str) -> dict[str, Any]:
         brought: dict[str, Any] = {"monotone": dict((self.monotone or {}).get(party, {}))}
@@ -193,8 +157,8 @@ class _VerticalGradientBoosting(Vertical):
                     f"{nearest(party, federation)}; over a network each party configures its own"
                 )
 
-    def _set_learnt(self, learnt: Learnt) -> None:
-        """Attributes of a fitted estimator."""
+    def _set_learnt(self, own: Own) -> None:
+        learnt = self._learnt
         forest = learnt.forest
         self.n_iter_ = learnt.rounds
         self.validation_loss_ = learnt.scores
@@ -203,7 +167,7 @@ class _VerticalGradientBoosting(Vertical):
         every = np.zeros(len(forest.parties))
         every[: len(gains)] = gains
         self.party_importances_ = pd.Series(every / (every.sum() or 1.0), index=forest.parties, name="gain")
-        self.feature_importances_ = {party: _importances(own) for party, own in self.parts_.items()}
+        self.feature_importances_ = {party: _importances(one) for party, one in self.parts_.items()}
 
     @property
     def _learnt(self) -> Learnt:
@@ -211,41 +175,16 @@ class _VerticalGradientBoosting(Vertical):
         assert isinstance(learnt, Learnt)
         return learnt
 
-    def _response(self, data: Data) -> tuple[Data, Array, Array]:
-        """(federation, probabilities or expected values (k, outputs), the label party's rows (k,))."""
-        federation, raw, rows = self._outputs(data)
-        return federation, self._learnt.loss.response(raw), rows
+    def _response(self, outputs: Array) -> Array:
+        return self._learnt.loss.response(outputs)
 
-    def _truth(self, federation: Data, rows: Array, sample_weight: object) -> tuple[pd.Series, Array | None]:
-        """The labels of the rows that were predicted, and their weights, in the label party's order."""
-        if self.label_party_ not in federation:
-            raise ConfigError(f"the label is at {self.label_party_}, whose table is not here")
-        table, order = federation[self.label_party_], np.sort(rows)
-        with marked(self.label_party_, "score"):
-            target = column(table, self.parts_[self.label_party_].target, "target")
-        weights = None if sample_weight is None else weights_of(sample_weight, len(table))[order]
-        return target.iloc[order], weights
-
-    def _parameters(self, owner: str, parties: Sequence[str], *, may_be_empty: bool = False) -> Boosting:
+    def _told(self) -> dict[str, Any]:
         check_network((), True, self.random_state)
-        check_protocol(self.protocol, False, len(parties))
-        encryption = encryption_fields(self.encryption)
-        settings = {name: value for name, value in self.get_params().items() if name not in _NOT_TOLD}
-        parameters: Boosting = self._program.read(
-            {
-                **{name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()},
-                **encryption,
-                "label_party": owner,
-                "kind": self._kind,
-                "normalise": check_rules(self.normalise),
-                "begin": self.n_iter_ if self._goes_on else 0,
-                "may_be_empty": may_be_empty,
-            }
-        )
-        return parameters
+        begin = self.n_iter_ if self._goes_on else 0
+        return {"kind": self._kind, "begin": begin, **encryption_fields(self.encryption)}
 
 
-class VerticalGradientBoostingClassifier(ClassifierMixin, _VerticalGradientBoosting):
+class VerticalGradientBoostingClassifier(Scored, _VerticalGradientBoosting):
     """Boosted trees for classification; see its base for the parameters.
 
     Two classes have one tree a round (logistic loss), more have one each (softmax).
@@ -253,35 +192,13 @@ class VerticalGradientBoostingClassifier(ClassifierMixin, _VerticalGradientBoost
 
     _kind = "classification"
 
-    def predict(self, data: Data) -> pd.Series:
-        """The likeliest class of each row, indexed by id, in the label party's row order.
-
-        data: every party's table, aligned anew; the target is not looked at. Sets `predict_alignment_` and
-        `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
-        """
-        federation, chances, rows = self._response(data)
-        values = self.classes_[chances.argmax(axis=1)]
-        return self._placed(federation, rows, pd.Series(values, name=self.parts_[self.label_party_].target))
-
-    def predict_proba(self, data: Data) -> pd.DataFrame:
-        """Each row's probability of each class (columns are `classes_`); otherwise as `predict`."""
-        federation, chances, rows = self._response(data)
-        return self._placed(federation, rows, pd.DataFrame(chances, columns=list(self.classes_)))
-
-    def score(self, data: Data, sample_weight: object = None) -> float:
-        """The accuracy over the rows that all parties have; the label party's table holds the target."""
-        federation, chances, rows = self._response(data)
-        predicted = self.classes_[chances[np.argsort(rows)].argmax(axis=1)]
-        truth, weights = self._truth(federation, rows, sample_weight)
-        return float(accuracy_score(truth.to_numpy(), predicted, sample_weight=weights))
-
-    def _set_learnt(self, learnt: Learnt) -> None:
-        super()._set_learnt(learnt)
-        self.classes_ = np.asarray(learnt.classes)
+    def _set_learnt(self, own: Own) -> None:
+        super()._set_learnt(own)
+        self.classes_ = np.asarray(self._learnt.classes)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VerticalGradientBoostingRegressor(RegressorMixin, _VerticalGradientBoosting):
+class VerticalGradientBoostingRegressor(VerticalRegressor, _VerticalGradientBoosting):
     """Boosted trees for regression; see its base for the other parameters.
 
     loss: "squared", or "poisson" for counts (log link).
@@ -291,25 +208,14 @@ class VerticalGradientBoostingRegressor(RegressorMixin, _VerticalGradientBoostin
 
     loss: Literal["squared", "poisson"] = "squared"
 
-    def predict(self, data: Data) -> pd.Series:
-        """The expected value of each row, indexed by id, in the label party's row order.
-
-        data: every party's table, aligned anew; the target is not looked at. Sets `predict_alignment_` and
-        `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
-        """
-        federation, values, rows = self._response(data)
-        name = self.parts_[self.label_party_].target
-        return self._placed(federation, rows, pd.Series(values[:, 0], name=name))
-
     def score(self, data: Data, sample_weight: object = None) -> float:
         """R^2, or of counts D^2 (the share of the Poisson deviance that is explained), over the rows that all
         parties have; the label party's table holds the target."""
-        federation, values, rows = self._response(data)
-        truth, weights = self._truth(federation, rows, sample_weight)
-        numbers, predicted = truth.to_numpy(np.float64), values[np.argsort(rows), 0]
+        truth, predicted, weights = self._scored(data, sample_weight)
+        numbers, values = truth.astype(np.float64), predicted[:, 0]
         if self.loss == "poisson":
-            return float(d2_tweedie_score(numbers, predicted, sample_weight=weights, power=1))
-        return float(r2_score(numbers, predicted, sample_weight=weights))
+            return float(d2_tweedie_score(numbers, values, sample_weight=weights, power=1))
+        return float(r2_score(numbers, values, sample_weight=weights))
 
 
 def _importances(own: Own) -> pd.Series:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -113,10 +113,3 @@ def encryption_fields(encryption: object) -> dict[str, Any]:
         f"encryption={encryption!r} should be Paillier(...), or Plain() to encrypt nothing; both are in "
         "protocols.hazmat.paillier"
     )
-
-
-def encryption_of(told: Mapping[str, Any]) -> Paillier | Plain:
-    """What `encryption_fields` was given."""
-    if told["encryption"] == "plain":
-        return Plain(told["key_bits"])
-    return Paillier(told["key_bits"], told["backend"], told["small_key"])

@@ -7,12 +7,14 @@ that can be broken, is a program of its own, which a policy has to grant as plai
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import model_validator
 
 from protocols.data.tables import check_rows, column
 from protocols.errors import ConfigError, DataError
+from protocols.hazmat.paillier import Plain
 from protocols.parts import Part
 from protocols.party import Role
 from protocols.policy.rules import Bound
@@ -20,7 +22,6 @@ from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
 from protocols.trees.bins import check_columns, check_kinds
 from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
-from vfl.boosting import part as saving
 from vfl.boosting.feature import check_monotone, feature_party
 from vfl.boosting.label import label_party
 from vfl.boosting.messages import (
@@ -109,18 +110,16 @@ def owned(p: Boosting, seat: Seat, result: Any) -> Own:
 
 def keep(p: Boosting, seat: Seat, result: Any) -> Part:
     """A party's part of a training, for its store."""
-    settings = {**told(p), "unmatched": "drop", "random_state": 0}
-    return saving.part_of(METHODS[p.kind], seat.party, owned(p, seat, result), settings)
+    ours = {"label_party", "kind", "begin", "may_be_empty", "encryption", "key_bits", "small_key", "backend"}
+    told = p.model_dump(mode="json", exclude=ours | ({"loss"} if p.kind == "classification" else set()))
+    settings = {**told, "encryption": p.scheme or Plain(p.key_bits)}
+    said = settings if seat.party == p.label_party else {}
+    return Part.of(METHODS[p.kind], seat.party, owned(p, seat, result), said)
 
 
 def recall(p: Boosting, part: Part) -> Own:
     """What a party kept."""
-    return saving.own_of(part)
-
-
-def told(p: Boosting) -> dict[str, Any]:
-    """An estimator's parameters, as far as all parties are told them."""
-    return p.model_dump(mode="json", exclude={"label_party", "kind", "begin", "may_be_empty"})
+    return part.read(Own)
 
 
 def _check_before(p: Boosting, seat: Seat, before: Own) -> None:
@@ -159,34 +158,23 @@ METHODS = {
     "regression": "VerticalGradientBoostingRegressor",
 }
 _SHAPE = (TreeKey, BinCounts, Drawn, Enough, Divided, Sides)
+_SEALED = (*SPOKEN, *_SHAPE, SealedGradients, SealedSums, Reached, Arrived, Outcomes)
 _PREDICT = (*SPOKEN, InAllSize, Reached, Arrived, Outcomes, Sides)
-_ACTIONS = {"fit": fit, "predict": predict}
-_CAREFUL = {**CAREFUL, "predict_protocol": Bound(values=("levels",))}  # a bitmask tells of every split
 
-program = Program(
-    "vertical-boosting",
-    "vfl",
-    SealedBoosting,
-    {"fit": (*SPOKEN, *_SHAPE, SealedGradients, SealedSums, Reached, Arrived, Outcomes), "predict": _PREDICT},
-    _ACTIONS,
-    keep,
-    recall,
-    plain=False,
-    careful=_CAREFUL,
+plain_program: Program[Boosting] = Program(
+    name="vertical-boosting-plain",
+    package="vfl",
+    parameters=Boosting,
+    speaks={"fit": (*_SEALED, ClearGradients, ClearSums), "predict": _PREDICT},
+    prepare={"fit": fit, "predict": predict},
+    keep=keep,
+    recall=recall,
+    careful={**CAREFUL, "predict_protocol": Bound(values=("levels",))},  # a bitmask tells of every split
 )
-plain_program = Program(
-    "vertical-boosting-plain",
-    "vfl",
-    Boosting,
-    {
-        "fit": (
-            *(*SPOKEN, *_SHAPE, SealedGradients, SealedSums, ClearGradients, ClearSums),
-            *(Reached, Arrived, Outcomes),
-        ),
-        "predict": _PREDICT,
-    },
-    _ACTIONS,
-    keep,
-    recall,
-    careful=_CAREFUL,
+program = replace(
+    plain_program,
+    name="vertical-boosting",
+    parameters=SealedBoosting,
+    speaks={"fit": _SEALED, "predict": _PREDICT},
+    plain=False,
 )

@@ -9,34 +9,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
-from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
+from sklearn.metrics import d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
-from protocols.data.tables import column
-from protocols.errors import ConfigError, marked
+from protocols.errors import ConfigError
 from protocols.hazmat.paillier import Paillier
 from protocols.learning.training import check_network
+from protocols.parts import Part
 from protocols.programs import Program, Seat
-from protocols.psi.choose import check_protocol
-from protocols.psi.ids import Normalise, check_rules
-from vfl.base import Data, Vertical, weights_of
-from vfl.linear import part
+from vfl.base import Data, Scored, Vertical, VerticalRegressor
 from vfl.linear.parameters import Family, Security, Solver, VerticalLinear
 from vfl.linear.part import Own
 from vfl.linear.parts import Head
-from vfl.linear.program import owned, plain_program, program
+from vfl.linear.program import METHODS, owned, plain_program, program
 
 PAILLIER = Paillier()
-_NOT_TOLD = ("encryption", "unmatched", "random_state")  # of the parameters; each party has them by itself
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -62,7 +56,7 @@ class _VerticalLinear(Vertical):
     early_stopping: whether to hold out `validation_fraction` of the common rows, end training once their
         loss has not improved for `n_iter_no_change` steps, and go back to the best.
     warm_start: whether `fit` starts from the coefficients of the last one.
-    duplicates, normalise, protocol, unmatched: as of `VerticalNetClassifier`.
+    duplicates, normalise, protocol, unmatched: see `Vertical`.
     random_state: in one process, the seed of batches and of the rows held out, which are the same again where
         `warm_start` starts from the last fit. Over a network it is not used: the label party draws them from
         a seed of its own. Keys and masks come from the operating system.
@@ -75,7 +69,9 @@ class _VerticalLinear(Vertical):
     is_plain_ (whether what left in training could be read, or its key be broken).
     """
 
-    _family: ClassVar[Family]
+    _methods = METHODS
+    _not_told = (*Vertical._not_told, "encryption")
+    _kind: ClassVar[Family]
 
     l2: float = 1e-3
     l1: float = 0.0
@@ -92,11 +88,6 @@ class _VerticalLinear(Vertical):
     validation_fraction: float = 0.1
     n_iter_no_change: int = 5
     warm_start: bool = False
-    duplicates: Literal["error", "first"] = "error"
-    normalise: Normalise = ()
-    protocol: Literal["auto", "ecdh", "kkrt"] = "auto"
-    unmatched: Literal["drop", "nan"] = "drop"
-    random_state: int = 0
 
     @property
     def _program(self) -> Program[Any]:  # type: ignore[override]  # which one follows from the parameters
@@ -117,9 +108,7 @@ class _VerticalLinear(Vertical):
         keeps). Raises ConfigError for settings and names, DataError for tables, AlignmentError for ids that
         do not meet; each says at which party. Warns where max_iter ended it.
         """
-        own: Own = self._fit(data, target, id, sample_weight)
-        assert own.head is not None
-        self._set_learnt(own.head)
+        self._fit(data, target, id, sample_weight)
         self.is_plain_ = self._is_plain
         if self.solver == "lbfgs" and not self.converged_ and not self.early_stopping:
             warnings.warn(
@@ -130,34 +119,14 @@ class _VerticalLinear(Vertical):
             )
         return self
 
-    def save(self, store: str | Path, run: str | None = None) -> str:
-        """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
+    def _owned(self, parameters: VerticalLinear, seat: Seat, result: Any) -> Own:
+        return owned(parameters, seat, result)
 
-        Of a model that was trained over a network it is this party's part alone, and `run` the training's.
-        Settings go with the label party's part. What happened (`ledger_`, `alignment_`) is not saved.
-        """
-        settings = {**self.get_params(), "encryption": asdict(self.encryption)}
-        parts = self._fitted()
-        return part.save(Path(store), self._saved_as(run), type(self).__name__, parts, settings)
+    def _recall(self, part: Part) -> Own:
+        return part.read(Own)
 
-    @classmethod
-    def load(cls, store: str | Path, run: str) -> Self:
-        """What `save` wrote, ready to predict.
-
-        Raises ConfigError for a run that is not there, DataError for parts that are damaged or do not
-        belong together.
-        """
-        settings, parts = part.load(Path(store), run, cls.__name__)
-        settings["encryption"] = Paillier(**settings["encryption"])
-        loaded = cls(**settings | {"normalise": tuple(settings["normalise"])})
-        loaded.parts_, loaded.run_ = parts, run
-        loaded.label_party_, learnt = next((party, own.head) for party, own in parts.items() if own.head)
-        loaded.parties_ = (loaded.label_party_, *parts[loaded.label_party_].peers)
-        loaded._set_learnt(learnt)
-        return loaded
-
-    def _owned(self, parameters: VerticalLinear, seat: Seat, held: Any) -> Own:
-        return owned(parameters, seat, held)
+    def _everybody(self, own: Own) -> Sequence[str]:
+        return (own.label_party, *own.peers)
 
     def _brought(self, party: str, owner: str) -> dict[str, Any]:
         return {"kept": self.parts_.get(party)} if self._goes_on else {}
@@ -175,153 +144,84 @@ class _VerticalLinear(Vertical):
         assert isinstance(head, Head)
         return head
 
-    def _set_learnt(self, head: Head) -> None:
-        """Attributes of a fitted estimator."""
+    def _set_learnt(self, own: Own) -> None:
+        head = self._head
         unit = 1.0 if head.scaler is None else float(head.scaler.scale[0])
         shift = 0.0 if head.scaler is None else float(head.scaler.mean[0])
         self.coef_ = {
-            party: _by_column(unit * own.fitted.coef, own.columns, head) for party, own in self.parts_.items()
+            party: _by_column(unit * one.fitted.coef, one.columns, head) for party, one in self.parts_.items()
         }
         intercept = unit * head.intercept + shift
         self.intercept_ = intercept if len(intercept) > 1 else float(intercept[0])
         self.n_iter_, self.converged_ = head.steps, head.converged
         self.loss_curve_ = list(head.losses)
 
-    def _truth(self, federation: Data, rows: Array) -> pd.Series:
-        """The labels of the rows that were predicted, in the label party's order."""
-        if self.label_party_ not in federation:
-            raise ConfigError(f"the label is at {self.label_party_}, whose table is not here")
-        with marked(self.label_party_, "score"):
-            target = column(federation[self.label_party_], self.parts_[self.label_party_].target, "target")
-        return target.iloc[np.sort(rows)]
-
-    def _weights(self, federation: Data, rows: Array, given: object) -> Array | None:
-        if given is None:
-            return None
-        return np.asarray(weights_of(given, len(federation[self.label_party_]))[np.sort(rows)])
-
-    def _parameters(
-        self, owner: str, parties: Sequence[str], *, may_be_empty: bool = False
-    ) -> VerticalLinear:
+    def _told(self) -> dict[str, Any]:
         if not isinstance(self.encryption, Paillier):
             raise ConfigError(
                 f"encryption={self.encryption!r} should be Paillier(...); security='plain' goes without"
             )
         check_network((), self.standardise, self.random_state)
-        check_protocol(self.protocol, False, len(parties))
-        told = {name: value for name, value in self.get_params().items() if name not in _NOT_TOLD}
-        parameters: VerticalLinear = self._program.read(
-            {
-                **{name: v.item() if isinstance(v, np.generic) else v for name, v in told.items()},
-                "label_party": owner,
-                "family": self._family,
-                "key_bits": self.encryption.bits,
-                "small_key": self.encryption.small_key,
-                "backend": self.encryption.backend,
-                "normalise": check_rules(self.normalise),
-                "warm_start": self._goes_on,
-                "may_be_empty": may_be_empty,
-            }
-        )
-        return parameters
+        return {
+            "family": self._kind,
+            "key_bits": self.encryption.bits,
+            "small_key": self.encryption.small_key,
+            "backend": self.encryption.backend,
+            "warm_start": self._goes_on,
+        }
 
 
-class VerticalLogisticRegression(ClassifierMixin, _VerticalLinear):
+class VerticalLogisticRegression(Scored, _VerticalLinear):
     """Logistic regression over columns of several parties; see its base for the parameters.
 
     Two classes have one score, and `coef_` are of the second; more have one each, and softmax.
     """
 
-    _family = "logistic"
+    _kind = "logistic"
 
-    def predict(self, data: Data) -> pd.Series:
-        """The likeliest class of each row, indexed by id, in the label party's row order.
+    def _response(self, outputs: Array) -> Array:
+        if outputs.shape[1] > 1:
+            return np.asarray(softmax(outputs, axis=1))
+        return np.column_stack([expit(-outputs), expit(outputs)])
 
-        data: every party's table, aligned anew; the target is not looked at. Sets `predict_alignment_` and
-        `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
-        """
-        federation, scores, rows = self._outputs(data)
-        values = self.classes_[self._chances(scores).argmax(axis=1)]
-        return self._placed(federation, rows, pd.Series(values, name=self.parts_[self.label_party_].target))
-
-    def predict_proba(self, data: Data) -> pd.DataFrame:
-        """Each row's probability of each class (columns are `classes_`); otherwise as `predict`."""
-        federation, scores, rows = self._outputs(data)
-        return self._placed(
-            federation, rows, pd.DataFrame(self._chances(scores), columns=list(self.classes_))
-        )
-
-    def score(self, data: Data, sample_weight: object = None) -> float:
-        """The accuracy over the rows that all parties have; the label party's table holds the target."""
-        federation, scores, rows = self._outputs(data)
-        predicted = self.classes_[self._chances(scores)[np.argsort(rows)].argmax(axis=1)]
-        truth, weights = self._truth(federation, rows), self._weights(federation, rows, sample_weight)
-        return float(accuracy_score(truth.to_numpy(), predicted, sample_weight=weights))
-
-    def _chances(self, scores: Array) -> Array:
-        if scores.shape[1] > 1:
-            return np.asarray(softmax(scores, axis=1))
-        return np.column_stack([expit(-scores), expit(scores)])
-
-    def _set_learnt(self, head: Head) -> None:
-        super()._set_learnt(head)
-        self.classes_ = np.asarray(head.classes)
+    def _set_learnt(self, own: Own) -> None:
+        super()._set_learnt(own)
+        self.classes_ = np.asarray(self._head.classes)
 
 
-class _VerticalRegressor(RegressorMixin, _VerticalLinear):
-    """What the regressors share."""
-
-    def predict(self, data: Data) -> pd.Series:
-        """The expected value of each row, indexed by id, in the label party's row order.
-
-        data: every party's table, aligned anew; the target is not looked at. Sets `predict_alignment_` and
-        `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
-        """
-        federation, scores, rows = self._outputs(data)
-        name = self.parts_[self.label_party_].target
-        return self._placed(federation, rows, pd.Series(self._means(scores), name=name))
-
-    def _means(self, scores: Array) -> Array:
-        raise NotImplementedError
-
-    def _scored(self, data: Data, sample_weight: object) -> tuple[Array, Array, Array | None]:
-        federation, scores, rows = self._outputs(data)
-        truth, weights = self._truth(federation, rows), self._weights(federation, rows, sample_weight)
-        return truth.to_numpy(np.float64), self._means(scores[np.argsort(rows)]), weights
-
-
-class VerticalLinearRegression(_VerticalRegressor):
+class VerticalLinearRegression(VerticalRegressor, _VerticalLinear):
     """Least squares over columns of several parties; see its base for the parameters.
 
     The label party standardises the target on the common training rows: l1 and l2 are about coefficients of
     that, which for l2 is the same. `coef_` and `intercept_` are in the target's own unit.
     """
 
-    _family = "linear"
+    _kind = "linear"
 
     def score(self, data: Data, sample_weight: object = None) -> float:
         """R^2 over the rows that all parties have; the label party's table holds the target."""
         truth, predicted, weights = self._scored(data, sample_weight)
-        return float(r2_score(truth, predicted, sample_weight=weights))
+        return float(r2_score(truth.astype(np.float64), predicted[:, 0], sample_weight=weights))
 
-    def _means(self, scores: Array) -> Array:
+    def _response(self, outputs: Array) -> Array:
         scaler = self._head.scaler
         assert scaler is not None
-        return np.asarray(scaler.inverse(scores)[:, 0])
+        return np.asarray(scaler.inverse(outputs))
 
 
-class VerticalPoissonRegressor(_VerticalRegressor):
+class VerticalPoissonRegressor(VerticalRegressor, _VerticalLinear):
     """Poisson regression of counts, with a log link; see `VerticalLinearRegression`'s base."""
 
-    _family = "poisson"
+    _kind = "poisson"
 
     def score(self, data: Data, sample_weight: object = None) -> float:
         """D^2, the share of the deviance that is explained, over the rows that all parties have."""
         truth, predicted, weights = self._scored(data, sample_weight)
-        return float(d2_tweedie_score(truth, predicted, sample_weight=weights, power=1))
+        numbers = truth.astype(np.float64)
+        return float(d2_tweedie_score(numbers, predicted[:, 0], sample_weight=weights, power=1))
 
-    def _means(self, scores: Array) -> Array:
-        return np.asarray(np.exp(scores[:, 0]))
+    def _response(self, outputs: Array) -> Array:
+        return np.asarray(np.exp(outputs))
 
 
 def _by_column(coef: Array, columns: list[str], head: Head) -> pd.Series | pd.DataFrame:

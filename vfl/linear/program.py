@@ -8,6 +8,7 @@ plain.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import model_validator
@@ -20,7 +21,6 @@ from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
 from protocols.sums.masked import MaskPoint
 from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
-from vfl.linear import part as saving
 from vfl.linear.gradient import MaskedGradient, OpenedGradient, SealedResiduals
 from vfl.linear.messages import (
     InnerProducts,
@@ -124,14 +124,13 @@ def keep(p: VerticalLinear, seat: Seat, result: Any) -> Part:
     """A party's part of a training, for its store."""
     keys = {"key_bits", "small_key", "backend"}
     told = p.model_dump(mode="json", exclude={"label_party", "family", "may_be_empty", *keys})
-    encryption = {"bits": p.key_bits, "backend": p.backend, "small_key": p.small_key}
-    settings = {**told, "encryption": encryption, "unmatched": "drop", "random_state": 0}
-    return saving.part_of(METHODS[p.family], seat.party, owned(p, seat, result), settings)
+    settings = {**told, "encryption": p.encryption} if seat.party == p.label_party else {}
+    return Part.of(METHODS[p.family], seat.party, owned(p, seat, result), settings)
 
 
 def recall(p: VerticalLinear, part: Part) -> Own:
     """What a party kept."""
-    return saving.own_of(part)
+    return part.read(Own)
 
 
 METHODS: dict[str, str] = {
@@ -142,18 +141,31 @@ METHODS: dict[str, str] = {
 SPEAKS = {
     "fit": (
         *SPOKEN,
-        *(LinearStart, MaskPoint, PartialScores, Order),
-        *(SealedResiduals, MaskedGradient, OpenedGradient),
-        *(InnerProducts, Move, ProximalSums, ProximalStep),
-        *(ShareKey, TrialProducts),
+        LinearStart,
+        MaskPoint,
+        PartialScores,
+        Order,
+        SealedResiduals,
+        MaskedGradient,
+        OpenedGradient,
+        InnerProducts,
+        Move,
+        ProximalSums,
+        ProximalStep,
+        ShareKey,
+        TrialProducts,
     ),
     "predict": (*SPOKEN, InAllSize, MaskPoint, PartialScores),
 }
-_ACTIONS = {"fit": fit, "predict": predict}
 
-program = Program(
-    *("vertical-linear", "vfl", Sealed, SPEAKS, _ACTIONS, keep, recall), plain=False, careful=CAREFUL
+plain_program: Program[VerticalLinear] = Program(
+    name="vertical-linear-plain",
+    package="vfl",
+    parameters=VerticalLinear,
+    speaks=SPEAKS,
+    prepare={"fit": fit, "predict": predict},
+    keep=keep,
+    recall=recall,
+    careful=CAREFUL,
 )
-plain_program = Program(
-    *("vertical-linear-plain", "vfl", VerticalLinear, SPEAKS, _ACTIONS, keep, recall), careful=CAREFUL
-)
+program = replace(plain_program, name="vertical-linear", parameters=Sealed, plain=False)

@@ -18,10 +18,9 @@ from protocols.party import Role
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
 from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
-from vfl.network import part as saving
 from vfl.network.layout import Columns, Width, embedding_width
 from vfl.network.parameters import VerticalNet
-from vfl.network.part import Own
+from vfl.network.part import Own, own_of
 from vfl.network.roles import (
     Bottom,
     Table,
@@ -87,14 +86,14 @@ def feature_columns(p: VerticalNet, seat: Seat) -> list[str]:
 
 def keep(p: VerticalNet, seat: Seat, result: Any) -> Part:
     """A party's part of a training, for its store."""
-    told = p.model_dump(mode="json", exclude={"label_party", "kind", "may_be_empty"})
-    settings = {**told, "unmatched": "drop", "random_state": 0}
-    return saving.part_of(METHODS[p.kind], seat.party, owned(p, seat, result), settings, set())
+    settings = p.model_dump(mode="json", exclude={"label_party", "kind", "may_be_empty"})
+    said = settings if seat.party == p.label_party else {}
+    return Part.of(METHODS[p.kind], seat.party, owned(p, seat, result), said)
 
 
 def recall(p: VerticalNet, part: Part) -> Own:
     """What a party kept."""
-    return saving.own_of(part.party, part, None, None, p.hidden)
+    return own_of(part)
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
@@ -105,6 +104,12 @@ SPEAKS = {
 
 
 program = Program(
-    *("vertical-net", "vfl", VerticalNet, SPEAKS, {"fit": fit, "predict": predict}, keep, recall),
+    name="vertical-net",
+    package="vfl",
+    parameters=VerticalNet,
+    speaks=SPEAKS,
+    prepare={"fit": fit, "predict": predict},
+    keep=keep,
+    recall=recall,
     careful=CAREFUL,
 )

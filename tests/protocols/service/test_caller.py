@@ -385,7 +385,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, in
         yield lambda *said: seen.append(said)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vfl.base.bar", bar)
+        patched.setattr("protocols.estimator.bar", bar)
         yield seen
 
 

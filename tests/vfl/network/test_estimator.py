@@ -353,12 +353,12 @@ def test_each_saved_part_holds_its_owners_weights_only(
     for party, own in fitted.parts_.items():
         assert own.bottom is not None
         part = load_part(tmp_path / party, run)
-        held = {"bottom.0.weight", "bottom.0.bias", "scaler.mean", "scaler.scale"}
-        top = {f"top.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")} if own.top else set()
+        held = {f"bottom.module.0.{name}" for name in ("weight", "bias")}
+        held |= {f"bottom.scaler.{name}" for name in ("mean", "scale")}
+        top = {f"top.module.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")} if own.top else set()
         assert set(part.weights) == held | top and set(part.others) == set(data) - {party}
-        assert set(part.settings) - {"id", "columns", "brought"} == (
-            {"target", "classes", "widths", "brought_top", "settings"} if own.top else set()
-        )
+        assert set(part.kept) == {"id", "columns", "bottom", "target", "top"}
+        assert bool(part.settings) == bool(part.kept["target"]) == bool(part.kept["top"]) == bool(own.top)
         weight = Arrays.from_module(own.bottom.module)["0.weight"].tobytes()
         for peer in data:
             files = b"".join(file.read_bytes() for file in (tmp_path / peer / run).iterdir())
@@ -369,7 +369,7 @@ def test_brought_modules_must_be_brought_again(data: Data, tmp_path: Path) -> No
     bottoms, top = {"shop": nn.Linear(2, 3)}, nn.Linear(3 + 3 + 2, 2)
     model = classifier(bottoms=bottoms, top=top).fit(data, **FIT)
     run = model.save(tmp_path)
-    with pytest.raises(ConfigError, match=r"shop/load: .*pass bottoms=\{'shop': module\}"):
+    with pytest.raises(ConfigError, match=r"bank/load: .*pass bottoms=\{'shop': module\}"):
         VerticalNetClassifier.load(tmp_path, run, top=top)
     with pytest.raises(ConfigError, match="bank/load: .*pass top=module"):
         VerticalNetClassifier.load(tmp_path, run, bottoms=bottoms)

@@ -1,0 +1,147 @@
+"""What estimators over rows share: clients with rows of the same columns, and a party "server" without data.
+
+Takes part: the row-clients named in the data, and the server. Who learns what is told by each method's roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+from torch import nn
+
+from protocols.arrays import Array
+from protocols.data.tables import Kind, Scaler
+from protocols.errors import ConfigError
+from protocols.estimator import ClassifierMixin, Estimator, RegressorMixin
+from protocols.federation import Federation
+from protocols.learning.clients import SERVER, check_clients, check_columns
+from protocols.learning.training import check_network, probabilities
+from protocols.programs import Parameters, Seat
+
+CLIENT = "client"  # whoever asks for a prediction of one table
+Tables = Mapping[str, pd.DataFrame] | Federation
+
+
+class RowClients(Estimator):
+    """An estimator over rows. What a party keeps has a `target`, an `id` and `clients`."""
+
+    _kind: ClassVar[Kind]
+    _model: ClassVar[str] = "a torch.nn.Module"  # what one of the caller's own is
+    _server_first: ClassVar[bool]  # in the roster
+    model: Any
+    hidden: Sequence[int]
+    standardise: bool
+    id_: str | None
+    classes_: Array
+
+    def fit(self, data: Tables, target: str, id: str | None = None) -> Self:
+        """Train over the rows of every client in `data`, a mapping of client name to table or a Federation.
+
+        target: the label column, at every client. id: a column that is no feature. All other columns are
+        features, the same set at every client, in any order; each client takes them sorted by name, whole
+        numbers by size and before text. ConfigError for settings that cannot be meant, DataError, naming the
+        client, for a table that cannot be used, before any line opens.
+        """
+        federation = Federation.of(data)
+        check_clients(federation.here)
+        parameters, modules = self._parameters(target), self._modules()
+        check_columns({name: federation[name] for name in federation.here}, target, id)
+        clients = (party for party in federation.parties if party != SERVER)
+        parties = (SERVER, *clients) if self._server_first else (*clients, SERVER)
+
+        def seat(party: str) -> Seat:
+            if party == SERVER:
+                return Seat(party, parties, modules=modules)
+            return Seat(party, parties, federation[party], id, modules=modules)
+
+        self._train(federation, parameters, seat, parties)
+        self.id_ = id  # of the caller, also where it is the server
+        return self
+
+    def _keep(self, own: dict[str, Any]) -> None:
+        super()._keep(own)
+        any_part = next(iter(own.values()))
+        self.target_, self.clients_ = any_part.target, tuple(any_part.clients)
+        self.id_ = next((one.id for one in own.values() if one.id is not None), None)
+
+    def _told(self, target: str) -> Parameters:
+        """What all parties are told, checked by the method itself."""
+        raise NotImplementedError
+
+    def _parameters(self, target: str) -> Any:
+        """What all parties are told. ConfigError for settings that cannot be meant."""
+        if not isinstance(self.model, nn.Module | str | None):
+            raise ConfigError(
+                f"model should be {self._model}, the name of a registered network, or None, "
+                f"got {type(self.model).__name__}"
+            )
+        check_network(self.hidden, self.standardise, self.random_state)
+        return self._told(target)
+
+    def _settings(self, target: str) -> dict[str, Any]:
+        """The settings that the program's parameters name."""
+        names = self._program.parameters.model_fields
+        told = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        model = self.model if isinstance(self.model, str) else "mlp"
+        return {**told, "kind": self._kind, "target": target, "model": model}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model} if isinstance(self.model, nn.Module) else {}
+
+    def _asking(self, data: pd.DataFrame | Tables) -> Any:
+        """The federation whose tables are predicted. ConfigError where none is here."""
+        federation = Federation.of({CLIENT: data} if isinstance(data, pd.DataFrame) else data)
+        if not federation.here:
+            raise ConfigError("no table is here to predict; predict where the rows are")
+        return federation
+
+    def _rows(self, tables: Sequence[pd.DataFrame]) -> pd.Index:
+        """The rows of all tables, by id where they have it, else by their own index."""
+        first, *others = (
+            pd.Index(table[self.id_], name=self.id_) if self.id_ in table.columns else table.index
+            for table in tables
+        )
+        return first.append(others)
+
+    def _outputs(self, data: pd.DataFrame | Tables) -> tuple[Array, pd.Index]:
+        """The network's outputs for all rows, float32 (n, outputs), and the rows' index."""
+        raise NotImplementedError
+
+    def _scaler(self) -> Scaler | None:
+        """How the target was standardised."""
+        raise NotImplementedError
+
+
+class RowClassifier(ClassifierMixin, RowClients):
+    """Predicts classes."""
+
+    _kind = "classification"
+
+    def predict(self, data: pd.DataFrame | Tables) -> pd.Series:
+        """The likeliest label of each row, indexed by id if the table has it, else by its own index.
+
+        data: one client's table, or the tables of several, whose predictions are concatenated. Columns
+        that are no features are ignored. DataError, naming the party, for one that lacks features.
+        """
+        values, index = self._outputs(data)
+        return pd.Series(self.classes_[values.argmax(axis=1)], index=index, name=self.target_)
+
+    def predict_proba(self, data: pd.DataFrame | Tables) -> pd.DataFrame:
+        """Each row's probabilities, float64, one column per class; otherwise as `predict`."""
+        values, index = self._outputs(data)
+        return pd.DataFrame(probabilities(values), index=index, columns=self.classes_.tolist())
+
+
+class RowRegressor(RegressorMixin, RowClients):
+    """Predicts numbers. The target is standardised inside, with the moments over all clients' rows."""
+
+    _kind = "regression"
+
+    def predict(self, data: pd.DataFrame | Tables) -> pd.Series:
+        """Each row's number in the target's unit, float64; otherwise as a classifier's `predict`."""
+        values, index = self._outputs(data)
+        scaler = self._scaler()
+        assert scaler is not None
+        return pd.Series(scaler.inverse(values)[:, 0], index=index, name=self.target_)
