@@ -259,3 +259,52 @@ def test_linear_models(settings: dict[str, Any], parties: int) -> None:
         **settings,
     )
     check(lambda: captured(lambda data: model.fit(data, target="ann.label", id="id"), tables))
+
+
+BOOSTED = VerticalGradientBoostingClassifier(
+    n_estimators=30,
+    max_depth=2,
+    learning_rate=1.0,
+    min_samples_leaf=1,
+    min_samples_split=2,
+    early_stopping=True,
+    n_iter_no_change=1,
+    encryption=Paillier(bits=512, small_key=True, backend="gmpy2"),
+    random_state=3,
+)
+LINEARS = [
+    VerticalLogisticRegression(max_iter=30, encryption=Paillier(512, small_key=True), random_state=3, **how)
+    for how in ({"tol": 0.1}, {"tol": 0.1, "l1": 0.01}, {"tol": 0.1, "security": "hidden"})
+] + [
+    VerticalLogisticRegression(
+        max_iter=30,
+        solver="sgd",
+        batch_size=40,
+        learning_rate=3.0,
+        early_stopping=True,
+        n_iter_no_change=1,
+        encryption=Paillier(512, small_key=True),
+        random_state=3,
+    )
+]
+
+
+@pytest.mark.parametrize("model", [BOOSTED, *LINEARS], ids=["trees", "lbfgs", "l1", "hidden", "sgd"])
+def test_a_run_that_ends_by_itself_keeps_what_was_trained_and_ends_again_there(model: Any) -> None:
+    whole = table(7, 90).assign(id=np.arange(90))
+    whole["label"] = (whole["a"] + np.random.default_rng(3).logistic(size=90) > 0).astype(int)
+    tables = {"ann": whole[["id", "a", "label"]], "bob": whole[["id", "b", "c"]]}
+
+    def make() -> tuple[Roles, int]:
+        return captured(lambda data: model.fit(data, target="ann.label", id="id"), tables)
+
+    kept = {name: Memory() for name in tables}
+    run = play(make, kept)
+    done = max(kept["ann"].states)
+    learnt = run.results["ann"][1]
+    assert done == (len(learnt.scores) if model is BOOSTED else learnt.steps)
+    assert 1 <= done < 30
+    assert all(sorted(memory.states) == [*range(1, done + 1)] for memory in kept.values())
+    again = {name: Memory(done, dict(memory.states), memory.aligned) for name, memory in kept.items()}
+    assert prints(play(make, again)) == prints(run)
+    assert {name: m.states for name, m in again.items()} == {name: m.states for name, m in kept.items()}

@@ -340,6 +340,82 @@ def test_progress_reaches_who_watches() -> None:
     assert seen == [("rounds", 1, 2)]
 
 
+class Count:
+    """What training goes on from: how many steps there were, in one place alone."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def snapshot(self) -> Arrays:
+        return Arrays({"steps": np.array([self.steps])})
+
+    def restore(self, state: Arrays) -> None:
+        self.steps = int(state["steps"][0])
+
+
+class Kept:
+    """A party's checkpoints."""
+
+    def __init__(self, done: int = 0) -> None:
+        self.done, self.states = done, {done: Arrays({"steps": np.array([done])})}
+
+    def latest(self) -> tuple[int, Arrays | None]:
+        return self.done, self.states[self.done] if self.done else None
+
+    def save(self, done: int, state: Arrays) -> None:
+        self.states[done] = state
+
+    def alignment(self) -> Arrays | None:
+        return None
+
+    def save_alignment(self, state: Arrays) -> None: ...
+
+
+def stepped(kept: Kept, *, begin: int = 0, ends: int = 9) -> tuple[int, list[int], list[tuple[int, int]]]:
+    """Four steps with these checkpoints, of which that numbered `ends` finds nothing to train.
+
+    How many were counted, how many had been when each began, and what whoever watches is told.
+    """
+    seen: list[tuple[int, int]] = []
+    counts: list[int] = []
+
+    async def role(me: Coordinator) -> int:
+        me.desk.checkpoints, count = kept, Count()
+        me.desk.on_progress = lambda what, done, total: seen.append((done, total))
+        steps = me.steps(4, count, begin=begin, progress="steps")
+        assert steps.resumed == (kept.done > 0)
+        assert count.steps == kept.done  # before the first step, since what comes between may need it
+        for step in steps:
+            async with step as at:
+                assert at.scope == f"fit/{step.number}" and step.is_last == (step.number == 3)
+                if step.number == ends:
+                    step.leave_out()
+                    break
+                counts.append(count.steps)
+                count.steps += 1
+        return steps.done
+
+    return simulate({"bank": role}).results["bank"], counts, seen
+
+
+def test_steps_go_on_from_where_an_earlier_process_came_to() -> None:
+    assert stepped(Kept()) == (4, [0, 1, 2, 3], [(1, 4), (2, 4), (3, 4), (4, 4)])
+    assert stepped(Kept(3)) == (4, [3], [(4, 4)])
+    assert stepped(Kept(4)) == (4, [], [])
+
+
+def test_steps_go_on_from_the_training_that_they_continue() -> None:
+    assert stepped(Kept(), begin=2) == (4, [0, 1], [(3, 4), (4, 4)])
+    assert stepped(Kept(3), begin=2) == (4, [3], [(4, 4)])
+
+
+def test_a_step_that_is_left_out_is_neither_counted_nor_kept() -> None:
+    kept = Kept()
+    assert stepped(kept, ends=2) == (2, [0, 1], [(1, 4), (2, 4)])
+    assert sorted(kept.states) == [0, 1, 2]
+    assert int(kept.states[2]["steps"][0]) == 2
+
+
 def test_a_party_does_not_show_what_it_holds() -> None:
     assert "Desk" not in repr(party()) and "Names" not in repr(party())
 
