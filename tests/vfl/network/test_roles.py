@@ -18,12 +18,13 @@ from torch import nn
 
 from protocols.arrays import Array
 from protocols.data.tables import Scaler
-from protocols.errors import LineError, ProtocolError, StallError
+from protocols.errors import ConfigError, LineError, ProtocolError, StallError
 from protocols.federation import Federation, simulate
 from protocols.learning.cut import CutGradient, Smashed
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings, outputs, probabilities, train
 from protocols.party import Coordinator, Party, Role
+from protocols.programs import Seat
 from protocols.psi.ids import canonical
 from protocols.wire.codec import decode
 from protocols.wire.faults import Plan as Faults
@@ -33,6 +34,7 @@ from vfl import VerticalNetClassifier, VerticalNetRegressor, align
 from vfl.alignment.roles import align_feature, align_label
 from vfl.network.layout import Columns, Width
 from vfl.network.parameters import VerticalNet
+from vfl.network.program import program
 from vfl.network.roles import Table, feature_party, label_party
 from vfl.order import Order
 
@@ -231,6 +233,21 @@ def against(bank: Role | None = None, shop: Role | None = None) -> None:
             "shop": shop or (lambda me: feature_party(me, "bank", table_of(IDS), None, PLAN)),
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"hidden": (1 << 14, 1 << 14)}, "268435456 weights; at most"),
+        ({"hidden": ()}, "one or more widths above 0"),
+        ({"epochs": 0}, "epochs=0 should be a whole number above 0"),
+    ],
+)
+def test_what_a_caller_cannot_mean_is_refused_before_any_line_opens(settings: Any, said: str) -> None:
+    table = pd.DataFrame({"id": IDS, "x": [0.0, 1.0, 2.0, 3.0]})
+    told = program.read({"label_party": "bank", "kind": "classification", **settings})
+    with pytest.raises(ConfigError, match=said):
+        program.role("fit", told, Seat("shop", ("bank", "shop"), table, "id"))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 2], [0, 1, 2], [0, 1, 2, 4], []])
