@@ -204,3 +204,14 @@ def test_modules_that_import_each_other_are_found(tmp_path: Path, where: str) ->
     (tmp_path / "vfl/linear/a.py").write_text("import vfl.linear.b")
     (tmp_path / "vfl/linear/b.py").write_text(where)
     assert {*circle(tmp_path)} == {"vfl.linear.a", "vfl.linear.b"}
+
+
+def test_no_tuple_is_unpacked_in_a_call() -> None:
+    """`call(*(a, b))` hides what a and b are; a keyword says it."""
+    found = []
+    for module, file in modules(ROOT, ("protocols", *PARADIGMS, "examples", "tests")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for given in node.args if isinstance(node, ast.Call) else []:
+                if isinstance(given, ast.Starred) and isinstance(given.value, ast.Tuple | ast.List):
+                    found.append(f"{module}:{given.lineno}")
+    assert found == []

@@ -199,7 +199,8 @@ def _over_network(
     with Federation.connect(book, me, table) as parties, bar("compare") as on_progress:
         found = compare_parties(
             parties,
-            *(wanted, id),
+            target=wanted,
+            id=id,
             settings=settings,
             methods=names,
             seeds=seeds or 2,

@@ -125,7 +125,12 @@ def _task(
     metric = "r2" if settings.kind == "regression" else "auc" if classes == 2 else "accuracy"
     columns = {party: own if party == federation.me else [] for party in federation.parties}
     return Task(
-        *(federation.me, table, id, target, columns, federation.me),
+        name=federation.me,
+        table=table,
+        id=id,
+        target=target,
+        columns=columns,
+        label_party=federation.me,
         settings=settings,
         hidden=hidden,
         metric=metric,  # type: ignore[arg-type]  # one of the three

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from protocols.arrays import Arrays
 from protocols.errors import ConfigError, DataError
 from protocols.parts import Part
 from protocols.party import Party, Role, Run
@@ -88,19 +87,29 @@ def align(p: Align, seat: Seat) -> Role:
     return role
 
 
+@dataclass(frozen=True)
+class Own:
+    """One party's own part."""
+
+    id: str | tuple[str, ...] | None  # its column or columns
+    known: bool  # whether it learnt the rows
+    table: str  # the fingerprint of its ids
+    salt: str  # the others are told a digest of the part: without this they could try sets of rows
+    rows: Rows = field(repr=False)  # (k,) int64, in the common order
+
+
 def keep(p: Align, seat: Seat, result: Aligned) -> Part:
     """The common rows, if this party learnt them."""
     known = learns_rows(seat.party, p.label_party, p.reveal)
-    about = {
-        **p.model_dump(mode="json"),
-        "id": list(seat.id) if isinstance(seat.id, tuple) else seat.id,
-        "known": known,
-        "table": id_column(seat).fingerprint,
-        # The other parties are told a digest of this part: without it they could try sets of rows. An attempt
-        # that follows a crash has the same, since others may have kept the digest by then.
-        "salt": secret_of(seat.store, seat.job) if seat.store and seat.job else secrets.token_hex(16),
-    }
-    return Part("align", seat.party, about, Arrays({"rows": result.rows}))
+    own = Own(
+        id=seat.id,
+        known=known,
+        table=id_column(seat).fingerprint,
+        # An attempt that follows a crash has the same, since others may have kept the digest by then.
+        salt=secret_of(seat.store, seat.job) if seat.store and seat.job else secrets.token_hex(16),
+        rows=result.rows,
+    )
+    return Part.of("align", seat.party, own, p.model_dump(mode="json"))
 
 
 def export(part: Part, table: pd.DataFrame) -> pd.DataFrame:
@@ -108,8 +117,8 @@ def export(part: Part, table: pd.DataFrame) -> pd.DataFrame:
 
     Errors as of `exported`.
     """
-    id = part.settings["id"]
-    names = [str(name) for name in id] if isinstance(id, list) else [str(id)]
+    id = _own(part).id
+    names = [*id] if isinstance(id, tuple) else [str(id)]
     return table.iloc[exported(part, InTable(table, names))]
 
 
@@ -119,16 +128,21 @@ def exported(part: Part, column: IdColumn) -> Rows:
     ConfigError if the part is none of an alignment or its party did not learn the rows, DataError if the
     ids are not those that were aligned.
     """
-    if part.method != "align":
-        raise ConfigError(f"this run is of {part.method}, expected one of align")
-    if not part.settings["known"]:
+    own = _own(part)
+    if not own.known:
         raise ConfigError(
             f"{part.party} did not learn which rows are common: it was aligned with "
             f"reveal={part.settings['reveal']!r}"
         )
-    if column.fingerprint != part.settings["table"]:
+    if column.fingerprint != own.table:
         raise DataError("the table has changed since it was aligned; align again")
-    return part.weights["rows"]
+    return own.rows
+
+
+def _own(part: Part) -> Own:
+    if part.method != "align":
+        raise ConfigError(f"this run is of {part.method}, expected one of align")
+    return part.read(Own)
 
 
 def align_ids(
@@ -184,7 +198,13 @@ SPEAKS = {"align": (*SPOKEN, *unbalanced.SPOKEN, InAllSize, Repeats)}
 
 
 program = Program(
-    *("align", "vfl", Align, SPEAKS, {"align": align}, keep, recall),
+    name="align",
+    package="vfl",
+    parameters=Align,
+    speaks=SPEAKS,
+    prepare={"align": align},
+    keep=keep,
+    recall=recall,
     plain=False,
     ids_only=True,
     learners=learners,

@@ -57,8 +57,13 @@ def keep(p: Parameters, seat: Seat, result: Any) -> Part:
 
 ROLES = {"fit": prepare, "predict": prepare}
 PROGRAM = Program(
-    *("greet", "vfl", Parameters, {action: (Greeting,) for action in ROLES}, ROLES, keep),
-    lambda p, part: None,
+    name="greet",
+    package="vfl",
+    parameters=Parameters,
+    speaks={action: (Greeting,) for action in ROLES},
+    prepare=ROLES,
+    keep=keep,
+    recall=lambda p, part: None,
 )
 
 
