@@ -230,5 +230,5 @@ def told(package: str) -> list[str]:
     word of ours: it changes with the release of Python, numpy or pydantic."""
     load_messages(("protocols", package))
     ours = ("protocols.", f"{package}.")
-    spoken = [kind for kind, cls in Message.kinds.items() if cls.__module__.startswith(ours)]
+    spoken = [kind for kind, cls in Message.kinds.items() if f"{cls.__module__}.".startswith(ours)]
     return [f"{kind}|{fields(Message.kinds[kind])}" for kind in sorted(spoken)]

@@ -25,7 +25,7 @@ PROTOCOLS = {
     **dict.fromkeys(["learning", "programs"], 5),
     "service": 6,
     "federation": 7,
-    **dict.fromkeys(["compare", "estimator"], 8),
+    **dict.fromkeys(["compare", "estimator", "testing"], 8),
     **dict.fromkeys(["cli", "row_clients"], 9),
 }
 LEVELS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from typing import Any
@@ -24,78 +22,21 @@ from protocols.federation import simulate
 from protocols.hazmat.paillier import Paillier
 from protocols.learning.networks import mlp
 from protocols.learning.training import Settings
-from protocols.party import Coordinator, Role, Run
+from protocols.party import Role
+from protocols.testing import resuming
+from protocols.testing.resuming import Memory, Roles, play
 from split import SplitClassifier, SplitRegressor
-from tests.support.crew import captured, fingerprint
+from tests.support.crew import captured
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
 
 STEPS = 3
-Roles = Mapping[str, Role]
-Make = Callable[[], tuple[Roles, int]]  # roles anew, as a process that starts has them
 OPTIMIZERS: list[dict[str, Any]] = [
     {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.01},
     {"optimizer": "adam", "learning_rate": 0.01},
 ]
 
 
-@dataclass
-class Memory:
-    """One party's checkpoints, and the step that all agreed to go on from."""
-
-    done: int = 0
-    states: dict[int, Arrays] = field(default_factory=dict)
-    aligned: Arrays | None = None
-
-    def latest(self) -> tuple[int, Arrays | None]:
-        return self.done, self.states.get(self.done)
-
-    def save(self, done: int, state: Arrays) -> None:
-        assert done > self.done, "a step that was done already"
-        self.states[done] = state
-
-    def alignment(self) -> Arrays | None:
-        return self.aligned
-
-    def save_alignment(self, state: Arrays) -> None:
-        assert self.aligned is None, "ids were compared that had been before"
-        self.aligned = state
-
-
-def play(make: Make, kept: Mapping[str, Memory]) -> Run:
-    """Run the roles, each with its own checkpoints."""
-    roles, seed = make()
-
-    def keeping(role: Role, memory: Memory) -> Role:
-        async def kept_role(me: Coordinator) -> Any:
-            me.desk.checkpoints = memory
-            return await role(me)
-
-        return kept_role
-
-    return simulate({name: keeping(role, kept[name]) for name, role in roles.items()}, seed=seed)
-
-
-def prints(run: Run) -> dict[str, str]:
-    return {name: fingerprint(result) for name, result in run.results.items()}
-
-
-def check(make: Make) -> None:
-    """The law, for every step."""
-    roles, seed = make()
-    expected = prints(simulate(roles, seed=seed))
-    kept = {name: Memory() for name in roles}
-    assert prints(play(make, kept)) == expected
-    for memory in kept.values():
-        assert sorted(memory.states) == list(range(1, STEPS + 1))
-    for done in range(STEPS + 1):
-        again = {name: Memory(done, dict(memory.states), memory.aligned) for name, memory in kept.items()}
-        rest = play(make, again)
-        assert prints(rest) == expected, done
-        # Steps that were done are not done again, and those that were not are.
-        scopes = {entry.scope.split("/")[1] for entry in rest.ledger if entry.scope.startswith("fit/")}
-        assert scopes == {str(step) for step in range(done, STEPS)}
-        assert not [entry for entry in rest.ledger if entry.scope.startswith("align")]
-        assert {name: m.states for name, m in again.items()} == {name: m.states for name, m in kept.items()}
+check = partial(resuming.check, steps=STEPS)
 
 
 def table(seed: int, rows: int) -> pd.DataFrame:

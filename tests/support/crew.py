@@ -6,17 +6,13 @@ A crew is started once. Its processes import everything once, and then play one 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from protocols.errors import VflError
 from protocols.federation import Federation
@@ -25,6 +21,7 @@ from protocols.network.grpc import Grpc
 from protocols.network.tls import Credentials
 from protocols.party import Role, Run
 from protocols.service.role import serve_role
+from protocols.testing.results import fingerprint
 from protocols.wire.ledger import Ledger
 from tests.support.forked import CONTEXT
 from tests.support.seeds import seed_for
@@ -85,39 +82,6 @@ def played(result: object, ledger: Ledger, party: str) -> Played:
     digests = {pair: ledger.line_digest(*pair).hex() for pair in pairs}
     said = {pair: [(kind, size, scope) for scope, _, kind, size in line] for pair, line in shapes.items()}
     return Played(fingerprint(result), digests, said)
-
-
-def fingerprint(value: object) -> str:
-    """A hash of all numbers in a result, bit for bit."""
-    total = hashlib.sha256()
-    _add(value, total.update)
-    return total.hexdigest()
-
-
-def _add(value: object, update: Callable[[bytes], None]) -> None:
-    update(type(value).__name__.encode())
-    if isinstance(value, nn.Module):
-        _add(dict(value.state_dict()), update)
-    elif isinstance(value, torch.Tensor):
-        _add(value.detach().numpy(), update)
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
-    elif isinstance(value, pd.DataFrame | pd.Series | pd.Index | np.ndarray):
-        _add(value.tolist() if not isinstance(value, pd.DataFrame) else value.to_dict("list"), update)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            _add(getattr(value, field.name), update)
-    elif isinstance(value, Mapping):
-        for key, held in value.items():
-            _add(key, update)
-            _add(held, update)
-    elif isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
-        for held in value:
-            _add(held, update)
-    elif callable(value):
-        update(getattr(value, "__qualname__", type(value).__name__).encode())
-    else:
-        update(repr(value).encode())
 
 
 def _work(line: Connection) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,44 +12,13 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from horizontal import FedClassifier
-from protocols.arrays import Array
 from protocols.hazmat.paillier import Paillier, Plain
+from protocols.service.caller import Connected
+from protocols.testing.case import Case, Outcome, Tables
 from split import SplitClassifier
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier, align
 
-Tables = Mapping[str, pd.DataFrame | None]
-SEED = 1  # of all parties in one process, and over a network where a test sets it
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run must give, bit for bit, however it was disturbed."""
-
-    run: str
-    arrays: dict[str, Array]
-
-    def check(self, other: Outcome) -> None:
-        """AssertionError unless `other` gives the same."""
-        assert list(self.arrays) == list(other.arrays)
-        for name, array in self.arrays.items():
-            np.testing.assert_array_equal(other.arrays[name], array)
-
-
-@dataclass(frozen=True)
-class Case:
-    """caller: who calls; the other parties serve. play: fits and predicts with a mapping of tables."""
-
-    caller: str
-    tables: Callable[[], Tables]
-    play: Callable[[Any], Outcome]
-
-    @property
-    def served(self) -> list[str]:
-        return [party for party in self.tables() if party != self.caller]
-
-    def here(self) -> Outcome:
-        """In this process, undisturbed."""
-        return self.play({party: table for party, table in self.tables().items() if table is not None})
+SEED = Case.seed  # of all parties in one process, and over a network where a test sets it
 
 
 def columns(rows: int = 80) -> dict[str, pd.DataFrame]:
@@ -101,9 +68,6 @@ def aligned(data: Any) -> Outcome:
     return Outcome(found.run, {"rows": found.tables["bank"].to_numpy()})
 
 
-POLICY = "min_intersection = 5\nmin_group = 3\nmax_predictions = 0\n"  # 0: any number
-
-
 def rows(people: int = 90) -> dict[str, pd.DataFrame]:
     """Two clients with all columns of some people each."""
     rng = np.random.default_rng(1)
@@ -127,7 +91,7 @@ def fedavg(data: Any) -> Outcome:
 
 def split_net(data: Any) -> Outcome:
     fitted = SplitClassifier(cut=(2, 4), epochs=3, random_state=SEED).fit(data, target="y", id="id")
-    asked = {"north": rows()["north"]} if isinstance(data, dict) else data
+    asked = data if isinstance(data, Connected) else {"north": rows()["north"]}
     return Outcome(fitted.run_, {"said": fitted.predict_proba(asked).to_numpy()})
 
 
