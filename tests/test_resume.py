@@ -24,7 +24,7 @@ from protocols.learning.networks import mlp
 from protocols.learning.training import Settings
 from protocols.party import Role
 from protocols.testing import resuming
-from protocols.testing.resuming import Memory, Roles, play
+from protocols.testing.resuming import Memory, Roles, play, prints
 from split import SplitClassifier, SplitRegressor
 from tests.support.crew import captured
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier

@@ -19,7 +19,7 @@ from protocols.service.agent import serve_party
 from protocols.service.config import read_config
 from protocols.testing.served import HANG
 
-_CONTEXT = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+_CONTEXT: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 
 
 class Mortal:

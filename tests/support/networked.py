@@ -14,7 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 from horizontal import FedClassifier
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.service.caller import Connected
-from protocols.testing.case import Case, Outcome, Tables
+from protocols.testing.case import POLICY as POLICY
+from protocols.testing.case import Case as Case
+from protocols.testing.case import Outcome as Outcome
+from protocols.testing.case import Tables
 from split import SplitClassifier
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier, align
 
