@@ -18,7 +18,7 @@ import pandas as pd
 from torch import nn
 
 from horizontal.algorithms.choice import Choice, ClientChoice, ServerChoice, chosen, told
-from horizontal.parameters import Horizontal, rules
+from horizontal.parameters import Horizontal
 from horizontal.part import Own
 from horizontal.program import METHODS, owned, program
 from horizontal.rounds import Trained, predictor
@@ -106,8 +106,9 @@ class _Federated(RowClients):
 
     def _told(self, target: str) -> Parameters:
         algorithm, server = chosen(ClientChoice, self.algorithm), chosen(ServerChoice, self.server)
-        rules(self, self._kind, algorithm, server)
-        return program.read({**self._settings(target), "algorithm": algorithm, "server": server})
+        given = {**self._settings(target), "algorithm": algorithm, "server": server}
+        Horizontal.model_construct(**given).rules()  # says in our words what pydantic would say in its own
+        return program.read(given)
 
     def _scaler(self) -> Scaler | None:
         return self._trained.agreed.target

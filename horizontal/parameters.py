@@ -6,11 +6,11 @@ beside this; so it runs in one process only.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import nn
 
-from horizontal.algorithms.choice import ChosenClient, ChosenServer, ClientChoice, ServerChoice
+from horizontal.algorithms.choice import ChosenClient, ChosenServer
 from horizontal.algorithms.fedavg import Average, FedAvg
 from horizontal.rules import Algorithm
 from horizontal.sampling import check_fraction
@@ -48,20 +48,8 @@ class Horizontal(Parameters):
     def rules(self) -> Algorithm:
         """What both ends do in each round. ConfigError for settings that cannot be meant."""
         check_network(self.hidden, self.standardise)
-        return rules(self, self.kind, self.algorithm, self.server)
-
-
-class Told(Protocol):
-    """Whatever has the settings of the rounds: an estimator, or what came over the wire."""
-
-    rounds: int
-    local_epochs: int
-    fraction: float
-
-
-def rules(told: Told, kind: Kind, algorithm: ClientChoice, server: ServerChoice) -> Algorithm:
-    """What both ends do in each round. ConfigError for settings that cannot be meant."""
-    check_count("rounds", told.rounds)
-    check_count("local_epochs", told.local_epochs)
-    check_fraction(told.fraction)
-    return Algorithm(algorithm.rule(Settings.of(told, kind, told.local_epochs)), server.rule())
+        check_count("rounds", self.rounds)
+        check_count("local_epochs", self.local_epochs)
+        check_fraction(self.fraction)
+        settings = Settings.of(self, self.kind, self.local_epochs)
+        return Algorithm(self.algorithm.rule(settings), self.server.rule())
