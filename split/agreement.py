@@ -62,7 +62,8 @@ class ServerPart:
 
 def joined(held: Sequence[Layers]) -> nn.Sequential:
     """The layers of one party as one module, whose parameters are theirs; in the U shape no network."""
-    return nn.Sequential(OrderedDict(item for layers in held for item in layers.module.named_children()))
+    # Not named_children(), which leaves out a layer that comes a second time, as an activation may.
+    return nn.Sequential(OrderedDict(item for layers in held for item in layers.module._modules.items()))
 
 
 async def join(

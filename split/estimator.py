@@ -92,10 +92,10 @@ class _Split(RowClients):
         self.parts_ = {SERVER if party == SERVER else CLIENT: one.part for party, one in own.items()}
         for part in self.parts_.values():
             if isinstance(part, ServerPart):
-                self.server_model_ = part.layers.module
+                self.server_model_ = part.layers.module.eval()
                 self.n_features_in_ = part.columns
                 continue
-            self.client_model_ = part.model
+            self.client_model_ = part.model.eval()
             self.feature_names_in_ = np.asarray(part.columns, dtype=object)
             self.n_features_in_ = len(part.columns)
             if part.classes:

@@ -191,3 +191,36 @@ def test_a_network_that_cannot_be_used_is_refused_for_its_own_reason(module: nn.
     wide = {"bank": WHOLE.drop(columns=["id"]).assign(id=WHOLE["id"]), "shop": COLUMNS["shop"]}
     with pytest.raises(ConfigError, match=said):
         VerticalNetClassifier(bottoms={"bank": module}, epochs=1).fit(wide, "bank.y", "id")
+
+
+def test_an_activation_used_twice_is_twice_in_what_is_shown() -> None:
+    relu = nn.ReLU()
+    whole = nn.Sequential(nn.Linear(4, 5), relu, nn.Linear(5, 4), relu, nn.Linear(4, 2))
+    for cut in (4, (2, 4)):
+        model = SplitClassifier(whole, cut=cut, epochs=1, **SHORT).fit(ROWS, target="y", id="id")
+        layers = 4 if cut == 4 else 3
+        assert len(model.client_model_) == layers and len(model.server_model_) == 5 - layers
+    shown = nn.Sequential(*model.client_model_[:2], *model.server_model_, *model.client_model_[2:])
+    x = torch.from_numpy(WHOLE[list("abcd")].to_numpy(np.float32))
+    x = (x - x.mean(0)) / x.std(0, unbiased=False)
+    found = torch.softmax(shown(x).double(), dim=1).detach().numpy()
+    np.testing.assert_allclose(found, model.predict_proba(WHOLE.drop(columns="y")), atol=1e-5)
+
+
+def test_looking_at_a_fitted_model_changes_no_prediction() -> None:
+    def noisy(width: int, out: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, out), nn.BatchNorm1d(out), nn.Dropout(0.5))
+
+    for model in fits(noisy):
+        vertical = isinstance(model, VerticalNetClassifier)
+        data: Any = COLUMNS if vertical else WHOLE.drop(columns="y")
+        before = model.predict_proba(data)
+        if vertical:
+            shown = [part.bottom.module for part in model.parts_.values()] + [model.parts_["bank"].top.module]
+        else:
+            shown = [value for name, value in vars(model).items() if name.endswith("model_")]
+        assert shown and not any(inner.training for module in shown for inner in module.modules())
+        for module in shown:
+            width = next(p.shape[1] for p in module.parameters() if p.dim() == 2)
+            module(torch.randn(20, width, generator=torch.Generator().manual_seed(0)))
+        pd.testing.assert_frame_equal(model.predict_proba(data), before, check_exact=True)

@@ -176,14 +176,18 @@ def epoch_flops(module: nn.Module, shape: tuple[int, ...], batch_size: int) -> f
 
 
 def evaluated(module: nn.Module, *inputs: torch.Tensor) -> Array:
-    """The module's outputs for one batch, in evaluation mode, no gradients; float32 (b, ...)."""
-    was_training = module.training
+    """The module's outputs for one batch, in evaluation mode, no gradients; float32 (b, ...).
+
+    Afterwards each layer is in the mode that it was in.
+    """
+    training = [inner for inner in module.modules() if inner.training]
     module.eval()
     try:
         with torch.no_grad():
             result: Array = module(*inputs).numpy()
     finally:
-        module.train(was_training)
+        for inner in training:
+            inner.training = True
     return result
 
 

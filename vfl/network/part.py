@@ -36,10 +36,12 @@ def own_of(part: Part, bottom: nn.Module | None = None, top: nn.Module | None = 
     own = part.read(Own)
     if own.bottom is not None:
         default = nn.Sequential(*_linear(own.bottom.module), nn.ReLU())
-        own = replace(own, bottom=replace(own.bottom, module=filled(own.bottom.module, bottom or default)))
+        own = replace(
+            own, bottom=replace(own.bottom, module=filled(own.bottom.module, bottom or default).eval())
+        )
     if own.top is not None:
         default = _linear(own.top.module)
-        own = replace(own, top=replace(own.top, module=filled(own.top.module, top or default)))
+        own = replace(own, top=replace(own.top, module=filled(own.top.module, top or default).eval()))
     return own
 
 

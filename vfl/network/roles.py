@@ -101,7 +101,7 @@ async def feature_party(
             draws = at.rng("dropout")
             for rows in _batches(order, plan.batch_size):
                 await exchange(at, mine, trainer, draws, x[rows])
-    return Bottom(scaler, bottom), aligned
+    return Bottom(scaler, bottom.eval()), aligned
 
 
 async def label_party(
@@ -136,8 +136,8 @@ async def label_party(
             draws = at.rng("dropout")
             for rows in _batches(order, plan.batch_size):
                 await exchange(at, mine, trainer, draws, x[rows], y[rows])
-    fitted = None if bottom is None else Bottom(scaler, bottom)
-    return fitted, Top(top, {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
+    fitted = None if bottom is None else Bottom(scaler, bottom.eval())
+    return fitted, Top(top.eval(), {peer: widths[peer] for peer in peers}, classes, target_scaler), aligned
 
 
 def _features(me: Party, label_party: str) -> list[str]:
