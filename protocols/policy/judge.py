@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from protocols.errors import PolicyError, nearest
 from protocols.policy.history import History
 from protocols.policy.past import Prints
-from protocols.policy.rules import ANY, Action, Bound, Compared, Rule, has
+from protocols.policy.rules import ANY, Action, Bound, Rule, compared, has
 
 Verdict = Literal["granted", "ask", "refused"]
 DAY = timedelta(days=1)
@@ -136,7 +136,7 @@ def _parameters(rule: Rule, request: Request, history: History) -> str:
 def _protocols(rule: Rule, request: Request, history: History) -> str:
     # The guard asks again, whatever a method calls the parameter: this is for the caller to hear it at once.
     asked = str(request.parameters.get("protocol", ""))
-    return _not_let(rule, asked) if asked in ("auto", *get_args(Compared)) else ""
+    return _not_let(rule, asked) if asked in ("auto", *compared()) else ""
 
 
 def _not_let(rule: Rule, protocol: str) -> str:

@@ -10,17 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from importlib.metadata import entry_points
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import AfterValidator, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
+from protocols.errors import nearest
 from protocols.settings import Names, Section, fault
 
 ANY = "*"
 Action = Literal["fit", "predict", "align"]
 Consent = Literal["ask", "grant"]
-Compared = Literal["ecdh", "kkrt", "unbalanced"]  # by which two parties' ids are; "ecdh" three and more's too
+PSI = "vfl.psi"  # entry points: other packages' ways to compare two parties' ids
+COMPARED = ("ecdh", "kkrt", "unbalanced")  # our own; "ecdh" is three and more's too
 Count = Annotated[int, Field(strict=True, ge=0)]
+
+
+def compared() -> tuple[str, ...]:
+    """The names of all protocols by which ids can be compared here."""
+    return (*COMPARED, *sorted({entry.name for entry in entry_points(group=PSI)} - {*COMPARED, "auto"}))
+
+
+def _compared(name: str) -> str:
+    if name not in compared():
+        raise fault(f"should be one of {', '.join(compared())}{nearest(name, compared())}")
+    return name
+
+
+Compared = Annotated[str, AfterValidator(_compared)]
 
 
 class Bound(Section):

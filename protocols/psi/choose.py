@@ -12,23 +12,50 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from protocols.errors import ConfigError, ProtocolError, nearest
 from protocols.party import Party
-from protocols.policy.rules import Compared
+from protocols.policy.rules import compared
 from protocols.psi import buckets, ecdh, kkrt, unbalanced
 from protocols.psi.ecdh import Learns, Met, agree
 from protocols.psi.ids import CanonicalIds, Ids
 from protocols.psi.stored import StoredIds
+from protocols.psi.way import others
 
-Protocol = Literal["auto", Compared]
-Once = Literal["auto", "ecdh", "kkrt"]  # those that keep nothing from one run to the next
+
+def names(once: bool = False) -> tuple[str, ...]:
+    """All protocols, with "auto"; `once`: those that keep nothing from one run to the next."""
+    return ("auto", *(name for name in compared() if not once or name != "unbalanced"))
+
+
+def _of_any_run(name: str) -> str:
+    return _one_of(names(), name)
+
+
+def _of_one_run(name: str) -> str:
+    return _one_of(names(once=True), name)
+
+
+def _one_of(known: tuple[str, ...], name: str) -> str:
+    if name not in known:
+        raise ConfigError(f"protocol={name!r} should be one of {', '.join(known)}{nearest(name, known)}")
+    return name
+
+
+Protocol = Annotated[str, AfterValidator(_of_any_run)]
+Once = Annotated[str, AfterValidator(_of_one_run)]
 
 LARGE = 300_000  # ids at the smaller side
 RATIO = 4  # of the larger side to the smaller, at most
 
-SPOKEN = (ecdh.IdKind, ecdh.BlindedIds, ecdh.TwiceBlinded, *kkrt.SPOKEN)  # all that "auto" may send
+# All that is sent by "auto", and by other packages' ways.
+SPOKEN = (
+    *(ecdh.IdKind, ecdh.BlindedIds, ecdh.TwiceBlinded, *kkrt.SPOKEN),
+    *(kind for way in others().values() for kind in way.speaks),
+)
 
 
 async def meet(
@@ -46,12 +73,14 @@ async def meet(
     `store`, this party's own folder, is for `protocols.psi.unbalanced`, which has no buckets.
     """
     # Sizes of buckets would say more than the one size that is to be learnt.
-    bucketed = learns != "size" and protocol != "unbalanced"
+    bucketed = learns != "size" and protocol in ("auto", "ecdh", "kkrt")
     asks = partial(buckets.askable, me, len(ids), resume) if bucketed else int
     agreed = await agree(me, peer, ids, protocol, asks)
     key, m = agreed.key, agreed.count
     if protocol == "unbalanced":
         return await unbalanced.compare(me, peer, await held(me, ids), learns, key, m, store)
+    if protocol in others():
+        return await others()[protocol].compare(me, peer, await held(me, ids), learns, key, m)
     compare = ecdh.compare
     by = chosen(protocol, len(ids), m, learns, agreed.kkrt)
     me.guard.protocol(by)  # what "auto" stands for may not be let
@@ -75,7 +104,7 @@ async def held(me: Party, ids: Ids) -> CanonicalIds:
     return ids
 
 
-def chosen(protocol: Protocol, n: int, m: int, learns: Learns, let: bool) -> Compared:
+def chosen(protocol: Protocol, n: int, m: int, learns: Learns, let: bool) -> str:
     """What "auto" stands for with n and m ids, and KKRT `let` or not; else `protocol`."""
     if protocol != "auto":
         return protocol
@@ -86,14 +115,10 @@ def chosen(protocol: Protocol, n: int, m: int, learns: Learns, let: bool) -> Com
 
 def check_protocol(protocol: str, size_only: bool, parties: int) -> None:
     """ConfigError where `protocol` is none, or none for so many parties or for the size alone."""
-    if protocol not in get_args(Protocol):
-        known = get_args(Protocol)
-        raise ConfigError(
-            f"protocol={protocol!r} should be one of {', '.join(known)}{nearest(protocol, known)}"
-        )
+    _one_of(names(), protocol)
     if protocol in ("auto", "ecdh"):
         return
     if parties != 2:
         raise ConfigError(f'protocol="{protocol}" is for two parties, got {parties}; "auto" fits any number')
-    if size_only:
+    if size_only and not (protocol in others() and others()[protocol].size):
         raise ConfigError(f'protocol="{protocol}" cannot show the size alone; use "ecdh" or "auto"')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocols.errors import ConfigError, PolicyError, ProtocolError
 from protocols.party import Party, Unguarded
 from protocols.policy.judge import Guard
-from protocols.policy.rules import Compared
+from protocols.policy.rules import COMPARED, Compared
 from protocols.psi import choose, ecdh, kkrt, ring
 from protocols.psi.choose import LARGE, Protocol, check_protocol, chosen
 from protocols.psi.ecdh import BlindedIds, Learns, TwiceBlinded
@@ -94,7 +94,7 @@ MEETS: dict[Compared, list[Role]] = {
 @pytest.mark.parametrize("protocol", ["ecdh", "kkrt", "unbalanced"])
 def test_whatever_calls_a_protocol_asks_the_guard_before_anything_leaves(protocol: Compared) -> None:
     """However a method's parameter is called by which a caller chose it."""
-    others: list[Compared] = [one for one in get_args(Compared) if one != protocol]
+    others: list[Compared] = [one for one in COMPARED if one != protocol]
     for meet in [*MEETS.get(protocol, []), role("bank", 3, protocol)]:
 
         async def guarded(me: Party, meet: Role = meet) -> None:
@@ -132,7 +132,7 @@ def test_auto_takes_what_both_let(
 
         return body
 
-    if expected not in get_args(Compared):
+    if expected not in COMPARED:
         with pytest.raises(PolicyError, match=f"^shop/psi: protocols: {expected}"):
             talk(guarded("shop", bank), guarded("bank", shop))
         return

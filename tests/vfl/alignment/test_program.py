@@ -6,7 +6,7 @@ import itertools
 import unicodedata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from protocols.federation import Federation
 from protocols.parts import digest, load_part
 from protocols.policy.history import load_history
 from protocols.programs import Seat
-from protocols.psi import buckets, id_columns, stored
+from protocols.psi import buckets, choose, id_columns, stored
 from protocols.psi.choose import Protocol
 from protocols.service.caller import Connected
 from tests.support.columns_apart import small
@@ -34,7 +34,7 @@ POLICY = "min_intersection = 5\n"
 EVERY = 'protocols = ["ecdh", "kkrt", "unbalanced"]\n'
 TWO = ["--table", "a=a.csv", "--table", "b=b.csv"]
 NETWORK = ["--book", "parties.toml", "--me", "a", "--table", "a.csv", "--id", "x"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+PROTOCOLS: tuple[Protocol, ...] = choose.names()
 run_cli = CliRunner().invoke
 
 
