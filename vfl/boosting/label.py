@@ -65,11 +65,8 @@ async def label_party(
     bins, codes = await divided(me, table, aligned, plan, None if before is None else before[0])
     setting = await _set_up(me, peers, described(bins, table.monotone), codes, plan, loss)
     if before is None:
-        splits, forest, baseline = (
-            Splits.empty(),
-            Forest.empty(me.desk.parties),
-            loss.baseline(y[learning], w[learning]),
-        )
+        splits, forest = Splits.empty(), Forest.empty(me.desk.parties)
+        baseline = loss.baseline(y[learning], w[learning])
     else:
         splits, baseline = before[0].splits, before[1].baseline
         forest = before[1].forest.among(me.desk.parties)
