@@ -27,9 +27,8 @@ from protocols.data.tables import Scaler, features
 from protocols.errors import ConfigError, marked
 from protocols.federation import simulate
 from protocols.learning.clients import SERVER
-from protocols.parts import Part
 from protocols.party import Role
-from protocols.programs import Parameters, Seat
+from protocols.programs import Parameters
 from protocols.row_clients import RowClassifier, RowClients, RowRegressor, Tables
 
 
@@ -38,6 +37,7 @@ class _Federated(RowClients):
     """What classifier and regressor share."""
 
     _program, _methods, _server_first = program, METHODS, True
+    _owned, _kept = staticmethod(owned), Own
 
     model: nn.Module | str | None = None
     _: KW_ONLY
@@ -65,12 +65,6 @@ class _Federated(RowClients):
         without its code: pass a module of the same shape as `model`.
         """
         return cls._loaded(store, run, party, model=model)
-
-    def _owned(self, parameters: Horizontal, seat: Seat, result: Trained) -> Own:
-        return owned(parameters, seat, result)
-
-    def _recall(self, part: Part) -> Own:
-        return part.read(Own)
 
     def _keep(self, own: dict[str, Own]) -> None:
         # All hold the same model; the server alone is told no column names. Here one caller stands for all.

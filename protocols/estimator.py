@@ -108,12 +108,10 @@ class Estimator(BaseEstimator):
     _program: Program[Any]
     _methods: ClassVar[Mapping[str, str]]  # kind of estimator -> its name on disk
     _kind: ClassVar[str]
+    _owned: ClassVar[Any]  # (parameters, seat, what a role returned) -> `_kept`
+    _kept: ClassVar[type]  # the dataclass that one party keeps, and its part holds
     _not_saved: ClassVar[tuple[str, ...]] = ()  # settings that a part does not hold
     random_state: int
-
-    def _owned(self, parameters: Any, seat: Seat, result: Any) -> Any:
-        """What a party keeps of what its role returned from "fit"."""
-        raise NotImplementedError
 
     def _keep(self, own: dict[str, Any]) -> None:
         """Set what is learnt, from what each party here keeps; after training and after loading."""
@@ -121,7 +119,7 @@ class Estimator(BaseEstimator):
 
     def _recall(self, part: Part) -> Any:
         """What `_owned` gave, from a part."""
-        raise NotImplementedError
+        return part.read(self._kept)
 
     def _says_settings(self, own: Any) -> bool:
         """Whether the part of a party that keeps `own` holds the settings too."""

@@ -40,6 +40,7 @@ class _Split(RowClients):
     and no column names."""
 
     _program, _methods, _model, _server_first = program, METHODS, "an nn.Sequential", False
+    _owned, _kept = staticmethod(owned), Own
 
     model: nn.Sequential | str | None = None
     cut: int | tuple[int, int] = 2
@@ -65,9 +66,6 @@ class _Split(RowClients):
         together.
         """
         return cls._loaded(store, run, party, model=model)
-
-    def _owned(self, parameters: SplitNet, seat: Seat, result: ClientPart | ServerPart) -> Own:
-        return owned(parameters, seat, result)
 
     def _recall(self, part: Part) -> Own:
         # The label column is no matter of the layers.

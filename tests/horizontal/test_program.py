@@ -94,6 +94,7 @@ def test_what_a_party_keeps_is_a_part_that_the_estimator_loads(tmp_path: Path) -
     model = FedClassifier(**SETTINGS).fit(there, target="y", id="key")
     for party, part in there.kept.items():
         save_part(tmp_path / party, "run", part)
+        assert "random_state" not in part.settings  # nobody told it
         back = FedClassifier.load(tmp_path, "run", party=party)
         assert weights(back) == weights(here) and back.clients_ == ("a", "b")
         if party != "server":

@@ -99,6 +99,7 @@ def test_what_a_party_keeps_is_a_part_that_the_estimator_loads_alone(tmp_path: P
     model = SplitClassifier(cut=cut, **SETTINGS).fit(there, target="y", id="key")
     for party, part in there.kept.items():
         save_part(tmp_path / party, "run", part)
+        assert "random_state" not in part.settings  # nobody told it
         back = SplitClassifier.load(tmp_path, "run", party=party)
         assert back.cut == cut and back.hidden == (6, 5) and back.clients_ == CLIENTS
         side = "server" if party == "server" else "client"

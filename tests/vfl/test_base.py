@@ -12,6 +12,7 @@ import pytest
 
 from protocols.errors import ConfigError, DataError
 from protocols.hazmat.paillier import Plain
+from protocols.parts import load_part, save_part
 from protocols.service.caller import Connected
 from tests.support.networked import columns
 from tests.support.served import lay_out, serving
@@ -42,9 +43,9 @@ def test_weights_that_cannot_be_meant_are_refused(given: object, said: str) -> N
 @pytest.mark.parametrize(
     "model",
     [
-        VerticalLogisticRegression(security="plain", max_iter=20),
-        VerticalGradientBoostingClassifier(n_estimators=2, max_depth=2, encryption=Plain()),
-        VerticalNetClassifier(hidden=(4,), epochs=1),
+        VerticalLogisticRegression(security="plain", max_iter=20, random_state=7),
+        VerticalGradientBoostingClassifier(n_estimators=2, max_depth=2, encryption=Plain(), random_state=7),
+        VerticalNetClassifier(hidden=(4,), epochs=1, random_state=7),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -62,6 +63,14 @@ def test_a_part_that_was_trained_over_a_network_is_saved_and_loaded(model: Any, 
         pd.testing.assert_frame_equal(loaded.predict_proba(all_), expected)
     with pytest.raises(ConfigError, match="the parts of telco are not here.*connected as bank"):
         loaded.predict(data)
+    # What the job itself kept says of the settings what all were told, and makes nothing up.
+    kept = {party: load_part(tmp_path / f"{party}-store" / "parts", run) for party in data}
+    assert kept["telco"].settings == {} and {"random_state", "unmatched"}.isdisjoint(kept["bank"].settings)
+    for party, part in kept.items():
+        save_part(tmp_path / "kept" / party, run, part)
+    again = type(model).load(tmp_path / "kept", run)
+    assert again.get_params() == {**loaded.get_params(), "random_state": 0} and loaded.random_state == 7
+    assert again.classes_.tolist() == loaded.classes_.tolist()
 
 
 @pytest.mark.parametrize(

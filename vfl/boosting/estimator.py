@@ -21,10 +21,9 @@ from protocols.errors import ConfigError, nearest
 from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.learning.training import check_network
-from protocols.parts import Part
-from protocols.programs import Program, Seat
+from protocols.programs import Program
 from vfl.base import Data, Scored, Vertical, VerticalRegressor
-from vfl.boosting.parameters import Boosting, PredictProtocol, encryption_fields
+from vfl.boosting.parameters import PredictProtocol, encryption_fields
 from vfl.boosting.part import Own
 from vfl.boosting.parts import Learnt
 from vfl.boosting.program import METHODS, owned, plain_program, program
@@ -75,6 +74,7 @@ class _VerticalGradientBoosting(Vertical):
     Series), is_plain_ (whether gradients could be read by others).
     """
 
+    _owned, _kept = staticmethod(owned), Own
     _methods, _not_saved = METHODS, ("monotone",)  # which names others' columns
     _not_told = (*Vertical._not_told, "encryption", "monotone", "warm_start")
     _kind: ClassVar[Kind]
@@ -124,12 +124,6 @@ class _VerticalGradientBoosting(Vertical):
         self._check_monotone(federation)
         self._fit(federation, target, id, sample_weight)
         return self
-
-    def _owned(self, parameters: Boosting, seat: Seat, result: Any) -> Own:
-        return owned(parameters, seat, result)
-
-    def _recall(self, part: Part) -> Own:
-        return part.read(Own)
 
     def _everybody(self, own: Own) -> Sequence[str]:
         return self._learnt.forest.parties

@@ -22,10 +22,9 @@ from protocols.arrays import Array
 from protocols.errors import ConfigError
 from protocols.hazmat.paillier import Paillier
 from protocols.learning.training import check_network
-from protocols.parts import Part
-from protocols.programs import Program, Seat
+from protocols.programs import Program
 from vfl.base import Data, Scored, Vertical, VerticalRegressor
-from vfl.linear.parameters import Family, Security, Solver, VerticalLinear
+from vfl.linear.parameters import Family, Security, Solver
 from vfl.linear.part import Own
 from vfl.linear.parts import Head
 from vfl.linear.program import METHODS, owned, plain_program, program
@@ -70,6 +69,7 @@ class _VerticalLinear(Vertical):
     """
 
     _methods = METHODS
+    _owned, _kept = staticmethod(owned), Own
     _not_told = (*Vertical._not_told, "encryption")
     _kind: ClassVar[Family]
 
@@ -118,12 +118,6 @@ class _VerticalLinear(Vertical):
                 stacklevel=2,
             )
         return self
-
-    def _owned(self, parameters: VerticalLinear, seat: Seat, result: Any) -> Own:
-        return owned(parameters, seat, result)
-
-    def _recall(self, part: Part) -> Own:
-        return part.read(Own)
 
     def _everybody(self, own: Own) -> Sequence[str]:
         return (own.label_party, *own.peers)

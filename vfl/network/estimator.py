@@ -20,7 +20,6 @@ from protocols.data.tables import Kind
 from protocols.errors import ConfigError, nearest
 from protocols.learning.training import Settings, check_network, probabilities
 from protocols.parts import Part
-from protocols.programs import Seat
 from vfl.base import Data, Vertical, VerticalClassifier, VerticalRegressor
 from vfl.network.parameters import VerticalNet
 from vfl.network.part import Own, own_of
@@ -50,6 +49,7 @@ class _VerticalNet(Vertical):
     """
 
     _program, _methods = program, METHODS
+    _owned, _kept = staticmethod(owned), Own
     _not_told = (*Vertical._not_told, "bottoms", "top")
     _kind: ClassVar[Kind]
 
@@ -93,9 +93,6 @@ class _VerticalNet(Vertical):
         do not belong together.
         """
         return cls._loaded(store, run, bottoms=bottoms, top=top)
-
-    def _owned(self, parameters: VerticalNet, seat: Seat, result: Any) -> Own:
-        return owned(parameters, seat, result)
 
     def _recall(self, part: Part) -> Own:
         return own_of(part, (self.bottoms or {}).get(part.party), self.top)
