@@ -23,8 +23,9 @@ from protocols.compare.choose import Choice
 from protocols.compare.claims import LEAKAGE
 from protocols.compare.figures import DIRECTIONS, Figures, nbytes, seconds, spread, varied
 from protocols.compare.measure import BANDWIDTH, COLUMNS, ROUND_TRIPS, SPEED
-from protocols.compare.rows import Row, Verdict, rows
+from protocols.compare.rows import Row, Topic, Verdict, rows
 from protocols.compare.task import Method, Task
+from protocols.compare.topics import TOPICS
 from protocols.costs import SECONDS_PER_OPERATION
 from protocols.errors import DataError
 from protocols.files import release, write_out
@@ -48,8 +49,8 @@ class Report:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The ten rows: what is claimed beside what was measured."""
-        return rows(self.figures)
+        """What is claimed beside what was measured, a row for each topic of the comparison."""
+        return rows(self.figures, self.comparison.topics)
 
     @property
     def spread_name(self) -> str:
@@ -274,6 +275,7 @@ class Comparison:
     frame: pd.DataFrame
     choice: Choice
     notes: Mapping[str, Sequence[str]]  # method -> what it says about its run
+    topics: tuple[Topic, ...] = TOPICS  # what the rows of the report are about
 
     @cached_property
     def report(self) -> Report:

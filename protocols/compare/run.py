@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from protocols.compare.choose import Choice, choose
+from protocols.compare.claims import WAYS
 from protocols.compare.measure import COLUMNS, differences, measure
 from protocols.compare.report import Comparison
+from protocols.compare.rows import Topic
 from protocols.compare.task import Method, Outcome, Task
+from protocols.compare.topics import TOPICS
 from protocols.errors import ConfigError, nearest
 from protocols.progress import Report as Progress
 from protocols.wire.message import OURS
@@ -38,14 +41,15 @@ def compare(
     seeds: int | None = None,
     quick: bool = False,
     tune: bool = True,
+    topics: Sequence[Topic] = TOPICS,
     on_progress: Progress | None = None,
     on_outcome: OnOutcome | None = None,
 ) -> Comparison:
     """Run `methods` (names as registered or as in the table; default: all) on paired seeds 0, 1, ...
 
     `quick`: 2 seeds and fewer epochs. `tune`: choose shape and settings first, by validation on rows that
-    no seed tests on; otherwise the task's own. `on_outcome` sees each outcome, with its ledgers, which are
-    not kept.
+    no seed tests on; otherwise the task's own. `topics`: the rows of the report. `on_outcome` sees each
+    outcome, with its ledgers, which are not kept.
     """
     count = seeds if seeds is not None else (SEEDS_QUICK if quick else SEEDS)
     if count < 1:
@@ -74,7 +78,9 @@ def compare(
             on_outcome(method, seed, outcome)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     frame = pd.concat([frame, differences(frame)], ignore_index=True).astype({"value": "float64"})
-    return Comparison(choice.task, tuple(offered), tuple(range(count)), quick, frame, choice, notes)
+    return Comparison(
+        choice.task, tuple(offered), tuple(range(count)), quick, frame, choice, notes, tuple(topics)
+    )
 
 
 def _run(method: Method, task: Task, seed: int) -> Outcome:
@@ -113,6 +119,8 @@ def discover(task: Task, names: Sequence[str] | None = None) -> list[Method]:
     """The methods that can run `task`: all that are registered, or those named.
 
     A name is an entry point's (`"alone"`: all of its methods) or a method's (`"alone: bank"`).
+
+    ConfigError for a name that is not there, and for a method whose `column` is none of the report's.
     """
     entries = registered()
     wanted = list(entries) if names is None else list(names)
@@ -124,6 +132,7 @@ def discover(task: Task, names: Sequence[str] | None = None) -> list[Method]:
     found: dict[str, tuple[str, Method]] = {}
     for entry in needed:
         for method in _offers(entry, task):
+            _check_column(method, entry)
             if method.name in found:
                 warnings.warn(
                     f"method {method.name!r} of {entry.value} is skipped: the name is taken", stacklevel=2
@@ -155,6 +164,14 @@ def _offers(entry: EntryPoint, task: Task) -> list[Method]:
         said = f"{type(error).__name__}: {error}"
         warnings.warn(f"method {entry.name!r} of {entry.value} is skipped: {said}", stacklevel=2)
         return []
+
+
+def _check_column(method: Method, entry: EntryPoint) -> None:
+    if method.column not in WAYS:
+        raise ConfigError(
+            f"method {method.name!r} of {entry.value}: column {method.column!r} should be one of "
+            f"{', '.join(WAYS)}{nearest(method.column, WAYS)}; in another it would be in no row of the report"
+        )
 
 
 def _is_ours(entry: EntryPoint) -> bool:

@@ -102,7 +102,7 @@ class Method:
     """One way to learn the task."""
 
     name: str  # as in the table: "fedavg", "alone: bank"
-    column: str  # of the documents' comparison: federated, split, centralised, edge, vertical, alone
+    column: str  # one of `protocols.compare.claims.WAYS`, else a comparison refuses the method
     architecture: str  # stated: who computes what
     privacy: str  # stated: the primary privacy mechanism, and what it does not cover
     run: Callable[[Task, int], Outcome] = field(repr=False)

@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 
 from protocols.compare import claims
-from protocols.compare.claims import CLAIMS, LEAKAGE, WAYS, level
+from protocols.compare.claims import LEAKAGE, WAYS, level
 from protocols.compare.figures import Figures, amount, grouped, percent, seconds, spread, varied
 from protocols.compare.measure import Spread
 from protocols.compare.report import Comparison, Report, read_measures
-from protocols.compare.rows import Cell
+from protocols.compare.rows import Cell, Line, Topic
+from protocols.compare.run import compare
+from protocols.compare.topics import TOPICS
 from protocols.errors import DataError
 from protocols.learning.cut import LabelledSmashed
 from protocols.wire.message import Message
@@ -76,6 +78,33 @@ def test_whose_claims_they_are_is_said_wherever_they_are_shown(result: Compariso
     guide = ROOT / "docs" / "guides" / "comparison.md"
     for text in (result.report.html(), result.report.text(), guide.read_text("utf-8")):
         assert claims.SOURCE in " ".join(text.split())
+
+
+def test_a_row_is_one_value_that_appears_wherever_rows_do() -> None:
+    weight = Topic(
+        "weight of a message",
+        {"edge": "that of a feather"},
+        lambda f: [Line("measured", f"{f.get('bytes', phase='train').mean:.0f} bytes & more.")],
+        lambda f: [("disagrees", f"<{f.name}> weighs more")] if f.name == "edge" else [],
+    )
+    report = compare(
+        tiny.task(), ["edge", "alone: bank"], seeds=1, tune=False, topics=[*TOPICS, weight]
+    ).report
+    found = cell(report, "weight of a message", "edge")
+    sent = report.figures[0].get("bytes", phase="train").mean
+    assert (
+        sent > 0 and found.claim == "that of a feather" and found.lines[0].text == f"{sent:.0f} bytes & more."
+    )
+    assert cell(report, "weight of a message", "alone").claim == "no claim"
+    shown = " ".join(report.text(width=300).split())
+    assert "weight of a message" in shown and "<edge> weighs more" in shown
+    *_, last = json.loads(report.to_json())["rows"]
+    assert last["title"] == "weight of a message"
+    verdicts = [verdict for each in last["cells"] for verdict in each["verdicts"]]
+    assert [v["text"] for v in verdicts] == ["<edge> weighs more"]
+    page = report.html()
+    for text in ("weight of a message", "that of a feather", found.lines[0].text, "<edge> weighs more"):
+        assert escape(text) in page
 
 
 def test_a_way_that_was_not_run_says_so(result: Comparison) -> None:
@@ -161,7 +190,7 @@ def test_json_round_trips_to_the_frame(result: Comparison) -> None:
     document = json.loads(text)
     assert {m["name"] for m in document["methods"]} == set(result.frame["method"])
     assert set(document["reveals"]) == set(result.frame["kind"].dropna())
-    assert [row["title"] for row in document["rows"]] == list(CLAIMS)
+    assert [row["title"] for row in document["rows"]] == [topic.title for topic in TOPICS]
     for bad in ("", "[]", "{}", '{"schema": 99, "measures": []}'):
         with pytest.raises(DataError):
             read_measures(bad)
@@ -183,7 +212,7 @@ def test_the_page_is_self_contained(result: Comparison, tmp_path: Path) -> None:
     page = result.report.to_html(tmp_path / "page.html").read_text("utf-8")
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", page)
     assert not re.findall(r"@import|url\(|<script|<link|<img|<iframe", page)
-    for title in CLAIMS:
+    for title in (topic.title for topic in TOPICS):
         assert title in page
     for f in result.report.figures:
         for t in f.traffic:

@@ -142,6 +142,25 @@ def test_a_broken_method_of_ours_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         discover(tiny.task())
 
 
+def stray(task: Task) -> list[Method]:
+    return [Method("stray", "federatd", "", "", lambda task, seed: pytest.fail("it was run"))]
+
+
+@pytest.mark.parametrize("names", [None, ["stray"], ["edge", "stray"]])
+def test_a_method_in_an_unknown_column_is_refused(
+    monkeypatch: pytest.MonkeyPatch, names: list[str] | None
+) -> None:
+    """It was measured, and then in none of the rows."""
+    entry = EntryPoint("stray", f"{__name__}:stray", module.GROUP)
+    ours = list(registered().values())
+    monkeypatch.setattr(module, "entry_points", lambda group: [*ours, entry])
+    expected = (
+        r"'stray' of .*:stray: column 'federatd' should be one of federated, .*did you mean 'federated'"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        compare(tiny.task(), names, seeds=1, tune=False)
+
+
 def test_a_run_that_fails_says_which() -> None:
     task = tiny.task()
     task.table.loc[3, "a"] = np.nan
