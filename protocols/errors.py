@@ -55,7 +55,7 @@ class AlignmentError(DataError):
 
 
 class PolicyError(VflError):
-    """A party's policy does not grant it. `clause` is the key of the policy that decided.
+    """A party's policy does not grant what was asked. `clause` is the key of the policy that decided.
 
     Its words begin with the clause and may be told to the peer: no id, no count of rows, no column's name
     that the policy does not show.
@@ -86,7 +86,7 @@ class PartyError(VflError):
 
 @contextmanager
 def marked(party: str, scope: str) -> Iterator[None]:
-    """Marks an error of ours that is raised within: whose table or part it is about, and in which step."""
+    """Mark every error of ours that is raised within with its party and its scope."""
     try:
         yield
     except VflError as error:

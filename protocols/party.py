@@ -53,7 +53,7 @@ class Guard(Protocol):
         """Call with the canonical ids of the rows that a run uses, as soon as they are known."""
 
     def intersection(self, rows: int) -> None:
-        """Call with the number of matched rows where their ids are not at hand, or the most there can be."""
+        """Check the number of matched rows, or an upper bound of it, where their ids are not known here."""
 
     def group(self, rows: int) -> None:
         """Call before a statistic leaves, with the number of rows behind it."""

@@ -36,7 +36,7 @@ WIDTH = 118  # of the text where no terminal says how wide it is
 
 @dataclass(frozen=True)
 class Report:
-    """What `Comparison.report` gives."""
+    """A comparison written for people and for scripts: text, JSON and one HTML page."""
 
     comparison: Comparison
 
@@ -279,5 +279,5 @@ class Comparison:
 
     @cached_property
     def report(self) -> Report:
-        """The same, for people: text, JSON, one HTML page."""
+        """The report of this comparison: text, JSON, one HTML page."""
         return Report(self)

@@ -280,7 +280,7 @@ class Guard:
         self._keep(self.history.with_fit(rows))
 
     def intersection(self, rows: int) -> None:
-        """Call with the number of matched rows where their ids are not at hand, or the most there can be."""
+        """Check the number of matched rows, or an upper bound of it, where their ids are not known here."""
         if rows < self.rule.min_intersection:
             least = self.rule.min_intersection
             raise refusal("min_intersection", f"fewer than {least} rows match; take more rows")

@@ -18,18 +18,18 @@ MOST = 3.0  # seconds that are counted: a disk may have hung, and a pause must n
 
 
 class Budget:
-    """Of one peer. `taken`: seconds that it has had beyond its share."""
+    """The time of one peer. `taken`: seconds that it has had beyond its share."""
 
     def __init__(self) -> None:
         self._taken, self._at = 0.0, monotonic()
 
     @property
     def taken(self) -> float:
-        """As of now."""
+        """Seconds beyond its share, as of now."""
         return max(0.0, self._taken - SHARE * (monotonic() - self._at))
 
     def take(self, seconds: float) -> None:
-        """It has held the loop for so long."""
+        """Count so many seconds during which the peer held the loop."""
         self._taken, self._at = min(MOST, self.taken + seconds), monotonic()
 
 

@@ -1,4 +1,4 @@
-"""Whether what a policy names is there: methods and parameters in the registry, columns in the tables.
+"""Checks that all that a policy names exists: methods and parameters, and columns of the tables.
 
 Takes part: one party, alone, before it serves; nothing here leaves it. A misspelt method covers no job, also
 none that its rule was to refuse, and a misspelt parameter bounds nothing: neither would be noticed otherwise.

@@ -34,7 +34,7 @@ SPARE = 32  # files that a job and its connections may need to open
 
 
 class Health:
-    """Of one party, from its start on. Any thread may ask."""
+    """The health of one serving party, from its start on. Any thread may ask."""
 
     def __init__(self, store: Store) -> None:
         self._file = store.folder / STATUS
@@ -42,7 +42,7 @@ class Health:
         self._trouble = self._said = ""
 
     def beat(self) -> None:
-        """The loop turns: said by itself, every `BEAT` seconds."""
+        """Note that the event loop turns; the loop itself calls this every `BEAT` seconds."""
         self._beat = time.monotonic()
 
     def why(self) -> str:
@@ -78,7 +78,7 @@ class Health:
             thread.join(PULSE)  # a disk that hangs is no reason to hang too
 
     def _look(self, tell: Callable[[], dict[str, Any]]) -> str:
-        """What there is against serving, but for the loop; written down too, as far as it can be."""
+        """Return why the party cannot serve, apart from its loop; write its status if the disk allows."""
         trouble = too_few_files()
         found = {"pid": os.getpid(), "seen": datetime.now(UTC).isoformat(), "why": self._held_up() or trouble}
         try:
@@ -88,7 +88,7 @@ class Health:
         return trouble
 
     def _say(self, why: str) -> None:
-        """To the log, where it has changed."""
+        """Log why the party does not serve, whenever that has changed."""
         if why == self._said:
             return
         self._said = why
@@ -99,7 +99,7 @@ class Health:
 
 
 def too_few_files() -> str:
-    """What there is against opening files; "" if `SPARE` more could be opened, or nobody can tell."""
+    """Return why files cannot be opened; "" if `SPARE` more could be, or nobody can tell."""
     if resource is None:
         return ""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

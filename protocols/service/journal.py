@@ -1,7 +1,7 @@
 """Where a party writes down how its jobs stand: a record of each in its store, and rows of its ledger.
 
-Takes part: one party, alone. The disk may be what a job fails of, and then cannot take down that it failed
-either: that is made up for when the next job begins.
+Takes part: one party, alone. If a job fails because the disk refuses to write, its failure cannot be recorded
+then either; it is recorded before the next job begins.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Notes:
         self._idle: defaultdict[str, deque[str]] = defaultdict(deque)  # jobs of a caller that never ran
 
     def begin(self) -> None:
-        """Before a job: whether all can be written down, and what could not be before. DataError if not."""
+        """Prepare for a job: record what could not be recorded before. DataError if it still cannot be."""
         if self.ledger.closed:  # the disk had failed it
             self.ledger = Ledger.open(self.store.ledger, self._party)
         while self._unsaid:
@@ -50,12 +50,12 @@ class Notes:
         self.store.drop_checkpoints(datetime.now(UTC) - KEPT)
 
     def state(self, record: Record, state: State, reason: str = "") -> Record:
-        """`record` in a new state."""
+        """Record the new state of a job, and return its record."""
         log.info(f"job {state}", extra={"job": record.job, "peer": record.caller})
         return self._put(record, state, reason)
 
     def end(self, record: Record, state: State, reason: str) -> None:
-        """The same for an attempt that did not end well: now, or when it can be."""
+        """Record that an attempt did not end well, now or as soon as the disk allows it."""
         try:
             known = self.store.find(record.job)
             if known is not None and known.attempt == record.attempt:
@@ -66,7 +66,7 @@ class Notes:
             self._unsaid.append((record, state, reason))
 
     def restarted(self) -> None:
-        """What an earlier process of this party had not ended, has ended with it."""
+        """Record as failed every job that an earlier process of this party left open."""
         self.store.clear_scratch()
         self.tidy()
         for record in self.store.all():
@@ -76,7 +76,7 @@ class Notes:
                 self._forget_others(record)
 
     def entered(self, record: Record) -> Callable[[Entry], None]:
-        """Takes down the messages of an attempt."""
+        """Returns what records each message of an attempt in the ledger."""
         # The wire names the attempt with the job; the ledger has a row for the beginning of each attempt.
         return lambda entry: self.ledger.append(entry._replace(job=record.job))
 
@@ -112,7 +112,7 @@ class Notes:
         return saved
 
     def _forget_others(self, record: Record) -> None:
-        """`record` never ran: keep it, but not so many of its caller's."""
+        """Keep the record of a job that never ran, and forget the oldest such of its caller."""
         jobs = self._idle[record.caller]
         if record.job in jobs:  # it was proposed again
             jobs.remove(record.job)
