@@ -200,8 +200,9 @@ def test_an_activation_used_twice_is_twice_in_what_is_shown() -> None:
         model = SplitClassifier(whole, cut=cut, epochs=1, **SHORT).fit(ROWS, target="y", id="id")
         layers = 4 if cut == 4 else 3
         assert len(model.client_model_) == layers and len(model.server_model_) == 5 - layers
-    shown = nn.Sequential(*model.client_model_[:2], *model.server_model_, *model.client_model_[2:])
-    x = torch.from_numpy(WHOLE[list("abcd")].to_numpy(np.float32))
+    own = [*model.client_model_]
+    shown = nn.Sequential(*own[:2], *model.server_model_, *own[2:])
+    x = torch.from_numpy(WHOLE[list("abcd")].to_numpy(np.float32).copy())
     x = (x - x.mean(0)) / x.std(0, unbiased=False)
     found = torch.softmax(shown(x).double(), dim=1).detach().numpy()
     np.testing.assert_allclose(found, model.predict_proba(WHOLE.drop(columns="y")), atol=1e-5)

@@ -24,6 +24,7 @@ from protocols.psi.ecdh import Learns, Met, agree
 from protocols.psi.ids import CanonicalIds, Ids
 from protocols.psi.stored import StoredIds
 from protocols.psi.way import others
+from protocols.wire.message import Message
 
 
 def names(once: bool = False) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ LARGE = 300_000  # ids at the smaller side
 RATIO = 4  # of the larger side to the smaller, at most
 
 # All that is sent by "auto", and by other packages' ways.
-SPOKEN = (
+SPOKEN: tuple[type[Message], ...] = (
     *(ecdh.IdKind, ecdh.BlindedIds, ecdh.TwiceBlinded, *kkrt.SPOKEN),
     *(kind for way in others().values() for kind in way.speaks),
 )

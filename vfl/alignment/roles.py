@@ -63,7 +63,7 @@ class Repeats(Message, reveals="how many rows each common id has, where it has s
 
 
 # All that aligning sends, by any protocol that is not asked for by name, where some id is at every party.
-SPOKEN = (
+SPOKEN: tuple[type[Message], ...] = (
     *choose.SPOKEN,
     *(ring.RingKey, ring.RingPoints, ring.RingMarks, ring.InAll, ring.Unshuffle),
 )
