@@ -27,6 +27,7 @@ from protocols.psi.id_columns import IdColumn, InTable
 from protocols.psi.ids import Duplicates, Ids, Rows, Rule, canonical
 from protocols.psi.ring import InAllSize
 from protocols.psi.risk import guessable
+from protocols.wire.message import Message
 from vfl.alignment.roles import (
     CAREFUL,
     SPOKEN,
@@ -194,7 +195,7 @@ def learners(p: Align, others: tuple[str, ...]) -> tuple[str, ...]:
     return (p.label_party,) if p.label_party in others else ()
 
 
-SPEAKS = {"align": (*SPOKEN, *unbalanced.SPOKEN, InAllSize, Repeats)}
+SPEAKS: dict[str, tuple[type[Message], ...]] = {"align": (*SPOKEN, *unbalanced.SPOKEN, InAllSize, Repeats)}
 
 
 program = Program(

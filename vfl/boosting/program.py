@@ -21,6 +21,7 @@ from protocols.policy.rules import Bound
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
 from protocols.trees.bins import check_columns, check_kinds
+from protocols.wire.message import Message
 from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
 from vfl.boosting.feature import check_monotone, feature_party
 from vfl.boosting.label import label_party
@@ -158,8 +159,16 @@ METHODS = {
     "regression": "VerticalGradientBoostingRegressor",
 }
 _SHAPE = (TreeKey, BinCounts, Drawn, Enough, Divided, Sides)
-_SEALED = (*SPOKEN, *_SHAPE, SealedGradients, SealedSums, Reached, Arrived, Outcomes)
-_PREDICT = (*SPOKEN, InAllSize, Reached, Arrived, Outcomes, Sides)
+_SEALED: tuple[type[Message], ...] = (
+    *SPOKEN,
+    *_SHAPE,
+    SealedGradients,
+    SealedSums,
+    Reached,
+    Arrived,
+    Outcomes,
+)
+_PREDICT: tuple[type[Message], ...] = (*SPOKEN, InAllSize, Reached, Arrived, Outcomes, Sides)
 
 plain_program: Program[Boosting] = Program(
     name="vertical-boosting-plain",

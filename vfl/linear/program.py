@@ -20,6 +20,7 @@ from protocols.party import Role
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
 from protocols.sums.masked import MaskPoint
+from protocols.wire.message import Message
 from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
 from vfl.linear.gradient import MaskedGradient, OpenedGradient, SealedResiduals
 from vfl.linear.messages import (
@@ -138,7 +139,7 @@ METHODS: dict[str, str] = {
     "linear": "VerticalLinearRegression",
     "poisson": "VerticalPoissonRegressor",
 }
-SPEAKS = {
+SPEAKS: dict[str, tuple[type[Message], ...]] = {
     "fit": (
         *SPOKEN,
         LinearStart,

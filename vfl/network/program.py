@@ -17,6 +17,7 @@ from protocols.parts import Part
 from protocols.party import Role
 from protocols.programs import Program, Seat
 from protocols.psi.ring import InAllSize
+from protocols.wire.message import Message
 from vfl.alignment.roles import CAREFUL, SPOKEN, ids_of
 from vfl.network.layout import Columns, Width, embedding_width
 from vfl.network.parameters import VerticalNet
@@ -97,7 +98,7 @@ def recall(p: VerticalNet, part: Part) -> Own:
 
 
 METHODS = {"classification": "VerticalNetClassifier", "regression": "VerticalNetRegressor"}
-SPEAKS = {
+SPEAKS: dict[str, tuple[type[Message], ...]] = {
     "fit": (*SPOKEN, Columns, Width, Order, Smashed, CutGradient),
     "predict": (*SPOKEN, InAllSize, Smashed),
 }
