@@ -23,6 +23,7 @@ from protocols.party import Run
 from protocols.policy.rules import Action
 from protocols.programs import Parameters, Program, Seat
 from protocols.progress import bar
+from protocols.settings import plain
 
 if TYPE_CHECKING:
     from protocols.service.caller import Connected
@@ -230,7 +231,7 @@ def _without_code(value: Any) -> Any:
         return {"module": type(value).__name__}
     if isinstance(value, Mapping):
         return {name: _without_code(each) for name, each in value.items()}
-    return value
+    return plain(value)
 
 
 def _settings_in(

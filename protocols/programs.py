@@ -31,6 +31,7 @@ from protocols.parts import Part
 from protocols.party import Role
 from protocols.policy.rules import Bound
 from protocols.psi.id_columns import IdColumn
+from protocols.settings import plain
 from protocols.wire.message import Message
 from protocols.wire.reveals import fields, load_messages
 
@@ -157,7 +158,7 @@ class Program(Generic[P]):
     def read(self, parameters: Mapping[str, Any]) -> P:
         """Parameters as they came over the wire. ConfigError naming those that do not fit."""
         try:
-            return self.parameters.model_validate(parameters)
+            return self.parameters.model_validate(plain(dict(parameters)))
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)[:3]
             known = list(self.parameters.model_fields)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -108,3 +109,12 @@ def check_keys(given: Iterable[object], known: Iterable[str]) -> None:
 def fault(words: str) -> PydanticCustomError:
     """A fault of a section, in words that follow its place."""
     return PydanticCustomError("fault", "{words}", {"words": words})
+
+
+def plain(value: Any) -> Any:
+    """A setting with Python's own numbers in place of numpy's, in sequences and mappings too."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value

@@ -19,6 +19,7 @@ from torch import nn
 from protocols.errors import ConfigError
 from protocols.flops import copied
 from protocols.learning.networks import check_tensors, dry_run
+from protocols.settings import plain
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def divide(whole: nn.Sequential, cut: Sequence[int], columns: int, outputs: int)
 
 def cut_positions(cut: object) -> tuple[int, ...]:
     """`2` -> `(2,)`, `(2, 4)` -> `(2, 4)`; ConfigError for anything else."""
-    positions = tuple(cut) if isinstance(cut, tuple | list) else (cut,)
+    positions: tuple[int, ...] = plain(tuple(cut) if isinstance(cut, tuple | list) else (cut,))
     if len(positions) not in (1, 2) or not all(type(position) is int for position in positions):
         raise ConfigError(f"cut={cut!r} should be a number of layers, or two such numbers for U-shaped")
     return positions

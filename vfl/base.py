@@ -62,8 +62,7 @@ class Vertical(Estimator):
     def _parameters(self, owner: str, parties: Sequence[str], *, may_be_empty: bool = False) -> Any:
         """What all parties are told. ConfigError for settings that do not fit."""
         check_protocol(self.protocol, False, len(parties))
-        settings = {name: v for name, v in self.get_params(deep=False).items() if name not in self._not_told}
-        told = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
+        told = {name: v for name, v in self.get_params(deep=False).items() if name not in self._not_told}
         told |= {"label_party": owner, "normalise": check_rules(self.normalise), "may_be_empty": may_be_empty}
         told |= self._told()
         return self._program.read(told)

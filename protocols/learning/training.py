@@ -98,7 +98,7 @@ def check_count(name: str, value: object) -> None:
 def check_network(hidden: object, standardise: object, random_state: object = 0) -> None:
     """ConfigError for parameters that all estimators of networks have, and that cannot be meant."""
     widths = hidden if isinstance(hidden, Sequence) and not isinstance(hidden, str) else [None]
-    if not all(type(width) is int and width > 0 for width in widths):
+    if not all(_is_whole(width) and width > 0 for width in widths):
         raise ConfigError(f"hidden={hidden!r} should be a list of whole numbers above 0, as in (64, 32)")
     weights = sum(a * b for a, b in pairwise(widths))
     if weights > MOST_WEIGHTS:

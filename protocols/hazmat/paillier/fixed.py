@@ -32,6 +32,9 @@ class Fixed:
     bits: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("limit", "bits"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
         if not (isinstance(self.bits, int) and 0 <= self.bits <= 1000):
             raise ConfigError(f"Fixed(bits={self.bits!r}): expected a whole number from 0 to 1000")
         if not isinstance(self.limit, int | float) or not 0 < self.limit < inf:
