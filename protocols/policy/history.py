@@ -91,7 +91,7 @@ def save_history(store: Path, peer: str, table: str, history: History) -> None:
     try:
         write_whole(place, content.getvalue())
     except DataError as error:
-        raise DataError(f"{error}; no job goes on without its history") from None
+        raise DataError(f"{error}; no job goes on without its history") from error.__context__
 
 
 def _arrays(history: History) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from protocols.files import write_whole
 from protocols.network.frames import Limits
 from protocols.service.agent import serve_party
 from protocols.service.config import read_config
@@ -49,7 +50,7 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
         text = config.read_text()
         if table is not None:
             table.to_csv(folder / f"{party}.csv", index=False)
-        config.write_text(text + policy)
+        write_whole(config, (text + policy).encode())
     return folder / "parties.toml"
 
 
