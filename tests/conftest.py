@@ -1,4 +1,4 @@
-"""Test settings: workers that keep all cores busy, one thread per worker, and hypothesis runs that repeat exactly in CI."""
+"""Test settings: enough workers, one thread per worker, and hypothesis runs that repeat exactly in CI."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole suite is divided among two more workers than there are cores, since much of it waits for
-    other processes. A part that was named runs in this process: it begins sooner, and a debugger works there."""
+    other processes. A part that was named runs in this process: it begins sooner, and a debugger works
+    there."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return min((os.cpu_count() or 1) + 2, 8) if whole else 0
