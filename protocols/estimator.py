@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import pandas as pd
 from sklearn.exceptions import NotFittedError as _SklearnNotFitted
 from torch import nn
 
+from protocols.arrays import Array
 from protocols.errors import ConfigError, DataError, VflError, marked
 from protocols.federation import Federation
 from protocols.parts import Part, digest, load_part, save_part
@@ -23,6 +25,7 @@ from protocols.party import Run
 from protocols.policy.rules import Action
 from protocols.programs import Parameters, Program, Seat
 from protocols.progress import bar
+from protocols.scores import Scoring, score
 from protocols.settings import plain
 
 if TYPE_CHECKING:
@@ -169,6 +172,33 @@ class Estimator(BaseEstimator):
         if not hasattr(self, "_own"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
         return self._own
+
+    def score(
+        self, data: Any, y: object = None, *, scoring: Scoring = None, sample_weight: object = None
+    ) -> float:
+        """How well the model predicts the rows of `data`, which holds what `predict` takes.
+
+        y: the truth, one value for each row; by default the target column of the tables. scoring: by name one
+        of scikit-learn's scorers, as "roc_auc", or such a function of an estimator, X and y; by default
+        accuracy for classes, R^2 for numbers, and for counts the share of the Poisson deviance that is
+        explained (D^2). y and sample_weight: a Series whose index has the name of the id column is matched by
+        id, one with the table's own index by that; anything else stands in the order of the table, in
+        vertical models the label party's. Rows that no prediction is for do not count.
+
+        Raises DataError for a truth that does not fit the rows or the model.
+        """
+        truth, response, weights = self._judged(data, y, sample_weight)
+        return score(
+            truth, response, getattr(self, "classes_", None), scoring or self._usual_scoring(), weights
+        )
+
+    def _usual_scoring(self) -> Scoring:
+        """What `score` judges by unless it is told."""
+        raise NotImplementedError
+
+    def _judged(self, data: Any, y: object, sample_weight: object) -> tuple[pd.Series, Array, Array | None]:
+        """(truth (n,), response (n, classes) or (n, 1), weights (n,)) of the rows that are predicted."""
+        raise NotImplementedError
 
     def save(self, store: str | Path, run: str | None = None) -> str:
         """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.

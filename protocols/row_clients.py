@@ -12,13 +12,14 @@ import pandas as pd
 from torch import nn
 
 from protocols.arrays import Array
-from protocols.data.tables import Kind, Scaler
-from protocols.errors import ConfigError
+from protocols.data.tables import Kind, Scaler, column
+from protocols.errors import ConfigError, marked
 from protocols.estimator import ClassifierMixin, Estimator, RegressorMixin
 from protocols.federation import Federation
 from protocols.learning.clients import SERVER, check_clients, check_columns
 from protocols.learning.training import check_network, probabilities
 from protocols.programs import Parameters, Seat
+from protocols.scores import Scoring, placed, weights_of
 
 CLIENT = "client"  # whoever asks for a prediction of one table
 Tables = Mapping[str, pd.DataFrame] | Federation
@@ -105,6 +106,33 @@ class RowClients(Estimator):
         )
         return first.append(others)
 
+    def _judged(
+        self, data: pd.DataFrame | Tables, y: object, sample_weight: object
+    ) -> tuple[pd.Series, Array, Array | None]:
+        self._fitted()
+        federation = self._asking(data)
+        tables = {party: federation[party] for party in federation.here}
+        if y is None:
+            own = []
+            for party, table in tables.items():
+                with marked("" if party == CLIENT else party, "score"):
+                    own.append(column(table, self.target_, "target"))
+            truth = pd.concat(own).reset_index(drop=True)
+        response = self._response(self._outputs(data)[0])
+        with_ids = all(self.id_ in table.columns for table in tables.values())
+        ids = pd.concat([table[self.id_] for table in tables.values()]) if with_ids else None
+        first, *others = (table.index for table in tables.values())
+        index = first.append(others)
+        if y is not None:
+            truth = placed(y, ids, index, "y")
+        if sample_weight is None:
+            return truth, response, None
+        return truth, response, weights_of(placed(sample_weight, ids, index, "sample_weight"), len(truth))
+
+    def _response(self, outputs: Array) -> Array:
+        """Each row's probabilities (n, classes), or its number (n, 1)."""
+        raise NotImplementedError
+
     def _outputs(self, data: pd.DataFrame | Tables) -> tuple[Array, pd.Index]:
         """The network's outputs for all rows, float32 (n, outputs), and the rows' index."""
         raise NotImplementedError
@@ -118,6 +146,13 @@ class RowClassifier(ClassifierMixin, RowClients):
     """Predicts classes."""
 
     _kind = "classification"
+    score = Estimator.score  # and not scikit-learn's, whose second argument is needed
+
+    def _response(self, outputs: Array) -> Array:
+        return probabilities(outputs)
+
+    def _usual_scoring(self) -> Scoring:
+        return "accuracy"
 
     def predict(self, data: pd.DataFrame | Tables) -> pd.Series:
         """The likeliest label of each row, indexed by id if the table has it, else by its own index.
@@ -131,17 +166,24 @@ class RowClassifier(ClassifierMixin, RowClients):
     def predict_proba(self, data: pd.DataFrame | Tables) -> pd.DataFrame:
         """Each row's probabilities, float64, one column per class; otherwise as `predict`."""
         values, index = self._outputs(data)
-        return pd.DataFrame(probabilities(values), index=index, columns=self.classes_.tolist())
+        return pd.DataFrame(self._response(values), index=index, columns=self.classes_.tolist())
 
 
 class RowRegressor(RegressorMixin, RowClients):
     """Predicts numbers. The target is standardised inside, with the moments over all clients' rows."""
 
     _kind = "regression"
+    score = Estimator.score  # and not scikit-learn's, whose second argument is needed
+
+    def _response(self, outputs: Array) -> Array:
+        scaler = self._scaler()
+        assert scaler is not None
+        return scaler.inverse(outputs)
+
+    def _usual_scoring(self) -> Scoring:
+        return "r2"
 
     def predict(self, data: pd.DataFrame | Tables) -> pd.Series:
         """Each row's number in the target's unit, float64; otherwise as a classifier's `predict`."""
         values, index = self._outputs(data)
-        scaler = self._scaler()
-        assert scaler is not None
-        return pd.Series(scaler.inverse(values)[:, 0], index=index, name=self.target_)
+        return pd.Series(self._response(values)[:, 0], index=index, name=self.target_)

@@ -19,7 +19,7 @@ PARADIGMS = ("horizontal", "split", "vfl")
 PROTOCOLS = {
     **dict.fromkeys(["errors", "lazy", "progress"], 0),
     **dict.fromkeys(["arrays", "costs", "files", "hazmat", "logs", "private", "randomness", "settings"], 1),
-    **dict.fromkeys(["flops", "policy", "trees", "wire"], 2),
+    **dict.fromkeys(["flops", "policy", "scores", "trees", "wire"], 2),
     **dict.fromkeys(["data", "network", "packing", "party", "record"], 3),
     **dict.fromkeys(["parts", "psi", "sums"], 4),
     **dict.fromkeys(["learning", "programs"], 5),

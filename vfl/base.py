@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import accuracy_score
 
 from protocols.arrays import Array
 from protocols.data.tables import column, split_target
@@ -25,6 +24,7 @@ from protocols.packing import unpack
 from protocols.programs import Seat
 from protocols.psi.choose import check_protocol
 from protocols.psi.ids import Normalise, check_rules
+from protocols.scores import Scoring, placed, weights_of
 from vfl.alignment.roles import Aligned, AlignmentReport, feature_parties, id_columns, report
 
 Data = Mapping[str, pd.DataFrame] | Federation
@@ -176,17 +176,23 @@ class Vertical(Estimator):
     def _named(self, values: Array) -> pd.Series:
         return pd.Series(values, name=self.parts_[self.label_party_].target)
 
-    def _scored(self, data: Data, sample_weight: object) -> tuple[Array, Array, Array | None]:
-        """(truth, response, weights) of the rows that all parties have, in the label party's order."""
+    def _judged(self, data: Data, y: object, sample_weight: object) -> tuple[pd.Series, Array, Array | None]:
         federation, outputs, rows = self._outputs(data)
         owner, order = self.label_party_, np.sort(rows)
         if owner not in federation:
             raise ConfigError(f"the label is at {owner}, whose table is not here")
         table = federation[owner]
+        ids = table[self.parts_[owner].id]
         with marked(owner, "score"):
-            truth = column(table, self.parts_[owner].target, "target")
-        weights = None if sample_weight is None else weights_of(sample_weight, len(table))[order]
-        return truth.iloc[order].to_numpy(), self._response(outputs[np.argsort(rows)]), weights
+            if y is None:
+                truth = column(table, self.parts_[owner].target, "target")
+            else:
+                truth = placed(y, ids, table.index, "y")
+            weights = None
+            if sample_weight is not None:
+                given = placed(sample_weight, ids, table.index, "sample_weight")
+                weights = weights_of(given, len(table))[order]
+        return truth.iloc[order], self._response(outputs[np.argsort(rows)]), weights
 
     def save(self, store: str | Path, run: str | None = None) -> str:
         """Write each party's own part to `<store>/<party>/<run>/`; returns the run's id.
@@ -207,7 +213,11 @@ class Vertical(Estimator):
 class VerticalClassifier(ClassifierMixin, Vertical):
     """Predicts classes."""
 
+    score = Estimator.score  # and not scikit-learn's, whose second argument is needed
     classes_: Array
+
+    def _usual_scoring(self) -> Scoring:
+        return "accuracy"
 
     def predict(self, data: Data) -> pd.Series:
         """The likeliest class of each row, indexed by id, in the label party's row order.
@@ -225,6 +235,11 @@ class VerticalClassifier(ClassifierMixin, Vertical):
 class VerticalRegressor(RegressorMixin, Vertical):
     """Predicts numbers."""
 
+    score = Estimator.score  # and not scikit-learn's, whose second argument is needed
+
+    def _usual_scoring(self) -> Scoring:
+        return "r2"
+
     def predict(self, data: Data) -> pd.Series:
         """The expected value of each row, indexed by id, in the label party's row order.
 
@@ -232,37 +247,6 @@ class VerticalRegressor(RegressorMixin, Vertical):
         `predict_ledger_`. Raises ConfigError where a party is missing, else as `fit`.
         """
         return self._placed(data, lambda values: self._named(values[:, 0]))
-
-
-class Scored(VerticalClassifier):
-    """A classifier that is scored where the labels are."""
-
-    def score(self, data: Data, sample_weight: object = None) -> float:
-        """The accuracy over the rows that all parties have; the label party's table holds the target."""
-        truth, chances, weights = self._scored(data, sample_weight)
-        return float(accuracy_score(truth, self.classes_[chances.argmax(axis=1)], sample_weight=weights))
-
-
-def weights_of(given: object, rows: int) -> Array:
-    """`given` as float64 (rows,). DataError unless each row has one, none is negative and some are not 0."""
-    try:
-        weights = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
-        raise DataError(
-            f"sample_weight should be one number for each row, got a {type(given).__name__} that holds none"
-        ) from None
-    if weights.shape != (rows,):
-        raise DataError(
-            f"sample_weight should have one number for each of the table's {rows} rows, got shape "
-            f"{list(weights.shape)}"
-        )
-    wrong = int(np.count_nonzero(~(np.isfinite(weights) & (weights >= 0))))
-    if wrong or not weights.any():
-        raise DataError(
-            f"of {rows} sample weights {wrong} are negative, infinite or missing, and "
-            f"{np.count_nonzero(weights)} are not 0; none should be the first, and some the second"
-        )
-    return weights
 
 
 def _check_parties(given: Sequence[str], trained: Collection[str]) -> None:

@@ -13,11 +13,11 @@ import pytest
 from protocols.errors import ConfigError, DataError
 from protocols.hazmat.paillier import Plain
 from protocols.parts import load_part, save_part
+from protocols.scores import weights_of
 from protocols.service.caller import Connected
 from tests.support.networked import columns
 from tests.support.served import lay_out, serving
 from vfl import VerticalGradientBoostingClassifier, VerticalLogisticRegression, VerticalNetClassifier
-from vfl.base import weights_of
 
 
 def test_weights_come_back_as_numbers_in_their_order() -> None:

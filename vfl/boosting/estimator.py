@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
 from protocols.data.tables import Kind
@@ -22,7 +21,8 @@ from protocols.federation import Federation
 from protocols.hazmat.paillier import Paillier, Plain
 from protocols.learning.training import check_network
 from protocols.programs import Program
-from vfl.base import Data, Scored, Vertical, VerticalRegressor
+from protocols.scores import EXPLAINED, Scoring
+from vfl.base import Data, Vertical, VerticalClassifier, VerticalRegressor
 from vfl.boosting.parameters import PredictProtocol, encryption_fields
 from vfl.boosting.part import Own
 from vfl.boosting.parts import Learnt
@@ -178,7 +178,7 @@ class _VerticalGradientBoosting(Vertical):
         return {"kind": self._kind, "begin": begin, **encryption_fields(self.encryption)}
 
 
-class VerticalGradientBoostingClassifier(Scored, _VerticalGradientBoosting):
+class VerticalGradientBoostingClassifier(VerticalClassifier, _VerticalGradientBoosting):
     """Boosted trees for classification; see its base for the parameters.
 
     Two classes have one tree a round (logistic loss), more have one each (softmax).
@@ -202,14 +202,8 @@ class VerticalGradientBoostingRegressor(VerticalRegressor, _VerticalGradientBoos
 
     loss: Literal["squared", "poisson"] = "squared"
 
-    def score(self, data: Data, sample_weight: object = None) -> float:
-        """R^2, or of counts D^2 (the share of the Poisson deviance that is explained), over the rows that all
-        parties have; the label party's table holds the target."""
-        truth, predicted, weights = self._scored(data, sample_weight)
-        numbers, values = truth.astype(np.float64), predicted[:, 0]
-        if self.loss == "poisson":
-            return float(d2_tweedie_score(numbers, values, sample_weight=weights, power=1))
-        return float(r2_score(numbers, values, sample_weight=weights))
+    def _usual_scoring(self) -> Scoring:
+        return EXPLAINED if self.loss == "poisson" else "r2"
 
 
 def _importances(own: Own) -> pd.Series:

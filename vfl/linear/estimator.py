@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import d2_tweedie_score, r2_score
 
 from protocols.arrays import Array
 from protocols.errors import ConfigError
 from protocols.hazmat.paillier import Paillier
 from protocols.learning.training import check_network
 from protocols.programs import Program
-from vfl.base import Data, Scored, Vertical, VerticalRegressor
+from protocols.scores import EXPLAINED, Scoring
+from vfl.base import Data, Vertical, VerticalClassifier, VerticalRegressor
 from vfl.linear.parameters import Family, Security, Solver
 from vfl.linear.part import Own
 from vfl.linear.parts import Head
@@ -165,7 +165,7 @@ class _VerticalLinear(Vertical):
         }
 
 
-class VerticalLogisticRegression(Scored, _VerticalLinear):
+class VerticalLogisticRegression(VerticalClassifier, _VerticalLinear):
     """Logistic regression over columns of several parties; see its base for the parameters.
 
     Two classes have one score, and `coef_` are of the second; more have one each, and softmax.
@@ -192,11 +192,6 @@ class VerticalLinearRegression(VerticalRegressor, _VerticalLinear):
 
     _kind = "linear"
 
-    def score(self, data: Data, sample_weight: object = None) -> float:
-        """R^2 over the rows that all parties have; the label party's table holds the target."""
-        truth, predicted, weights = self._scored(data, sample_weight)
-        return float(r2_score(truth.astype(np.float64), predicted[:, 0], sample_weight=weights))
-
     def _response(self, outputs: Array) -> Array:
         scaler = self._head.scaler
         assert scaler is not None
@@ -208,11 +203,8 @@ class VerticalPoissonRegressor(VerticalRegressor, _VerticalLinear):
 
     _kind = "poisson"
 
-    def score(self, data: Data, sample_weight: object = None) -> float:
-        """D^2, the share of the deviance that is explained, over the rows that all parties have."""
-        truth, predicted, weights = self._scored(data, sample_weight)
-        numbers = truth.astype(np.float64)
-        return float(d2_tweedie_score(numbers, predicted[:, 0], sample_weight=weights, power=1))
+    def _usual_scoring(self) -> Scoring:
+        return EXPLAINED
 
     def _response(self, outputs: Array) -> Array:
         return np.asarray(np.exp(outputs))

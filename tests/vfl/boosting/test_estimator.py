@@ -63,7 +63,7 @@ def test_it_learns_and_predicts_in_the_label_partys_order(parties: int) -> None:
     assert model.score(data) == (predicted == truth.loc[predicted.index]).mean()
     weights = np.arange(len(data["bank"]), dtype=float)
     weighted = pd.Series(weights, index=data["bank"]["customer"]).loc[predicted.index]
-    assert model.score(data, weights) == pytest.approx(
+    assert model.score(data, sample_weight=weights) == pytest.approx(
         np.average(predicted == truth.loc[predicted.index], weights=weighted)
     )
 
