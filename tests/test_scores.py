@@ -134,3 +134,22 @@ def test_what_cannot_be_scored_says_so() -> None:
         model.score(data, scoring="neg_mean_poisson_deviance")
     objects = {**data, "bank": data["bank"].astype({"y": object})}
     assert model.score(objects) == model.score(data)
+
+
+REGRESSORS = [(kind, how) for kind, target, how in KINDS if target == "z"]
+
+
+@pytest.mark.parametrize(("kind", "how"), REGRESSORS, ids=[kind.__name__ for kind, _ in REGRESSORS])
+def test_where_a_target_lies_changes_no_score(kind: Any, how: dict[str, Any]) -> None:
+    """Unix times lie around 1.7e9, where float32 knows steps of 128."""
+    found = []
+    for offset in (0.0, 1e7, 1.7e9):
+        table = WHOLE[["id", *"abcd"]].assign(z=6 * WHOLE["z"] + offset)
+        if issubclass(kind, FedRegressor | SplitRegressor):
+            data: Any = {"n": table[:80], "s": table[80:]}
+            model = kind(**how, learning_rate=0.01, random_state=1).fit(data, target="z", id="id")
+        else:
+            data = {"bank": table[["id", "a", "b", "z"]], "shop": table[["id", "c", "d"]]}
+            model = kind(**how, random_state=1).fit(data, "bank.z", "id")
+        found.append(model.score(data))
+    assert found == pytest.approx([found[0]] * 3, abs=2e-3)

@@ -228,9 +228,10 @@ def check_numbers(values: pd.Series) -> None:
 
 
 def numbers(values: pd.Series) -> Array:
-    """A regression target, float32 (n, 1). Raises DataError as `check_numbers`, and for no rows."""
+    """A regression target, float64 (n, 1): it is centred before it becomes float32, or large ones lose all
+    digits. Raises DataError as `check_numbers`, and for no rows."""
     check_numbers(values)
-    return features(values.to_frame()).astype(np.float32)
+    return features(values.to_frame())
 
 
 @dataclass(frozen=True)

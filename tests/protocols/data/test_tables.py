@@ -228,9 +228,9 @@ def test_an_id_that_is_the_index_is_found_there() -> None:
         column(table, "id", "id")
 
 
-def test_a_regression_target_is_one_column_of_float32() -> None:
+def test_a_regression_target_is_one_column_of_float64() -> None:
     y = numbers(pd.Series([1, 2], name="y"))
-    assert y.dtype == np.float32 and y.shape == (2, 1)
+    assert y.dtype == np.float64 and y.shape == (2, 1)
     with pytest.raises(DataError, match="target 'y': 1 of 2 values are missing"):
         numbers(pd.Series([1.0, np.nan], name="y"))
 
