@@ -10,6 +10,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Se
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -202,3 +203,12 @@ def under(name: str, arrays: Arrays) -> Arrays:
     """What `prefixed` put among `arrays`, under its own names."""
     start = f"{name}."
     return Arrays((key.removeprefix(start), a) for key, a in arrays.items() if key.startswith(start))
+
+
+def inferred(column: pd.Series) -> pd.Series:
+    """A column with the type of its values: numbers that are held as objects, for one None is enough to make
+    them so, are numbers with gaps. What has no value at all is a column of gaps."""
+    if column.dtype != object:
+        return column
+    found = column.infer_objects()
+    return found.astype(np.float64) if found.dtype == object and found.isna().all() else found

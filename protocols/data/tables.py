@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from protocols.arrays import Array, Arrays
+from protocols.arrays import Array, Arrays, inferred
 from protocols.errors import ConfigError, DataError, nearest
 from protocols.wire.message import Message, Spec
 
@@ -155,6 +155,9 @@ def features(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Array
             "give the columns that it was fitted with"
         )
     check_rows(table)
+    held = [name for name in names if table[name].dtype == object]
+    if held:
+        table = table.astype({name: inferred(table[name]).dtype for name in held})
     text = [
         n
         for n in names
@@ -216,7 +219,7 @@ def encode_labels(values: pd.Series, classes: Sequence[bool | int | str]) -> Arr
 
 def check_numbers(values: pd.Series) -> None:
     """DataError for a regression target of anything else, or with missing or infinite values."""
-    types = pd.api.types
+    types, values = pd.api.types, inferred(values)
     if not types.is_any_real_numeric_dtype(values) and not types.is_bool_dtype(values):
         raise DataError(f"target {values.name!r} is {values.dtype}, not numbers; use a classifier?")
     found = values.to_numpy(dtype=np.float64, na_value=np.nan)

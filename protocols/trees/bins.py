@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from protocols.arrays import Array
+from protocols.arrays import Array, inferred
 from protocols.errors import DataError
 
 MOST_BINS = 255  # of values: with the one of missing values, a bin is a byte
@@ -48,6 +48,7 @@ class Bins:
     def check(self, column: pd.Series) -> None:
         """DataError for text where numbers are expected, and for categories that are all of another kind than
         those in training (numbers, where those were text): every one would count as missing."""
+        column = inferred(column)
         if self.is_categorical:
             self._check_kinds(_plain(column))
         elif _is_categorical(column):
@@ -65,6 +66,7 @@ class Bins:
 
     def __call__(self, column: pd.Series) -> Array:
         """The bin of each value, uint8 (n,). Errors as of `check`, and for infinite numbers."""
+        column = inferred(column)
         if self.thresholds is None:
             assert self.codes is not None
             plain = _plain(column)
@@ -87,6 +89,7 @@ def fit_bins(column: pd.Series, most: int) -> Bins:
     values that are neither numbers nor categories.
     """
     name: Any = column.name  # text or a whole number: as the table has it
+    column = inferred(column)
     if not _is_categorical(column):
         values = _numbers(column)
         return Bins(name, _thresholds(values[~np.isnan(values)], most))
@@ -117,7 +120,7 @@ def check_columns(table: pd.DataFrame) -> None:
     """DataError unless all columns can be divided, and each tells rows apart: what is missing counts too."""
     empty, constant = [], []
     for name in table.columns:
-        column = table[name]
+        column = inferred(table[name])
         values = _categories(column) if _is_categorical(column) else pd.Series(_numbers(column)).dropna()
         distinct = values.nunique()
         if distinct == 0:

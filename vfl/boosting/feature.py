@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from protocols.arrays import Array, Arrays
+from protocols.arrays import Array, Arrays, inferred
 from protocols.errors import ConfigError, DataError, ProtocolError, marked
 from protocols.hazmat.paillier import EncryptedArray
 from protocols.hazmat.paillier.array import Key
@@ -156,7 +156,7 @@ def check_monotone(monotone: Mapping[str, int], table: pd.DataFrame) -> None:
     for name, way in monotone.items():
         if name not in table.columns:
             raise DataError(f"monotone names {name!r}, which is no column to learn from")
-        if way not in (1, -1, 0) or not pd.api.types.is_any_real_numeric_dtype(table[name]):
+        if way not in (1, -1, 0) or not pd.api.types.is_any_real_numeric_dtype(inferred(table[name])):
             raise DataError(
                 f"monotone[{name!r}] is {way!r} for a column of {table[name].dtype}; expected 1, -1 or 0, "
                 "for a column of numbers"

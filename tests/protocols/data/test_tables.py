@@ -100,7 +100,7 @@ def test_nullable_booleans_and_a_choice_of_columns() -> None:
         pd.Series(["canary", "b", "c"], dtype="string"),
         pd.Series(["canary", "b", "c"], dtype="category"),
         pd.Series([1, 2, 3], dtype="category"),
-        pd.Series([1, 2, 3], dtype=object),
+        pd.Series([1, "canary", 3], dtype=object),
         pd.Series(pd.date_range("2020", periods=3)),
         pd.Series(pd.to_timedelta([1, 2, 3], unit="D")),
         pd.Series([1j, 2, 3]),

@@ -59,9 +59,9 @@ def test_bins_do_not_depend_on_the_order_of_rows() -> None:
         pd.Series(["b", "a", None, "b"]),
         pd.Series(["b", "a", None, "b"], dtype="category"),
         pd.Series([True, False, None, True], dtype="boolean"),
-        pd.Series([7, 3, None, 7], dtype=object),
+        pd.Series([7, 3, None, 7], dtype=object).astype("category"),
     ],
-    ids=["object", "text", "category", "boolean", "whole numbers as objects"],
+    ids=["object", "text", "category", "boolean", "whole numbers as categories"],
 )
 def test_categories_have_a_bin_each_and_what_is_unknown_is_missing(column: pd.Series) -> None:
     bins = fit_bins(column, 32)
