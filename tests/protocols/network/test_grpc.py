@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from protocols.network.link import METHOD
 from protocols.network.parties_pb2 import Chunk, Frame, Header
 from protocols.network.tls import Credentials
 from protocols.service.certificates import new_authority, new_party
+from tests.support import ROOT
 from tests.support.network import (
     HERE,
     SOON,
@@ -513,3 +517,32 @@ def test_no_payload_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         bounded(talk())
     assert "peer connected" in caplog.text
     assert canary.decode() not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are of Unix")
+def test_a_fork_while_a_connection_is_open_harms_no_child() -> None:
+    """As a DataLoader forks its workers. In a process of its own: gRPC looks at its settings once."""
+    code = """
+import os
+import protocols.network  # as whoever connects does, before gRPC itself
+from tests.support.network import bank_party, bounded, shop_party
+
+async def talk():
+    async with shop_party() as shop, bank_party(shop.address) as bank:
+        assert await bank.reachable("shop", 30.0)
+        codes = []
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            codes.append(os.waitpid(child, 0)[1])
+        assert await bank.reachable("shop", 30.0)
+        print(codes)
+
+bounded(talk())
+"""
+    known = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=known, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str([0] * 20), done.stdout + done.stderr
