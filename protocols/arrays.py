@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 
 def read_only(array: Array) -> Array:
-    """A view of `array` that refuses writes; itself if it does already."""
+    """Return a view of `array` that refuses writes, or `array` itself if it already does."""
     if not array.flags.writeable:
         return array
     view = array.view()
@@ -49,7 +49,7 @@ class Arrays(Mapping[str, Array]):
 
     @classmethod
     def of(cls, items: dict[str, Array]) -> Arrays:
-        """These arrays, which are read-only already, without a look at each."""
+        """Wrap arrays that are known to be read-only, without checking each of them."""
         made = cls.__new__(cls)
         made._items = items
         return made
@@ -76,21 +76,21 @@ class Arrays(Mapping[str, Array]):
                 tensor.copy_(to_torch(array))
 
     def map(self, fn: Callable[[Array], Array]) -> Arrays:
-        """`fn` of each array, under the same names."""
+        """Apply `fn` to each array and keep the names."""
         return Arrays((n, fn(a)) for n, a in self._items.items())
 
     @property
     def size(self) -> int:
-        """Numbers held, over all arrays."""
+        """The number of elements in all arrays together."""
         return sum(a.size for a in self._items.values())
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, over all arrays."""
+        """The number of bytes in all arrays together."""
         return sum(a.nbytes for a in self._items.values())
 
     def like(self, other: Arrays) -> bool:
-        """Whether names, shapes and dtypes are those of `other`."""
+        """Return whether these arrays have the same names, shapes and dtypes as `other`."""
         if len(self._items) != len(other._items):
             return False
         for name, a in self._items.items():
@@ -195,12 +195,12 @@ def _mean(parts: Sequence[Array], shares: Sequence[float]) -> Array:
 
 
 def prefixed(name: str, arrays: Arrays) -> dict[str, Array]:
-    """`arrays` under names that begin with `name` and a dot, as one part holds those of several models."""
+    """Put `name` and a dot before each array's name, so that one part can hold several models' arrays."""
     return {f"{name}.{key}": array for key, array in arrays.items()}
 
 
 def under(name: str, arrays: Arrays) -> Arrays:
-    """What `prefixed` put among `arrays`, under its own names."""
+    """Undo `prefixed`: return the arrays that it put under `name`, with their original names."""
     start = f"{name}."
     return Arrays((key.removeprefix(start), a) for key, a in arrays.items() if key.startswith(start))
 

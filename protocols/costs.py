@@ -36,7 +36,7 @@ Cost = float | Mapping[str, int]
 
 
 def flops(cost: Cost) -> float:
-    """`cost` in FLOPs. ConfigError for an operation that has no price."""
+    """Convert `cost` to FLOPs. Raises ConfigError for an operation that has no price."""
     if isinstance(cost, float | int):
         if not 0 <= cost < math.inf:
             raise ConfigError(f"a cost of {cost} FLOPs; expected a number of at least 0")

@@ -32,7 +32,7 @@ class VflError(Exception):
     told: str = ""  # what other parties hear instead, where the words are not for them
 
     def at(self, party: str, scope: str) -> VflError:
-        """This error, marked with the party and scope it arose in; an earlier mark stays."""
+        """Return this error, marked with the party and scope it arose in unless it is marked already."""
         if not self.party:
             self.party, self.scope = party, scope
         return self
@@ -57,7 +57,7 @@ class AlignmentError(DataError):
 class PolicyError(VflError):
     """A party's policy does not grant what was asked. `clause` is the key of the policy that decided.
 
-    Its words begin with the clause and may be told to the peer: no id, no count of rows, no column's name
+    The message begins with the clause and may be told to the peer: no id, no count of rows, no column's name
     that the policy does not show.
     """
 
@@ -110,7 +110,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _is_part(a: str, b: str) -> bool:
-    """Whether one begins or ends with the other, or holds it inside, where it is four letters or more."""
+    """Return whether one begins or ends with the other, or contains it and it has four or more letters."""
     short, long = sorted((a, b), key=len)
     if len(short) < 2:
         return False

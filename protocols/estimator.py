@@ -118,15 +118,15 @@ class Estimator(BaseEstimator):
     random_state: int
 
     def _keep(self, own: dict[str, Any]) -> None:
-        """Set what is learnt, from what each party here keeps; after training and after loading."""
+        """Set the learnt attributes from what each party here keeps, after training and after loading."""
         self._own = own
 
     def _recall(self, part: Part) -> Any:
-        """What `_owned` gave, from a part."""
+        """Read back from a part what `_owned` returned."""
         return part.read(self._kept)
 
     def _says_settings(self, own: Any) -> bool:
-        """Whether the part of a party that keeps `own` holds the settings too."""
+        """Return whether the part of a party that keeps `own` also holds the settings."""
         return True
 
     def _execute(
@@ -161,14 +161,14 @@ class Estimator(BaseEstimator):
         *,
         run: str = "",
     ) -> Mapping[str, Any]:
-        """Train, and set what every fitted estimator has; what the roles here returned."""
+        """Train, set what every fitted estimator has, and return the results of the roles run here."""
         done = self._execute(data, "fit", parameters, seat, parties, run=run)
         self.ledger_, self.run_ = done.ledger, done.job
         self._keep({party: self._owned(parameters, seat(party), got) for party, got in done.results.items()})
         return done.results
 
     def _fitted(self) -> dict[str, Any]:
-        """What each party here keeps."""
+        """Return what each party in this process keeps."""
         if not hasattr(self, "_own"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted; call fit first")
         return self._own
@@ -220,7 +220,7 @@ class Estimator(BaseEstimator):
 
     @classmethod
     def load(cls, store: str | Path, run: str) -> Self:
-        """What `save` wrote, ready to predict.
+        """Load what `save` wrote into an estimator that is ready to predict.
 
         Raises ConfigError for a run that is not there, DataError for parts that are damaged or do not
         belong together.
@@ -229,7 +229,7 @@ class Estimator(BaseEstimator):
 
     @classmethod
     def _loaded(cls, store: str | Path, run: str, party: str | None = None, **brought: Any) -> Self:
-        """As `load`, of one party's part alone if it is named. brought: settings that hold modules."""
+        """Load as `load` does, but only one party's part if named. brought: settings that are modules."""
         parts = load_parts(Path(store), run, cls._method(), None if party is None else [party])
         made = cls(**_settings_in(run, parts, cls._read, brought))
         own: dict[str, Any] = {}
@@ -242,12 +242,12 @@ class Estimator(BaseEstimator):
 
     @classmethod
     def _write(cls, value: Any) -> Any:
-        """A setting as a part holds it, of JSON values or dataclasses; modules are seen to elsewhere."""
+        """Convert a setting, which holds no module, to the form stored in a part."""
         return value
 
     @classmethod
     def _read(cls, name: str, value: Any) -> Any:
-        """A setting as it stands in a part -> as the constructor takes it."""
+        """Convert a setting from the form stored in a part to what the constructor takes."""
         return tuple(value) if isinstance(value, list) else value
 
     @classmethod
@@ -256,7 +256,7 @@ class Estimator(BaseEstimator):
 
 
 def _without_code(value: Any) -> Any:
-    """A setting as a part holds it: of a module, only that there was one."""
+    """Return a setting as a part stores it: for a module, only the fact that there was one."""
     if isinstance(value, nn.Module):
         return {"module": type(value).__name__}
     if isinstance(value, Mapping):

@@ -91,14 +91,14 @@ class Federation(Mapping[str, pd.DataFrame]):
 
     @classmethod
     def of(cls, data: Mapping[str, pd.DataFrame]) -> Federation | Connected:
-        """`data` itself if it is a federation, else one of the tables in `data`."""
+        """Return `data` itself if it is a federation, else a new federation of the tables in `data`."""
         from protocols.service.caller import Connected
 
         return data if isinstance(data, Federation | Connected) else cls(data)
 
     @classmethod
     def local(cls, data: Mapping[str, pd.DataFrame]) -> Federation:
-        """As `of`, where all tables have to be in this process; ConfigError for a connected one."""
+        """Do what `of` does, but raise ConfigError unless all tables are in this process."""
         found = cls.of(data)
         if isinstance(found, Federation):
             return found
@@ -115,7 +115,7 @@ class Federation(Mapping[str, pd.DataFrame]):
         insecure: bool = False,
         patience: float = 60.0,
     ) -> Connected:
-        """The parties in the book `file` (parties.toml), over the network; this process is the party `me`.
+        """Connect to the parties in the book `file` (parties.toml) over the network, as the party `me`.
 
         data: this party's own table, None for one that has none. The others run `vfl serve`. store: where
         this party's parts, checkpoints and ledger are; by default `<me>-store` beside the book. tables: which
@@ -133,7 +133,7 @@ class Federation(Mapping[str, pd.DataFrame]):
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The parties whose tables are in this process: all, or over a network this one, if it has any."""
+        """The parties whose tables are in this process: all of them, or over a network at most this one."""
         return tuple(self)
 
     def execute(
@@ -188,7 +188,7 @@ class Federation(Mapping[str, pd.DataFrame]):
 
 
 def check_name(name: object) -> str:
-    """`name` if it can name a party; ConfigError otherwise."""
+    """Return `name` if it can name a party; raise ConfigError otherwise."""
     if not isinstance(name, str) or not name or any(c.isspace() or c in "./|\0" for c in name):
         raise ConfigError(
             f"{name!r} cannot name a party: names are text without dots, slashes, bars or spaces"

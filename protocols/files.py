@@ -57,7 +57,7 @@ def make_folder(folder: Path) -> None:
 def flush_folder(folder: Path) -> None:
     """Wait until the names in `folder` are on the disk. Windows neither needs nor allows it.
 
-    OSError for what the disk refuses, but not of a file system that knows no such flush.
+    Raises OSError if the disk refuses, but not if the file system has no such flush.
     """
     if os.name == "nt":
         return
@@ -73,10 +73,10 @@ def flush_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, mode: int = OWNER_ONLY, durable: bool = True) -> Iterator[BinaryIO]:
-    """A new file to be written, which takes the place of `path` when the block ends, and not if it fails.
+    """Write a new file that replaces `path` when the block ends; if the block fails, `path` stays as it was.
 
-    durable: whether it is flushed. Without it a loss of power can leave anything: that is for a file that its
-    reader can check and do without. OSError for what the disk refuses.
+    durable: whether the file is flushed. If not, a loss of power can leave anything in it, so this suits only
+    a file that its reader can check and do without. OSError for what the disk refuses.
     """
     new = _unfinished(path)
     try:
@@ -149,9 +149,10 @@ def write_folder(place: Path, content: Mapping[str, bytes]) -> None:
 
 
 def remove(paths: Iterable[Path], *, durable: bool = True) -> bool:
-    """Delete those of these files that are there; returns whether any was.
+    """Delete those of these files that exist, and return whether any did.
 
-    durable: whether for good; else a loss of power can bring them back. OSError for what the disk refuses.
+    durable: whether the deletion is flushed; if not, a loss of power can bring the files back. Raises OSError
+    if the disk refuses.
     """
     there = [path for path in paths if os.path.lexists(path)]
     for path in there:
@@ -163,7 +164,7 @@ def remove(paths: Iterable[Path], *, durable: bool = True) -> bool:
 
 
 def remove_folder(place: Path) -> None:
-    """Delete a folder and all in it, for good; whatever happens meanwhile, no part of it is left at `place`.
+    """Delete a folder and all in it durably. Even after a crash halfway, no part of it is left at `place`.
 
     OSError for what the disk refuses; what was not deleted is hidden beside `place`.
     """
@@ -174,17 +175,17 @@ def remove_folder(place: Path) -> None:
 
 
 def leftovers(folder: Path, name: str = "*") -> list[Path]:
-    """The hidden files in `folder` that killed processes left while they wrote the file `name`, or any."""
+    """Find hidden files in `folder` that killed processes left while writing `name`, or any file."""
     return [*folder.glob(f".{name if name == '*' else glob.escape(name)}.{'?' * 16}.new")]
 
 
 def sealed(content: bytes) -> bytes:
-    """`content` behind its SHA-256, so that `unsealed` tells what is whole from what is torn."""
+    """Put the SHA-256 of `content` before it, so that `unsealed` can tell a whole file from a torn one."""
     return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
 def unsealed(written: bytes) -> bytes | None:
-    """The content of what `sealed` made; None for anything else, such as what a loss of power can leave."""
+    """Return the content that `sealed` wrapped, or None for anything else, such as a torn file."""
     content = written[_SEAL:]
     return content if written == sealed(content) else None
 

@@ -80,7 +80,7 @@ def backward_flops(
 
 
 def forget(module: nn.Module) -> None:
-    """Count `module` anew at its next use, because its layers or what is frozen in them changed."""
+    """Count `module` anew at its next use. Call this after its layers, or what is frozen in them, changed."""
     _counts.pop(module, None)
 
 
@@ -127,7 +127,7 @@ def _count(passes: int, module: nn.Module, inputs: Inputs) -> float:
 
 @contextmanager
 def _no_fused_kernels() -> Iterator[None]:
-    """Have the CPU compute LSTMs and attention by plain products, which the counter has formulas for."""
+    """Make the CPU compute LSTMs and attention by plain products, for which the counter has formulas."""
     mkldnn: Any = torch.backends.mkldnn
     before = mkldnn.enabled
     # Not torch.backends.mkldnn.flags(), which warns about settings of Intel GPUs that it passes on.
@@ -159,7 +159,7 @@ def _run(passes: int, module: nn.Module, inputs: Inputs, device: str) -> float:
 
 
 def copied(module: N) -> N:
-    """A deep copy, also of a module that keeps what it computed last, as attention maps or old weight norms.
+    """Deep-copy a module, even one that keeps what it computed last, such as attention maps.
 
     torch refuses to copy tensors with a history; in the copy they have none.
     """
@@ -192,7 +192,7 @@ def _tensors(output: object) -> Iterator[torch.Tensor]:
 
 
 def _structure(module: nn.Module) -> Hashable | None:
-    """What two modules must agree in to have equal FLOPs, or None if that cannot be told.
+    """Return a key that is equal only for modules with equal FLOPs, or None if that cannot be told.
 
     Class, plain attributes, parameter shapes and what is frozen, for every module inside. Anything else
     (a hook, a function, a tensor as attribute) might steer `forward`, so such a module shares with none.

@@ -105,7 +105,7 @@ _OURS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "tas
 
 
 class Structured(logging.Formatter):
-    """A record as one line of JSON; never an error, and never more than the lists allow."""
+    """Formats a record as one line of JSON. It never raises, and never shows more than the lists allow."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -132,7 +132,7 @@ def _field(name: str, value: object) -> dict[str, object]:
 
 
 def describe(error: BaseException) -> dict[str, object]:
-    """What a log says of an error: no words of another library's, no value of a variable."""
+    """Describe an error for the log, without words of other libraries or values of variables."""
     said: dict[str, object] = {"error": type(error).__name__}
     if isinstance(error, VflError):
         clause = error.clause if isinstance(error, PolicyError) else ""

@@ -47,13 +47,13 @@ def filled(stored: nn.Module, module: nn.Module) -> nn.Module:
 
 
 def pack(value: object) -> tuple[Any, dict[str, Array]]:
-    """`value` as a tree and the arrays that it names. What is no JSON value is left in the tree as it is."""
+    """Convert `value` to a tree and the arrays it names. Values that JSON lacks stay in it unchanged."""
     arrays: dict[str, Array] = {}
     return _packed(value, "", arrays), arrays
 
 
 def unpack(kind: type[T], tree: object, arrays: Mapping[str, Array]) -> T:
-    """The `kind` that `pack` was given. DataError, saying where, for a tree or arrays that are none.
+    """Rebuild the `kind` that was packed. Raises DataError, saying where, if the tree or arrays do not fit.
 
     A network comes back as `Stored`.
     """
@@ -101,7 +101,7 @@ class _Reader:
         self._arrays, self.seen = arrays, set[str]()
 
     def read(self, kind: Any, node: Any, path: str) -> Any:
-        """A `kind` from the tree `node`."""
+        """Read a value of type `kind` from the tree `node`."""
         origin, inner = get_origin(kind), get_args(kind)
         if kind is Any:
             return node
@@ -126,7 +126,7 @@ class _Reader:
         return self._scalar(kind, node, path)
 
     def _first(self, kinds: Sequence[Any], node: Any, path: str) -> Any:
-        """As the first of `kinds` that fits; the last one says what is wrong."""
+        """Read as the first of `kinds` that fits. If none fits, the last one's error is raised."""
         wanted = [kind for kind in kinds if (kind is NoneType) == (node is None)] or [*kinds]
         for kind in wanted[:-1]:
             seen = {*self.seen}
@@ -180,6 +180,6 @@ def _checked(fits: bool, node: object, expected: object, path: str) -> Any:
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Field -> its type."""
+    """Map each field's name to its type."""
     hints = get_type_hints(kind)
     return {one.name: hints[one.name] for one in fields(kind)}

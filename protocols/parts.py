@@ -60,7 +60,7 @@ class Part:
 
     @classmethod
     def of(cls, method: str, party: str, kept: object, settings: Mapping[str, Any]) -> Self:
-        """A part that holds the dataclass `kept`. DataError for settings that are arrays."""
+        """Make a part that holds the dataclass `kept`. Raises DataError for settings that are arrays."""
         tree, arrays = pack(kept)
         told, more = pack(settings)
         if more:
@@ -68,7 +68,7 @@ class Part:
         return cls(method, party, told, Arrays(arrays), tree)
 
     def read(self, kind: type[T]) -> T:
-        """What `of` was given; networks in it are `protocols.packing.Stored`. DataError for anything else."""
+        """Read back what `of` was given, with networks as `packing.Stored`. DataError for anything else."""
         try:
             return unpack(kind, self.kept, self.weights)
         except DataError as error:
@@ -95,7 +95,7 @@ class _Manifest(BaseModel):
 
 
 def digest(part: Part) -> str:
-    """SHA-256 (hex) of the part but for `created` and `others`: what the other parties keep of it."""
+    """Return the part's SHA-256 (hex), without `created` and `others`. The other parties keep this digest."""
     return _manifest(part, _weights(part)).digest
 
 
@@ -245,7 +245,7 @@ def _same(place: Path, run: str, manifest: _Manifest) -> Path:
 
 
 def _read(place: Path, run: str) -> _Manifest:
-    """part.json, checked against itself but not yet against the weights."""
+    """Read part.json and check it against itself, but not yet against the weights."""
     if not place.exists():
         raise _missing(place.parent, run)
     with _disk(f"run {run!r} cannot be read"):

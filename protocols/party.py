@@ -40,7 +40,7 @@ _SMALL = 1 << 18  # bytes
 
 
 class Guard(Protocol):
-    """What a party's own policy says while its role runs; each raises PolicyError to refuse.
+    """The checks of a party's own policy while its role runs; each raises PolicyError to refuse.
 
     `announced` and `rows` write to a disk: call them by `Party.compute`.
     """
@@ -70,11 +70,11 @@ class Guard(Protocol):
         """Call before ids are compared, and anything for that leaves, with the protocol's name or "auto"."""
 
     def lets(self, protocol: str) -> bool:
-        """Whether ids may be compared by `protocol`."""
+        """Return whether the policy lets ids be compared by `protocol`."""
 
 
 class Unguarded:
-    """The guard of a party without a policy: nothing is refused, and nothing looked at."""
+    """The guard of a party without a policy. It checks nothing and refuses nothing."""
 
     def announced(self, peer: str, ids: int, most: int) -> None: ...
 
@@ -95,23 +95,23 @@ class Unguarded:
 
 
 class Checkpoints(Protocol):
-    """Where a party keeps what it would go on from after a crash."""
+    """Storage for the state from which a party resumes after a crash."""
 
     def latest(self) -> tuple[int, Arrays | None]:
-        """Steps done, as all agreed, and this party's state after them; (0, None) at the beginning."""
+        """Return the agreed number of steps done and this party's state after them; (0, None) at first."""
 
     def save(self, done: int, state: Arrays) -> None:
         """Keep `state` after `done` steps, whole or not at all."""
 
     def alignment(self) -> Arrays | None:
-        """Which rows are common, where all agreed to go on with those of an earlier attempt."""
+        """Return which rows are common, if all agreed to reuse those of an earlier attempt."""
 
     def save_alignment(self, state: Arrays) -> None:
         """Keep which rows are common, whole or not at all."""
 
 
 class Resumable(Protocol):
-    """What training goes on from: a value that can be copied out, and written back."""
+    """A training state that can be copied out and written back, so that training can resume from it."""
 
     def snapshot(self) -> Arrays: ...
 
@@ -120,7 +120,7 @@ class Resumable(Protocol):
 
 @dataclass(slots=True)
 class Desk:
-    """What a party has only one of, in whatever scope it speaks."""
+    """The things of which a party has only one, shared by all scopes in which it speaks."""
 
     name: str
     ledger: Ledger  # also the transport
@@ -148,12 +148,12 @@ class Party:
 
     @property
     def name(self) -> str:
-        """Which party this is."""
+        """This party's name."""
         return self.desk.name
 
     @property
     def guard(self) -> Guard:
-        """To be asked before what a policy may refuse."""
+        """The guard to ask before doing anything that a policy may refuse."""
         return self.desk.guard
 
     async def send(self, to: str, message: Message) -> None:
@@ -178,7 +178,7 @@ class Party:
         self, sender: str, kind: tuple[type[M], type[N]], *, like: Arrays | None = None
     ) -> M | N: ...
     async def recv(self, sender: str, kind: Any, *, like: Arrays | None = None) -> Any:
-        """The next message from `sender` in this scope, which must be a `kind` (or one of several).
+        """Wait for the next message from `sender` in this scope, which must be a `kind` (or one of several).
 
         `like`: every `Arrays` field must have these names, shapes and dtypes. ProtocolError otherwise.
         """
@@ -226,7 +226,7 @@ class Party:
             mark(error, desk.name, self.scope)
 
     def rng(self, purpose: str = "") -> np.random.Generator:
-        """From this party's own seed; another for each party, scope and purpose, whatever the order of calls.
+        """Return a generator from this party's own seed, distinct for each party, scope and purpose.
 
         Over a network no other party can draw the same: what several need alike, one draws and sends.
         Never for keys, masks or nonces: those come from the operating system itself.
@@ -234,7 +234,7 @@ class Party:
         return philox(self.key(purpose))
 
     def key(self, purpose: str = "") -> int:
-        """What `rng(purpose)` is keyed by, to be kept where a later job has to draw the same."""
+        """Return the key of `rng(purpose)`, to be kept where a later job has to draw the same numbers."""
         return key_of(self.desk.seed, self.name, self.scope, purpose)
 
     async def compute(
@@ -266,25 +266,25 @@ class Party:
         return result
 
     def resumed(self) -> tuple[int, Arrays | None]:
-        """Steps (epochs, rounds) that were done before this process, and the state to go on from."""
+        """Return the steps (epochs, rounds) done before this process, and the state to resume from."""
         return (0, None) if self.desk.checkpoints is None else self.desk.checkpoints.latest()
 
     def checkpoint(self, done: int, state: Callable[[], Arrays]) -> None:
-        """Keep `state()`, with which this party could go on after `done` steps; only where runs are kept."""
+        """Keep `state()`, from which to resume after `done` steps. No effect where runs are not kept."""
         if self.desk.checkpoints is not None:
             self.desk.checkpoints.save(done, state())
 
     def alignment(self) -> Arrays | None:
-        """What `keep_alignment` kept, where all parties go on with it; then no ids are compared again."""
+        """Return what `keep_alignment` kept, if all parties reuse it; then no ids are compared again."""
         return None if self.desk.checkpoints is None else self.desk.checkpoints.alignment()
 
     def keep_alignment(self, state: Callable[[], Arrays]) -> None:
-        """Keep `state()`, which rows are common, for going on after a crash; only where runs are kept."""
+        """Keep `state()`, the common rows, to resume after a crash. No effect where runs are not kept."""
         if self.desk.checkpoints is not None:
             self.desk.checkpoints.save_alignment(state())
 
     def steps(self, total: int, keep: Resumable | None, *, begin: int = 0, progress: str = "") -> Steps[Self]:
-        """What is left of `total` steps (epochs, rounds, trees) of training, each in a scope below "fit".
+        """Return the remaining steps (epochs, rounds, trees) out of `total`, each in a scope below "fit".
 
             for step in me.steps(epochs, trainer, progress="epochs"):
                 async with step as at:
@@ -310,7 +310,7 @@ P = TypeVar("P", bound=Party)
 
 @dataclass(slots=True, eq=False)
 class Steps(Generic[P]):
-    """What is left of a training's steps, as `Party.steps` gives them; to be gone through once."""
+    """The remaining steps of a training, as `Party.steps` returns them. They can be iterated once."""
 
     me: P = field(repr=False)
     total: int
@@ -330,7 +330,7 @@ class Steps(Generic[P]):
 
 @dataclass(slots=True, eq=False)
 class Step(Generic[P]):
-    """One of `Steps`, to be entered once."""
+    """One step of a training, used once as an async context."""
 
     steps: Steps[P]
     fit: P
@@ -340,11 +340,11 @@ class Step(Generic[P]):
 
     @property
     def is_last(self) -> bool:
-        """Whether no step comes after it."""
+        """Return whether this is the last step."""
         return self.number + 1 == self.steps.total
 
     def leave_out(self) -> None:
-        """Nothing was trained in it: it is not counted, and nothing is kept of it."""
+        """Declare that nothing was trained in this step, so it is not counted and nothing of it is kept."""
         self._counts = False
 
     async def __aenter__(self) -> P:
@@ -392,7 +392,7 @@ class Coordinator(Party):
         at_least: int | None = None,
         like: Arrays | None = None,
     ) -> dict[str, M]:
-        """One `kind` from each of `of` (default: the roster), in that order, never arrival order.
+        """Wait for one `kind` from each of `of` (default: the roster), and return them in that order.
 
         With a `deadline` (seconds) the late are absent; fewer than `at_least` is a ProtocolError.
         """
@@ -421,7 +421,7 @@ class Coordinator(Party):
     async def arrivals(
         self, kind: type[M], of: Iterable[str] | None = None, *, like: Arrays | None = None
     ) -> AsyncIterator[AsyncIterator[tuple[str, M]]]:
-        """Every `kind` from any of `of` (default: the roster), whoever comes first, without an end.
+        """Receive every `kind` from any of `of` (default: the roster) as it arrives, without an end.
 
             async with at.arrivals(Update) as coming:
                 async for client, update in coming:
@@ -456,7 +456,7 @@ _latest: tuple[bytes, Message | None] = (b"", None)  # the small body that was r
 
 
 def _read(kind: type[M], body: bytes, sender: str, scope: str) -> M:
-    """Decode; but what a broadcast tells one receiver after another in one process is decoded once."""
+    """Decode a body, but decode a broadcast only once for all its receivers in one process."""
     global _latest
     seen, message = _latest
     if body is seen and type(message) is kind:
@@ -469,7 +469,7 @@ def _read(kind: type[M], body: bytes, sender: str, scope: str) -> M:
 
 
 def forget() -> None:
-    """Let go of what was read last: a peer's data has no place in memory after a run."""
+    """Drop the last decoded message, so that no peer's data stays in memory after a run."""
     global _latest
     _latest = (b"", None)
 
@@ -493,7 +493,7 @@ def _call(fn: Callable[..., T], args: tuple[Any, ...], rng: np.random.Generator 
 
 
 async def run(**roles: Coroutine[Any, Any, Any]) -> dict[str, Any]:
-    """Every role (party name -> coroutine) in this process, to the end; their results.
+    """Run every role (party name -> coroutine) in this process to its end, and return their results.
 
     The first failure stops all of them and is raised, naming party, scope and cause.
     """
@@ -536,7 +536,7 @@ Role = Callable[[Coordinator], Coroutine[Any, Any, Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """What a run leaves: each role's result, the ledger, and simulated seconds (0 without a network)."""
+    """The outcome of a run: each role's result, the ledger, and simulated seconds (0 without a network)."""
 
     results: dict[str, Any]
     ledger: Ledger

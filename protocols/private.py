@@ -21,14 +21,14 @@ _OTHERS, _ALL_OTHERS = 0o007, 0o077
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open(..., opener=opener)`: a file that this makes is its owner's only."""
+    """Open a file for `open(..., opener=opener)`; a file that it creates is readable by its owner only."""
     return os.open(path, flags, 0o600)
 
 
 def secure(folder: Path, holds: Iterable[str]) -> None:
-    """Close `folder`, and of what is in it all that `holds` names, to everybody but the owner.
+    """Deny everybody but the owner access to `folder` and to everything in it that `holds` names.
 
-    ConfigError for what cannot be closed.
+    Raises ConfigError if access cannot be restricted.
     """
     if os.name != "posix":
         return
@@ -53,7 +53,7 @@ def secure(folder: Path, holds: Iterable[str]) -> None:
 
 
 def read_key(path: Path) -> bytes:
-    """The content of a private key's file. OSError as of `open`; ConfigError if others could read it too."""
+    """Read a private key's file. Raises OSError as `open` does, ConfigError if others could read it too."""
     with path.open("rb") as file:
         known = os.fstat(file.fileno())
         bits = _open_to(known) if os.name == "posix" else 0
@@ -67,13 +67,13 @@ def read_key(path: Path) -> bytes:
 
 
 def _open_to(known: os.stat_result) -> int:
-    """0, or the bits of a mode that should not be set and of which some are."""
+    """Return all the mode bits that are forbidden if any of them is set, else 0."""
     forbidden = _ALL_OTHERS if known.st_uid == os.geteuid() else _OTHERS
     return forbidden if known.st_mode & forbidden else 0
 
 
 def _below(path: Path) -> Iterator[Path]:
-    """`path` and all below it; links to elsewhere are left out."""
+    """Yield `path` and all below it, without links to elsewhere."""
     if not path.is_symlink():
         yield path
         for above, folders, files in os.walk(path):

@@ -39,7 +39,7 @@ GROUP = "vfl.programs"
 
 
 class Parameters(BaseModel):
-    """What a method is told by whoever starts it, and every party sees. Subclass it for each method."""
+    """What the caller sets for a method, visible to every party. Subclass it for each method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -81,13 +81,13 @@ class Seat:
         return self.id
 
     def require_table(self) -> pd.DataFrame:
-        """Its table. ConfigError where it has none."""
+        """Return the seat's table. Raises ConfigError where it has none."""
         if self.table is None:
             raise ConfigError("has no table; every party of this method brings columns or the target")
         return self.table
 
     def require_id(self) -> str:
-        """Its id column. ConfigError where none is named, or several are."""
+        """Return the seat's one id column. Raises ConfigError where none is named, or several are."""
         if self.one_id is None:
             raise ConfigError("no id column is named; rows of this method are matched by their ids")
         return self.one_id
@@ -112,7 +112,7 @@ class Seat:
 
     @property
     def fingerprint(self) -> str:
-        """Of its table or ids, as `protocols.data.sources.fingerprint`, and of what it brings; "" if none."""
+        """Return the fingerprint of the table or ids, and of what the seat brings; "" if none."""
         if self.table is None:
             return "" if self.ids is None else self.ids.fingerprint
         said = hashlib.sha256(fingerprint(self.table).encode())
@@ -125,7 +125,7 @@ Prepare = Callable[[P, Seat], Role]
 
 
 def everybody(parameters: Parameters, others: tuple[str, ...]) -> tuple[str, ...]:
-    """The default of `Program.learners`: all others learn of a party's rows."""
+    """Return all others: by default, `Program.learners` says that all of them learn of a party's rows."""
     return others
 
 
@@ -156,7 +156,7 @@ class Program(Generic[P]):
     careful: Mapping[str, Bound] = field(default_factory=dict)
 
     def read(self, parameters: Mapping[str, Any]) -> P:
-        """Parameters as they came over the wire. ConfigError naming those that do not fit."""
+        """Read parameters as they came over the wire. Raises ConfigError naming those that do not fit."""
         try:
             return self.parameters.model_validate(plain(dict(parameters)))
         except ValidationError as error:
@@ -173,13 +173,13 @@ class Program(Generic[P]):
             raise ConfigError(f"{self.name}: {'; '.join(said)}") from None
 
     def role(self, action: str, parameters: P, seat: Seat) -> Role:
-        """The checked role of `seat` in `action`."""
+        """Check `seat` and return its role in `action`."""
         if action not in self.prepare:
             raise ConfigError(f"{self.name} has no action {action!r}; it has {', '.join(self.prepare)}")
         return self.prepare[action](parameters, seat)
 
     def schemas(self) -> str:
-        """A digest of all messages it speaks, equal at parties that understand each other; 64 hex digits."""
+        """Return a digest (64 hex digits) of the program's messages, equal at parties that can talk."""
         return _schemas(self.package)
 
 
@@ -195,7 +195,7 @@ def program(name: str) -> Program[Any]:
 
 
 def load_all() -> None:
-    """Import every program that can be: whoever serves does so before anybody waits for it."""
+    """Import every program that can be imported. A serving party does so before anybody waits for it."""
     for name in registered():
         try:
             program(name).schemas()
@@ -205,7 +205,7 @@ def load_all() -> None:
 
 @cache
 def registered() -> Mapping[str, EntryPoint]:
-    """The names of all programs, and where each is."""
+    """Return the names of all programs, and where each is found."""
     # Not loaded: one package that does not import would be in the way of all others' programs.
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 
@@ -213,7 +213,7 @@ def registered() -> Mapping[str, EntryPoint]:
 def import_all() -> None:
     """Import every program, and what the first optimizer brings, before anybody waits for it.
 
-    One that cannot be imported is in nobody's way until somebody asks for it.
+    A program that cannot be imported does no harm until somebody asks for it.
     """
     for entry in registered().values():
         with suppress(Exception):

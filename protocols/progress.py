@@ -16,7 +16,7 @@ Report = Callable[[str, int, int], None]
 
 @contextmanager
 def bar(label: str) -> Iterator[Report]:
-    """Yields `report(step, done, total)`, which draws on standard error if that is a terminal."""
+    """Yield `report(step, done, total)`, which draws on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda step, done, total: None
         return

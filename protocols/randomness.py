@@ -27,22 +27,22 @@ _WORDS = slice(24, 24 + 624 * 8)
 
 
 def new_seed() -> int:
-    """A seed that nobody can guess, from the operating system: 256 bits."""
+    """Return a 256-bit seed from the operating system that nobody can guess."""
     return secrets.randbits(256)
 
 
 def key_of(*said: object) -> int:
-    """128 bits of SHA-256 over all that is `said`, as text."""
+    """Return the first 128 bits of SHA-256 over the texts `said`."""
     return int.from_bytes(hashlib.sha256("\0".join(map(str, said)).encode()).digest()[:16], "big")
 
 
 def philox(key: int) -> np.random.Generator:
-    """A generator keyed by 128 bits. Keys of different purposes say nothing of each other."""
+    """Return a generator keyed by 128 bits. A key for one purpose tells nothing about the key for another."""
     return np.random.Generator(np.random.Philox(key=key))
 
 
 def drawn_seed(rng: np.random.Generator) -> int:
-    """A seed of 256 bits for what takes a number, as `torch_seeded` does."""
+    """Draw a 256-bit seed, as a number, for functions such as `torch_seeded`."""
     return int.from_bytes(rng.bytes(32), "big")
 
 
@@ -69,7 +69,7 @@ def torch_seeded(seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def standard_torch() -> Iterator[None]:
-    """Within, torch makes float32 tensors on the CPU, as networks here are, whatever it was told to make."""
+    """Within this context, torch makes float32 tensors on the CPU, whatever its defaults are."""
     dtype = torch.get_default_dtype()
     elsewhere = torch.get_default_device().type != "cpu"
     torch.set_default_dtype(torch.float32)
@@ -81,7 +81,7 @@ def standard_torch() -> Iterator[None]:
 
 
 def _state(seed: int) -> torch.Tensor:
-    """A state of torch's Mersenne Twister of which each word is drawn from `seed`."""
+    """Return a state for torch's Mersenne Twister with every word drawn from `seed`."""
     state = torch.Generator().get_state()
     if len(state) != _STATE:
         raise ConfigError(

@@ -68,7 +68,7 @@ class RowClients(Estimator):
         self.id_ = next((one.id for one in own.values() if one.id is not None), None)
 
     def _told(self, target: str) -> Parameters:
-        """What all parties are told, checked by the method itself."""
+        """Return the parameters that all parties are told, after the method has checked them."""
         raise NotImplementedError
 
     def _parameters(self, target: str) -> Any:
@@ -92,14 +92,14 @@ class RowClients(Estimator):
         return {"model": self.model} if isinstance(self.model, nn.Module) else {}
 
     def _asking(self, data: pd.DataFrame | Tables) -> Any:
-        """The federation whose tables are predicted. ConfigError where none is here."""
+        """Return the federation whose tables are predicted. Raises ConfigError if no table is here."""
         federation = Federation.of({CLIENT: data} if isinstance(data, pd.DataFrame) else data)
         if not federation.here:
             raise ConfigError("no table is here to predict; predict where the rows are")
         return federation
 
     def _rows(self, tables: Sequence[pd.DataFrame]) -> pd.Index:
-        """The rows of all tables, by id where they have it, else by their own index."""
+        """Return the rows of all tables, indexed by id where they have it, else by their own index."""
         first, *others = (
             pd.Index(table[self.id_], name=self.id_) if self.id_ in table.columns else table.index
             for table in tables
@@ -138,7 +138,7 @@ class RowClients(Estimator):
         raise NotImplementedError
 
     def _scaler(self) -> Scaler | None:
-        """How the target was standardised."""
+        """Return how the target was standardised."""
         raise NotImplementedError
 
 

@@ -40,7 +40,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 def faults(
     file: Path, error: ValidationError, given: Mapping[str, Any], prefix: str | None = None
 ) -> ConfigError:
-    """The first three faults of `given`, the file's content. prefix: of the variables that override it."""
+    """Report the first three faults of `given`, a file's content. prefix: of the overriding variables."""
     found = error.errors(include_url=False, include_input=False)
     said = "; ".join(_fault(one, given, prefix) for one in found[:3])
     return ConfigError(f"{file}: {said}" + (f"; and {len(found) - 3} more" if len(found) > 3 else ""))
@@ -58,7 +58,7 @@ def _fault(one: ErrorDetails, given: Mapping[str, Any], prefix: str | None) -> s
 
 
 def said(place: Place) -> str:
-    """As a reader of the file counts: `tables.main.id`, `policy 2, peers 1` in the second [[policy]]."""
+    """Write a place as a reader counts: `tables.main.id`, `policy 2, peers 1` in the second [[policy]]."""
     text, counted = "", False
     for part in place:
         if isinstance(part, int):
@@ -78,7 +78,7 @@ def _holds(given: Any, place: Place) -> bool:
 
 
 def _variable(place: Place, prefix: str) -> str:
-    """The variable that set what is at `place`, or a section around it; "" if none did."""
+    """Return the environment variable that set `place` or a section around it; "" if none did."""
     known = {name.upper() for name in os.environ}
     names = (prefix + "__".join(map(str, place[:n])).upper() for n in range(len(place), 0, -1))
     return next((name for name in names if name in known), "")
@@ -98,7 +98,7 @@ class Section(BaseModel):
 
 
 def check_keys(given: Iterable[object], known: Iterable[str]) -> None:
-    """An error for the first key that is not known, naming the nearest that is."""
+    """Raise an error for the first unknown key, naming the nearest known one."""
     names = tuple(known)
     for key in given:
         if key not in names:
@@ -107,12 +107,12 @@ def check_keys(given: Iterable[object], known: Iterable[str]) -> None:
 
 
 def fault(words: str) -> PydanticCustomError:
-    """A fault of a section, in words that follow its place."""
+    """Describe a fault of a section, in words that follow its place."""
     return PydanticCustomError("fault", "{words}", {"words": words})
 
 
 def plain(value: Any) -> Any:
-    """A setting with Python's own numbers in place of numpy's, in sequences and mappings too."""
+    """Replace numpy's numbers by Python's own in a setting, also inside sequences and mappings."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):

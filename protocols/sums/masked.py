@@ -40,7 +40,7 @@ class MaskPoint(Message, reveals="nothing of its data: a point of this run, from
 
 
 class Masks:
-    """What one feature party adds to its scores; nothing where it is the only one."""
+    """The masks that one feature party adds to its scores; none where it is the only one."""
 
     def __init__(self, me: str, keys: dict[str, bytes], order: Sequence[str]) -> None:
         self._sums = [order.index(me) < order.index(peer) for peer in keys]
@@ -66,7 +66,7 @@ class Masks:
 
 
 async def agree(me: Party, peers: Sequence[str]) -> Masks:
-    """This feature party's masks, by agreeing on a key with every other of `peers`, the feature parties."""
+    """Make this feature party's masks by agreeing on a key with every other feature party in `peers`."""
     others = [peer for peer in peers if peer != me.name]
     private = X25519PrivateKey.generate()
     own = private.public_key().public_bytes_raw()
@@ -85,7 +85,7 @@ async def agree(me: Party, peers: Sequence[str]) -> Masks:
 
 
 def total(parts: Mapping[str, Array], shape: tuple[int, int], exponent: int = 0) -> Array:
-    """The sum of all feature parties' scores (n, outputs), float64, from what came of each.
+    """Add up all feature parties' masked scores to float64 (n, outputs); the masks cancel.
 
     exponent: as each of them took it. ProtocolError for what has another shape, naming whose it is.
     """
@@ -98,23 +98,23 @@ def total(parts: Mapping[str, Array], shape: tuple[int, int], exponent: int = 0)
 
 
 class MaskedPart(Message, reveals="nothing but the sum over all that gave: each one's part is under masks"):
-    """A part of a sum, in fixed point."""
+    """One party's masked part of a sum, in fixed point."""
 
     words: Annotated[Array, Spec("int64", ("n", 1))]
 
 
 class Masked:
-    """A sum of which the taker sees no part, for parties that all stay to its end.
+    """A sum that hides every part from the taker. All parties must stay to its end.
 
-    All parties of `peers` give, in one order at all; two or more, for one alone is its own sum. A value times
-    its weight is at most 2^18 over the number of parties, to 2^-45.
+    All of `peers` give, and list one another in the same order. There must be two or more, since a single
+    part would be the sum itself. A value times its weight is at most 2^18 over the number of parties, to 2^-45.
     """
 
     hides = True
 
     @property
     def speaks(self) -> tuple[type[Message], ...]:
-        """The keys' points and the parts."""
+        """The messages this sum sends: the keys' points and the parts."""
         return MaskPoint, MaskedPart
 
     async def give(self, at: Party, to: str, peers: Sequence[str], value: Arrays, weight: float) -> None:
@@ -124,7 +124,7 @@ class Masked:
         await at.send(to, MaskedPart(words=await at.compute(masks, flat[:, None], cost=2.0 * flat.size)))
 
     async def take(self, at: Coordinator, of: Sequence[str], like: Arrays) -> Pooled:
-        """The mean, in the dtypes of `like`; whole numbers are rounded."""
+        """Take the mean, in the dtypes of `like`; whole numbers are rounded."""
         came = await at.gather(MaskedPart, of=of)
         words = {party: said.words for party, said in came.items()}
         shape = like.size + 1, 1

@@ -37,7 +37,7 @@ class Pooled:
 
 
 class Sum(Protocol):
-    """One way to sum. hides: whether nobody sees a part. speaks: the messages that it sends."""
+    """A way to sum. hides: whether the parts stay hidden from all. speaks: the messages that it sends."""
 
     hides: bool
 
@@ -45,11 +45,11 @@ class Sum(Protocol):
     def speaks(self) -> tuple[type[Message], ...]: ...
 
     async def give(self, at: Party, to: str, peers: Sequence[str], value: Arrays, weight: float) -> None:
-        """A party's half: `value`, of a `weight` above 0, towards the sum at `to`. peers: all that give, this
+        """Give `value`, with a `weight` above 0, to the sum at `to`. peers: all that give, this
         party too, in one order at all."""
 
     async def take(self, at: Coordinator, of: Sequence[str], like: Arrays) -> Pooled:
-        """The other half: the weighted mean of what each of `of` gave, with names, shapes and dtypes of
+        """Take the weighted mean of what each of `of` gave, with names, shapes and dtypes of
         `like`. ProtocolError for anything else."""
 
 
@@ -77,15 +77,15 @@ class Plain:
 
     @property
     def speaks(self) -> tuple[type[Message], ...]:
-        """The one message."""
+        """The messages this sum sends: the one that carries a part."""
         return (self.kind,)
 
     async def give(self, at: Party, to: str, peers: Sequence[str], value: Arrays, weight: float) -> None:
-        """One message to `to`."""
+        """Send one message, with the part, to `to`."""
         await at.send(to, self.kind.of(value, weight))
 
     async def take(self, at: Coordinator, of: Sequence[str], like: Arrays) -> Pooled:
-        """The mean in the order of `of`, never that of arrival; 2 FLOPs for every number of every part."""
+        """Take the mean in the order of `of`, never of arrival; 2 FLOPs for every number of every part."""
         came = await at.gather(self.kind, of=of)
         parts = {party: Part(said.value, said.weight) for party, said in came.items()}
         for party, part in parts.items():

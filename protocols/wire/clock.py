@@ -62,7 +62,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = max(1e-9, 2 * ulp(self.now))
 
     def stalled(self) -> None:
-        """Let the transport fail its waits; if that frees nobody, stop the run."""
+        """Let the transport fail its waits when nothing can happen; if that frees nobody, stop the run."""
         self._on_stall()
         if not self._ready and self._main is not None:  # type: ignore[attr-defined]
             self._main.cancel("stalled")
@@ -79,7 +79,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Coroutine[Any, Any, T], on_stall: Callable[[], None] = lambda: None) -> tuple[T, float]:
-    """Run `main` to its end under a virtual clock; its result, and the simulated seconds it took.
+    """Run `main` to its end under a virtual clock. Return its result and the simulated seconds it took.
 
     Ctrl-C cancels `main`, waits for it to clean up, and is raised here. Tasks that `main` leaves
     behind are cancelled.

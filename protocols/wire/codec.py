@@ -39,7 +39,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def encode(message: Message) -> bytes:
-    """The body of `message`. ConfigError if a field holds what the wire does not carry."""
+    """Encode `message` as a body. Raises ConfigError if a field holds what the wire does not carry."""
     buffers: list[Array | bytes] = []
     kind = type(message)
     head = [(name, _plain(value, buffers, kind, name)) for name, value in message.__dict__.items()]
@@ -122,7 +122,7 @@ def _array(
 
 
 def decode(kind: type[M], body: bytes, *, sender: str = "", scope: str = "") -> M:
-    """The message of class `kind` in `body`; its arrays are read-only views of `body`."""
+    """Decode the message of class `kind` in `body`; its arrays are read-only views of `body`."""
     try:
         return kind(**_fields(body))
     except ProtocolError as error:
@@ -136,7 +136,7 @@ def decode(kind: type[M], body: bytes, *, sender: str = "", scope: str = "") -> 
 
 
 def _place(kind: type[Message], loc: tuple[int | str, ...]) -> str:
-    """Where an error is, in our own names: those of foreign fields and keys are the sender's values."""
+    """Say where an error is, in our own names only: foreign fields and keys are the sender's values."""
     if not loc:
         return "fields"
     return f"field {loc[0]}" if loc[0] in kind.model_fields else "a field it does not have"
@@ -176,7 +176,7 @@ def _view(body: bytes, start: int, entry: tuple[int, np.dtype[Any], tuple[int, .
 
 
 def _parse(header: bytes) -> tuple[list[tuple[str, str, Any]], int]:
-    """What the header announces: (field, how, where) of each, and the buffers' total size."""
+    """Parse the header into (field, how, where) for each field, and the buffers' total size."""
     try:
         head = json.loads(header, object_pairs_hook=_once)
     except ProtocolError:

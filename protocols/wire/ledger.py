@@ -25,7 +25,7 @@ COLUMNS += ["bytes", "reveals", "depth", "digest", "chain"]
 
 
 class Entry(NamedTuple):
-    """One logical send."""
+    """The record of one logical send."""
 
     job: str
     scope: str
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, e: Envelope) -> Entry:
-        """The entry of an envelope."""
+        """Return the entry for an envelope."""
         return cls(e.job, e.scope, e.sequence, e.sender, e.receiver, e.kind, len(e.body), e.depth, e.digest)
 
 
@@ -154,7 +154,7 @@ class Ledger:
         return sum(e.nbytes for e in self)
 
     def chain_length(self, scope: str = "") -> int:
-        """Messages on the longest chain in which each had to wait for the one before.
+        """Count the messages on the longest chain in which each had to wait for the one before.
 
         ConfigError for a ledger of one party's lines, which does not show what its peers waited for.
         """
@@ -248,7 +248,7 @@ def _round(scope: str) -> int | None:
 
 
 def summarise(frame: pd.DataFrame, by: Sequence[str] = ("sender", "receiver", "kind")) -> pd.DataFrame:
-    """`Ledger.summary` of a record that was written to disk: `frame` as from `Ledger.frame`."""
+    """Sum up a record read from disk as `Ledger.summary` does. frame: as from `Ledger.frame`."""
     if {"party", "direction"} & set(by):
         sent = frame.assign(party=frame["sender"], direction="sent")
         frame = pd.concat([sent, frame.assign(party=frame["receiver"], direction="received")])

@@ -39,7 +39,7 @@ class Spec:
     shape: tuple[str | int, ...]
 
     def check(self, value: object) -> Array:
-        """`value` as a read-only view; ValueError if it is no such array."""
+        """Return `value` as a read-only view; raise ValueError if it does not match this dtype and shape."""
         if not isinstance(value, np.ndarray):
             raise ValueError(f"expected an array {self}, got {type(value).__name__}")
         shape = value.shape
@@ -128,7 +128,7 @@ class Message(BaseModel):
         )
 
     def model_post_init(self, context: object) -> None:
-        """A letter stands for one size throughout the message."""
+        """Check that each letter stands for one size throughout the message."""
         if not self._repeated:
             return
         sizes: dict[str, int] = {}
@@ -153,7 +153,7 @@ class Message(BaseModel):
 
 
 class _Shown(str):
-    """Text whose repr has no quotes."""
+    """A string whose repr has no quotes."""
 
     __slots__ = ()
     __repr__ = str.__str__

@@ -31,7 +31,7 @@ the message.
 
 
 def load_messages(packages: tuple[str, ...] = OURS) -> dict[str, list[type[Message]]]:
-    """The messages of those of `packages` that offer a method, by package, then by name."""
+    """Load the messages of those of `packages` that offer a method, sorted by package, then by name."""
     offering = {entry.value.partition(".")[0] for entry in entry_points(group="vfl.methods")}
     found: dict[str, list[type[Message]]] = {}
     for package in packages:
@@ -47,7 +47,7 @@ def load_messages(packages: tuple[str, ...] = OURS) -> dict[str, list[type[Messa
 
 
 def page(messages: dict[str, list[type[Message]]]) -> str:
-    """The page, in Markdown; one line for each message, so that a change of one shows as one line."""
+    """Return the page in Markdown, one line for each message, so that a changed message is one line."""
     lines = [HEAD]
     for package, kinds in messages.items():
         if kinds:
@@ -61,7 +61,7 @@ def page(messages: dict[str, list[type[Message]]]) -> str:
 
 
 def fields(kind: type[Message]) -> str:
-    """The fields of `kind` in words, as on the page."""
+    """Describe the fields of `kind` in the words of the page."""
     said = [f"`{name}`: {_cell(_type(kind, name, field))}" for name, field in kind.model_fields.items()]
     return "; ".join(said) or "none"
 
@@ -73,7 +73,7 @@ def _type(kind: type[Message], name: str, field: FieldInfo) -> str:
 
 
 def _words(annotation: Any) -> str:
-    """A type in words: `list[int | str]` is "list of int or str"."""
+    """Describe a type in words: `list[int | str]` is "list of int or str"."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _words(inner[0])

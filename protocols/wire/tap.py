@@ -29,12 +29,12 @@ class Tap:
         self._inner: Transport | None = None
 
     def on(self, inner: Transport) -> Tap:
-        """This tap, around `inner`."""
+        """Put this tap around the transport `inner`, and return it."""
         self._inner = inner
         return self
 
     def messages(self, kind: type[M], sender: str | None = None) -> list[M]:
-        """What was received of a `kind`, from one party or from all, decoded."""
+        """Return the received messages of a `kind`, decoded, from one party or from all."""
         return [
             decode(kind, e.body, sender=e.sender, scope=e.scope)
             for e in self.received

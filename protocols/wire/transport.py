@@ -35,7 +35,7 @@ class Envelope(NamedTuple):
 
 
 class Transport(Protocol):
-    """Two verbs, and `close`."""
+    """The way envelopes travel between parties: two verbs, `deliver` and `collect`, and `close`."""
 
     async def deliver(self, envelope: Envelope) -> None:
         """Hand an envelope over for its receiver."""
@@ -83,7 +83,7 @@ class Network:
 
 
 class _Line:
-    """What one receiver holds of one (sender, scope)."""
+    """The mail that one receiver holds from one sender in one scope."""
 
     __slots__ = ("following", "held", "waiters")
 
@@ -118,7 +118,7 @@ class Names:
         return self._counted > 0 and name.isdecimal() and name == str(int(name)) and int(name) < self._counted
 
     def __len__(self) -> int:
-        """Entries held: words, and one for all numbers."""
+        """Count the entries held: each word is one, and all whole numbers together are one."""
         return len(self._words) + (self._counted > 0)
 
 
@@ -135,7 +135,7 @@ class Mailbox:
         self._ended = False
 
     def put(self, envelope: Envelope) -> bool:
-        """Take delivery; never blocks. Whether it was kept: a repeat, or late mail, is not."""
+        """Take delivery without blocking. Return whether it was kept: a repeat, or late mail, is not."""
         if self.has_left(envelope.scope):
             return False
         line = self._line(envelope.sender, envelope.scope)
@@ -150,11 +150,11 @@ class Mailbox:
         return True
 
     def has_left(self, scope: str) -> bool:
-        """Whether mail for `scope` is late."""
+        """Return whether the party has left `scope`, so that mail for it is late."""
         return self._ended or (scope not in self._lines and self._is_closed(scope))
 
     def holds(self, sender: str, scope: str) -> bool:
-        """Whether `take` would not wait."""
+        """Return whether `take` would return at once."""
         line = self._lines.get(scope, {}).get(sender)
         return line is not None and line.following in line.held
 
@@ -174,7 +174,7 @@ class Mailbox:
         return line.held.pop(line.following - 1)
 
     def close(self, scope: str) -> list[Envelope]:
-        """Free `scope` and all below it; the mail that nobody took."""
+        """Free `scope` and all below it. Return the mail that nobody took."""
         below = scope + "/"
         dropped: list[Envelope] = []
         for gone in [s for s in self._lines if s == scope or s.startswith(below)]:
@@ -187,7 +187,7 @@ class Mailbox:
         return dropped
 
     def clear(self) -> list[Envelope]:
-        """Leave all scopes, as one that ends; the mail that nobody took."""
+        """Leave all scopes at the end. Return the mail that nobody took."""
         self._ended = True
         lines = [line for senders in self._lines.values() for line in senders.values()]
         self._lines, self._closed = {}, {}
@@ -256,7 +256,7 @@ class Local:
         self._boxes[receiver].close(scope)
 
     def on_stall(self) -> None:
-        """Nothing can happen any more: fail every wait, saying who waits for whom, and where."""
+        """Fail every wait when nothing can happen any more, saying who waits for whom, and where."""
         waits = [wait for box in self._boxes.values() for wait in box.waiting()]
         said = "; ".join(f"{owner} waits for {sender} in {scope!r}" for owner, sender, scope, _ in waits[:8])
         more = f"; and {len(waits) - 8} more" if len(waits) > 8 else ""
