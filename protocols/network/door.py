@@ -45,14 +45,14 @@ _REMINDED = 60.0  # seconds between two times that the log says the same
 
 
 class Address(NamedTuple):
-    """Whence a connection comes. host: 4 or 16 bytes."""
+    """The address that a connection comes from. host: 4 or 16 bytes."""
 
     host: bytes
     port: int
 
     @property
     def origin(self) -> bytes:
-        """What is thought to be one owner's: an address, or 64 bits' worth of them in IPv6."""
+        """The addresses that count as one owner's: one IPv4 address, or one /64 range of IPv6."""
         return self.host[:8]
 
 
@@ -81,8 +81,8 @@ def raise_limit() -> None:
 
 
 def room(peers: int) -> int:
-    """How many connections a server takes: of the files that this process may open, it leaves a quarter for
-    the store, the tables and those that it dials."""
+    """Return how many connections a server takes. A quarter of the files that this process may open is left
+    for the store, the tables and the connections that it dials."""
     most = max(_MOST, 4 * peers)
     if sys.platform == "win32":
         return most
@@ -124,14 +124,14 @@ class Door:
                     await self._knocked.wait()
 
     def knock(self) -> None:
-        """Somebody has connected. Called on gRPC's threads."""
+        """Note that somebody has connected. Called on gRPC's threads."""
         self._knocks += 1  # now and then two threads count as one
         if self._knocks > self._most // 8 and not self._knocked.is_set():
             self._loop.call_soon_threadsafe(self._knocked.set)
 
     @contextmanager
     def carrying(self, peer: str) -> Iterator[None]:
-        """While it lasts, a stream of one of our peers is on the connection that gRPC calls `peer`."""
+        """Mark the connection that gRPC calls `peer` as carrying a peer's stream while inside."""
         address = parse(peer)
         self._carrying[address] += 1
         try:
@@ -143,12 +143,12 @@ class Door:
                 self._until[address] = self._loop.time() + self._patience
 
     def dismiss(self, peer: str) -> None:
-        """Whoever is there is nobody's peer: end the connection once that was said."""
+        """End a connection that is no peer's, after a short time in which the refusal can reach it."""
         self._until[parse(peer)] = self._loop.time() + _FAREWELL
 
     def look(self, now: float) -> bool:
-        """End what has stayed too long, and the oldest of too many. Whether to look again soon. OSError where
-        no descriptor is left to look with."""
+        """End connections that stayed too long, and the oldest if there are too many. Return whether to look
+        again soon. Raises OSError where no descriptor is left to look with."""
         self._known = self._found(now)
         here = (one for one in self._known.values() if one is not None and not one.ended)
         strangers = [one for one in here if one.address not in self._carrying]
@@ -165,7 +165,7 @@ class Door:
         return len(rest) > most // 2
 
     def _found(self, now: float) -> dict[int, _Stranger | None]:
-        """The sockets of this process, those known from earlier looks as they were known."""
+        """List this process's sockets, reusing what is known of them from earlier looks."""
         found: dict[int, _Stranger | None] = {}
         for descriptor in map(int, os.listdir(_OPEN)):
             try:
@@ -190,7 +190,7 @@ class Door:
         return found
 
     def _tell(self, ended: Sequence[_Stranger], why: str, now: float) -> None:
-        """Log it: at once the first time, and then what has come together since."""
+        """Log ended connections: the first at once, later ones as a count since the last line."""
         if ended:
             self._unsaid[why] += len(ended)
         if self._unsaid and now - self._said >= _REMINDED:
@@ -202,7 +202,7 @@ class Door:
 
 
 def parse(peer: str) -> Address:
-    """The address in what gRPC calls a peer, such as "ipv4:127.0.0.1:4711" or "ipv6:%5B::1%5D:4711"."""
+    """Read the address from gRPC's name of a peer, such as "ipv4:127.0.0.1:4711" or "ipv6:%5B::1%5D:4711"."""
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     return _address(host.strip("[]"), int(port))
 
@@ -215,7 +215,7 @@ def _address(host: str, port: int) -> Address:
 
 
 def _caller(descriptor: int, inode: int, port: int) -> Address | None:
-    """Who has connected to `port` over this socket; None if nobody has."""
+    """Return who has connected to `port` over this socket, or None if nobody has."""
     with _held(descriptor, inode) as found:
         if found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] == port:
             with suppress(OSError):  # it listens
@@ -224,7 +224,7 @@ def _caller(descriptor: int, inode: int, port: int) -> Address | None:
 
 
 def _crowded(strangers: Sequence[_Stranger]) -> list[_Stranger]:
-    """In which order they go: first whoever has most that are newer, from the same origin."""
+    """Order connections by who is ended first: the one with most newer connections from the same origin."""
     newer: Counter[bytes] = Counter()
     ranked: list[tuple[int, _Stranger]] = []
     for one in sorted(strangers, key=lambda one: (one.until, one.inode), reverse=True):
@@ -235,7 +235,7 @@ def _crowded(strangers: Sequence[_Stranger]) -> list[_Stranger]:
 
 @contextmanager
 def _held(descriptor: int, inode: int) -> Iterator[socket.socket]:
-    """The socket at `descriptor`, of which gRPC may make another at any moment: OSError if it has."""
+    """Hold the socket at `descriptor`. Raises OSError if gRPC has reused the descriptor for another file."""
     handle = os.dup(descriptor)
     if os.fstat(handle).st_ino != inode:
         os.close(handle)
@@ -246,7 +246,7 @@ def _held(descriptor: int, inode: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def _while_there() -> Iterator[None]:
-    """What was closed meanwhile is passed over; that no descriptor is left is an OSError."""
+    """Ignore errors of sockets that were closed meanwhile, but raise OSError if no descriptor is left."""
     try:
         yield
     except OSError as error:

@@ -95,7 +95,7 @@ class Server:
         return f"{address.rpartition(':')[0]}:{port}"
 
     def _asked(self) -> Material:
-        """Our certificate and key. gRPC asks for them at each connection."""
+        """Return our certificate and key. gRPC asks for them at each connection."""
         assert self._read is not None
         self._door.knock()
         return self._read()
@@ -112,7 +112,7 @@ class Server:
         return status(status=status.SERVING if self._serving() else status.NOT_SERVING)
 
     async def _answer(self, _: object, context: Any) -> None:
-        """One stream that somebody has opened."""
+        """Answer one stream that somebody has opened."""
         peers = frozenset[str]()
         try:
             try:
@@ -131,7 +131,7 @@ class Server:
             await context.abort(grpc.StatusCode[error.status], str(error))
 
     def _look_at(self, context: Any) -> _Owner:
-        """Whoever opened this stream, if it may be a peer of ours, by its certificate alone."""
+        """Return who opened this stream, by its certificate alone, if it may be a peer of ours."""
         if self._read is None:
             return _Owner(tuple(self._links), frozenset(self._links), b"")
         owner = _certified(context.auth_context(), self._links, self.name)
@@ -145,7 +145,7 @@ class Server:
 
     @contextmanager
     def _place(self, peers: frozenset[str]) -> Iterator[None]:
-        """One of the streams that these names may have open, until it ends."""
+        """Hold one of the streams that these names may have open, until it ends."""
         if self._streams[peers] >= _STREAMS * len(peers):
             raise RefusedError(
                 "UNAVAILABLE", f"{_listed(sorted(peers))} has {self._streams[peers]} streams open already"
@@ -172,8 +172,8 @@ class Server:
             await link.answer(hello, read, context.write, shows)
 
     def _admit(self, hello: Hello, owner: _Owner) -> tuple[Link, dict[str, Any]]:
-        """The link of whoever opened this stream, if it is who it says and is the one to dial; and the proof
-        that it asks for."""
+        """Return the link of the peer that opened this stream, if it is who it says and may dial, and
+        the proof that it asks for."""
         said, shows = ascii(hello.party[:63]), dict[str, Any]()
         if hello.party not in owner.names:
             raise RefusedError(
@@ -192,7 +192,7 @@ class Server:
 
 
 class _Owner(NamedTuple):
-    """Who shows a certificate. peers: of its names, those in the book."""
+    """The holder of a certificate. peers: those of its names that are in the book."""
 
     names: tuple[str, ...]
     peers: frozenset[str]
@@ -200,7 +200,7 @@ class _Owner(NamedTuple):
 
 
 def _certified(known: Mapping[str, list[bytes]], links: Mapping[str, Link], me: str) -> _Owner:
-    """Whom a certificate names, of which one at least must be a peer."""
+    """Return whom a certificate names; at least one name must be a peer's."""
     shown = known.get("x509_pem_cert")
     if not shown:
         raise RefusedError("UNAUTHENTICATED", "no certificate came")
@@ -220,12 +220,12 @@ def _certified(known: Mapping[str, list[bytes]], links: Mapping[str, Link], me: 
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names that somebody else chose, bounded and quoted."""
+    """Write names that somebody else chose, bounded and quoted."""
     return ascii(", ".join(names)[:200] or "nobody")
 
 
 def _bounds(limits: Limits, most: int) -> list[tuple[str, Any]]:
-    """What strangers can take of a server that answers `most` connections."""
+    """Return the options that bound what strangers can take of a server with `most` connections."""
     handshake, streams = int(limits.handshake * 1000), _STREAMS * most
     return [
         ("grpc.so_reuseport", 0),  # a port in use is an error, not shared
@@ -243,7 +243,7 @@ def _bounds(limits: Limits, most: int) -> list[tuple[str, Any]]:
 def dial(
     link: Link, name: str, credentials: Credentials | None, revoked: frozenset[str] = frozenset()
 ) -> Dialled:
-    """A new connection of `name` to a peer, which must show a certificate of the peer's name."""
+    """Open a connection from `name` to a peer, which must show a certificate of the peer's name."""
     address = str(link.address)
     options = channel_options(link.limits)
     # A shared connection would keep an earlier attempt's certificates and waiting time.
@@ -264,7 +264,7 @@ def dial(
 
 
 def channel_options(limits: Limits) -> list[tuple[str, Any]]:
-    """What both ends of a connection are made with."""
+    """Return the gRPC options that both ends of a connection use."""
     keepalive = int(limits.keepalive * 1000)
     return [
         ("grpc.max_receive_message_length", LARGEST_FRAME),

@@ -55,7 +55,7 @@ class Bucket:
         self._burst, self._rate, self._level, self._at = burst, rate, 0.0, now
 
     def overflows(self, seen: int, now: float) -> bool:
-        """Whether what has come by `now`, `seen` in all, is too much. now: seconds, never going back."""
+        """Return whether `seen`, all that came until `now`, is too much. now: seconds, never going back."""
         self._level = max(0.0, self._level - (now - self._at) * self._rate) + seen - self.seen
         self.seen, self._at = seen, now
         return self._level > self._burst
@@ -74,23 +74,23 @@ class ToldError(RefusedError):
 
 
 def weight(envelope: Envelope) -> int:
-    """Bytes that an envelope counts for in the limits."""
+    """Return how many bytes an envelope counts for in the limits."""
     return len(envelope.body) + OVERHEAD
 
 
 def malformed(reason: str) -> RefusedError:
-    """What no peer that keeps to the contract says."""
+    """Return the error for a frame that no peer that keeps to the contract sends."""
     return RefusedError("INVALID_ARGUMENT", reason)
 
 
 def as_bytes(frame: Frame) -> bytes:
-    """The frame, encoded."""
+    """Encode a frame."""
     raw: bytes = frame.SerializeToString()
     return raw
 
 
 def parse(raw: bytes) -> Frame:
-    """The frame that `raw` encodes."""
+    """Decode the frame in `raw`."""
     try:
         frame: Frame = Frame.FromString(raw)
     except DecodeError:
@@ -99,7 +99,7 @@ def parse(raw: bytes) -> Frame:
 
 
 def parse_hello(raw: bytes) -> Hello:
-    """The Hello in a stream's first frame."""
+    """Decode the Hello in a stream's first frame."""
     frame = parse(raw)
     if frame.WhichOneof("what") != "hello":
         raise malformed("a stream must begin with a Hello")
@@ -142,7 +142,7 @@ def varint(number: int) -> bytes:
 
 
 def check(job: str, scope: str, kind: str, peer: str) -> None:
-    """RefusedError for texts of a Header that are too long, or hold more than one line."""
+    """Raise RefusedError for texts of a Header that are too long, or hold more than one line."""
     # A character takes at most four bytes: short texts need not be encoded to be measured.
     if len(scope) <= 128 and len(job) <= 32 >= len(kind) and f"{job}{scope}{kind}".isprintable():
         return
@@ -152,12 +152,12 @@ def check(job: str, scope: str, kind: str, peer: str) -> None:
 
 
 def refusal(error: RefusedError) -> bytes:
-    """What a dialler says before it ends a stream."""
+    """Return the frame with which a dialler refuses before it ends a stream."""
     return as_bytes(Frame(refusal=Refusal(status=error.status, reason=str(error)[:500])))
 
 
 def told(said: Refusal, peer: str) -> ToldError:
-    """The peer's refusal, in bounded and printable words."""
+    """Read the peer's refusal, in bounded and printable words."""
     status = said.status if said.status in FINAL else "FAILED_PRECONDITION"
     return ToldError(status, f"{peer} refuses: {status}: {plain(said.reason)}")
 

@@ -38,8 +38,8 @@ _LONGEST_JOB = 128  # bytes
 
 
 class Change(NamedTuple):
-    """What became of a peer: "connected", "lost" (no connection for `limits.patience`), "left", "restarted"
-    or "refused"; and why, in words."""
+    """A change in a peer's state: "connected", "lost" (no connection for `limits.patience`), "left",
+    "restarted" or "refused"; and why, in words."""
 
     peer: str
     state: str
@@ -47,7 +47,7 @@ class Change(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """How it is with a peer."""
+    """The state of a peer."""
 
     connected: bool
     heard: float | None  # seconds since its last frame; None: never
@@ -141,7 +141,7 @@ class Grpc:
             raise ConfigError("insecure=True shows no certificates, so none can be revoked")
 
     def _dialled(self, peer: str) -> bool:
-        """Whether we dial `peer`, who otherwise dials us."""
+        """Return whether we dial `peer`; otherwise it dials us."""
         return self.book[peer] is not None and (self.book[self.name] is None or self.name < peer)
 
     # Jobs: on the party's loop, like all that follows.
@@ -164,7 +164,7 @@ class Grpc:
             self._posts[job].end()
 
     def forget(self, post: Post) -> None:
-        """Called by a post that ends."""
+        """Forget a job. Its post calls this when it ends."""
         self._posts = {job: kept for job, kept in self._posts.items() if kept is not post}
 
     @property
@@ -188,17 +188,17 @@ class Grpc:
     # Peers.
 
     def connected(self, peer: str) -> bool:
-        """Whether there is a stream to `peer` now."""
+        """Return whether there is a stream to `peer` now."""
         return self.link(peer).connected
 
     def peer(self, peer: str) -> Peer:
-        """How it is with `peer`."""
+        """Return the state of `peer`."""
         link = self.link(peer)
         heard = None if link.heard is None else time.monotonic() - link.heard
         return Peer(link.connected, heard, "" if link.connected else link.cause)
 
     async def reachable(self, peer: str, timeout: float) -> bool:
-        """Whether `peer` is connected, or will be within `timeout` seconds."""
+        """Wait up to `timeout` seconds for `peer`, and return whether it is connected."""
         meeting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._meetings[self.link(peer).line.peer].append(meeting)
         try:
@@ -209,13 +209,13 @@ class Grpc:
             self._meetings[peer].remove(meeting)
 
     async def ping(self, peer: str, timeout: float = 5.0) -> float:
-        """Seconds of one round trip to `peer`. LineError if it is not connected, or does not answer."""
+        """Measure a round trip to `peer` in seconds. LineError if it is not connected or does not answer."""
         return await self._run(self.link(peer).ping(timeout))
 
     # For posts.
 
     async def send(self, post: Post, envelope: Envelope) -> None:
-        """What `Post.deliver` does."""
+        """Send an envelope for a post, as `Post.deliver` promises."""
         link, size, control = self.link(envelope.receiver), weight(envelope), envelope.job == CONTROL
         most = CHUNK if control else self.limits.envelope
         if len(envelope.body) > most:
@@ -260,20 +260,20 @@ class Grpc:
         return link
 
     def begin_wait(self) -> None:
-        """A role waits: whoever may wait for it gets room."""
+        """Note that a role waits, and give room to the peers that may be waiting for it."""
         self.waits += 1
         for link in self._links.values():
             if link.line.into.starving:
                 self._there(link.grant)
 
     def raise_failure(self, peer: str) -> None:
-        """Raise what has become of `peer`, if it is not there."""
+        """Raise the error that says what became of `peer`, if it is gone."""
         failure = self._failed.get(peer)
         if failure is not None:
             raise _failure(*failure, peer)
 
     def release(self, link: Link, envelope: Envelope) -> None:
-        """Mail was collected or dropped."""
+        """Note that mail was collected or dropped, which frees room."""
         scopes, scope = self._open[envelope.sender], (envelope.job, envelope.scope)
         if scopes[scope] == 1:
             del scopes[scope]
@@ -313,7 +313,7 @@ class Grpc:
             self._home.call_soon_threadsafe(call, *args)
 
     def _there(self, call: Callable[..., object], *args: Any) -> None:
-        """Call on the network's loop."""
+        """Schedule a call on the network's loop."""
         if self._home is self._network:
             call(*args)
         else:
@@ -401,7 +401,7 @@ class Grpc:
         return Line(self.name, peer, session, self.limits, self._wanted)
 
     async def _stop(self) -> list[str]:
-        """Leave every line; what was not acknowledged, in words."""
+        """Leave every line, and return in words what was not acknowledged."""
         leaving = [asyncio.create_task(link.leave()) for link in self._links.values()]
         if leaving:
             await asyncio.wait(leaving, timeout=self.limits.handshake)

@@ -1,4 +1,4 @@
-"""What one party takes from another: chunks put together, bounded before memory is allocated."""
+"""Receiving from one peer: chunks are put together, and bounded before memory is allocated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT = 16 << 20  # bytes: at most so much comes before it is acknowledged
 
 @dataclass(slots=True)
 class _Partial:
-    """An envelope of which some chunks have come."""
+    """An envelope of which only some chunks have arrived."""
 
     header: Header
     size: int
@@ -57,7 +57,7 @@ class Incoming:
         self._told = 0
 
     def forget(self) -> None:
-        """The peer's process is no more."""
+        """Forget what the peer's process, which is gone, had begun to send."""
         if self.partial is not None and self.partial.wanted:
             self.uncollected[False].entered -= self.partial.size + OVERHEAD
         self._begin()
@@ -75,8 +75,8 @@ class Incoming:
         return self.owed > 0 or self._granted - self._base > self._told
 
     def grant(self, waiting: bool) -> bool:
-        """Give room for what was collected; and for more while a role is `waiting`, since of two parties,
-        or three in a ring, each may wait for the next. Whether the peer should be told at once."""
+        """Give room for what was collected, and more while a role is `waiting`, since parties in a ring may
+        each wait for the next. Return whether the peer should be told at once."""
         flow, window = self.uncollected[False], self.limits.uncollected
         self.marked = flow.left
         top = flow.entered if waiting else flow.left
@@ -86,7 +86,7 @@ class Incoming:
         return gained >= window // 2 or (waiting and gained > 0 and self.starving)
 
     def tell(self) -> tuple[int, int]:
-        """The chunk and the room that are said to the peer now."""
+        """Return the last chunk taken and the room, to be told to the peer now."""
         self.owed = 0
         self._told = max(self._granted - self._base, self._told)
         return self.received, self._told
@@ -94,7 +94,7 @@ class Incoming:
     # Mail.
 
     def take(self, chunk: Chunk) -> Envelope | None:
-        """One chunk. Returns the envelope that it completes, if it completes one that is wanted."""
+        """Take one chunk. Returns the envelope that it completes, if it completes one that is wanted."""
         if chunk.number != self.received + 1:
             raise malformed(f"{self.peer} sent chunk {chunk.number}, expected {self.received + 1}")
         if not chunk.HasField("header"):
@@ -125,7 +125,7 @@ class Incoming:
         return self._envelope(header, data, hashlib.sha256(data).digest())
 
     def _go_on(self, chunk: Chunk) -> Envelope | None:
-        """A chunk that is not the first of its envelope."""
+        """Take a chunk that is not the first of its envelope."""
         partial = self.partial
         if partial is None:
             raise malformed(f"{self.peer} began an envelope without a header")
@@ -150,7 +150,7 @@ class Incoming:
             )
 
     def _check_room(self, size: int, control: bool) -> None:
-        """Whether an envelope of that size may begin."""
+        """Refuse an envelope for whose size there is no room."""
         most, about = (CHUNK, " about jobs") if control else (self.limits.envelope, "")
         if size > most:
             raise malformed(f"{self.peer} announces {size} bytes{about}, {self.me} accepts {most}")

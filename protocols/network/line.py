@@ -78,11 +78,11 @@ class Line:
 
     @property
     def prompt(self) -> bool:
-        """Whether so much came that it is to be acknowledged at once."""
+        """Return whether so much came that it should be acknowledged at once."""
         return self.into.owed >= PROMPT
 
     def next_frame(self) -> bytes | None:
-        """What is to be said now, if anything."""
+        """Return the next frame to send, if there is one."""
         if self.left:
             return None  # the stream ends; what is said now would be the next session's
         if self._unsaid:
@@ -101,7 +101,7 @@ class Line:
     # Receiving.
 
     def greet(self, hello: Hello) -> None:
-        """The peer's Hello on a new stream: what it lacks will be sent again."""
+        """Take the peer's Hello on a new stream. What the peer lacks will be sent again."""
         if hello.version != VERSION:
             raise RefusedError(
                 "FAILED_PRECONDITION",
@@ -137,7 +137,7 @@ class Line:
             )
 
     def refuse_replaced(self, hello: Hello) -> None:
-        """RefusedError for a process that another has replaced, or that has left."""
+        """Raise RefusedError for a process that another has replaced, or that has left."""
         if len(hello.session) != 16:
             raise malformed(f"{self.peer} gives a session of {len(hello.session)} bytes, expected 16")
         if hello.session == self._ended:
@@ -148,14 +148,14 @@ class Line:
             )
 
     def _forget(self) -> None:
-        """What was in flight to and from a process that is no more is lost."""
+        """Drop what was in flight to and from a process that is gone."""
         self._gone.append(self.peer_session)
         self.peer_session = b""
         self.out.forget()
         self.into.forget()
 
     def take(self, raw: bytes) -> Envelope | None:
-        """A frame after the Hello. Returns the envelope that it completes, if it completes a wanted one."""
+        """Take a frame after the Hello. Return the envelope that it completes, if that is wanted."""
         frame = parse(raw)
         what = frame.WhichOneof("what")
         if what == "chunk":

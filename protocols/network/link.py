@@ -74,7 +74,7 @@ class Sink(Protocol):
         """The peer acknowledged something while a deliver waits for room."""
 
     def failed(self, link: Link, state: str, kind: type[VflError], reason: str) -> None:
-        """What waits for the peer waits in vain: it is "lost", "restarted", "left" or "refused"."""
+        """Whatever waits for the peer fails: it is "lost", "restarted", "left" or "refused"."""
 
     def recovered(self, link: Link) -> None:
         """The peer is there."""
@@ -85,7 +85,7 @@ class Sink(Protocol):
 
 @dataclass
 class Dialled:
-    """A new connection; what our Hello asks for, and what its answer has to show."""
+    """A new connection, with what our Hello asks for and the check of what its answer has to show."""
 
     channel: grpc.aio.Channel
     asks: dict[str, Any] = field(default_factory=dict)
@@ -131,14 +131,14 @@ class Link:
         self._wake.set()
 
     def grant(self) -> None:
-        """Mail was collected, or a role waits: tell the peer of more room if there is enough of it."""
+        """Tell the peer of more room, if there is enough, after mail was collected or when a role waits."""
         line = self.line
         if line.into.grant(self._sink.waiting()):
             line.ack_due = True
             self._wake.set()
 
     async def ping(self, patience: float) -> float:
-        """Seconds of one round trip. LineError where none comes in time."""
+        """Measure one round trip in seconds. Raises LineError if no answer comes in time."""
         if not self.connected:
             raise LineError(f"no connection to {self.line.peer}: {self.cause}")
         number = random.getrandbits(63)
@@ -182,7 +182,7 @@ class Link:
         await self._free.wait()
 
     def stop(self) -> None:
-        """No timer outlives the transport."""
+        """Stop the link's timers, so that none outlives the transport."""
         for timer in (self._patience, self._ack):
             if timer is not None:
                 timer.cancel()
@@ -190,7 +190,7 @@ class Link:
     # Dialling and answering.
 
     async def dial(self, connect: Callable[[], Dialled]) -> None:
-        """Keep a stream open. What was refused is tried again at leisure: its cause may be put right."""
+        """Keep a stream open. After a refusal it tries again slowly, since the cause may be mended."""
         pause, said = _SOONEST, ""
         dials, bound = 0, Bucket(self.limits.streams, self.limits.streams / 60.0, self._loop.time())
         while not self._over:
@@ -321,7 +321,7 @@ class Link:
     async def _converse(
         self, read: Read, write: Write, done_writing: Callable[[], Awaitable[None]] | None
     ) -> None:
-        """Both directions, until the stream ends or either side has said Bye."""
+        """Send and receive until the stream ends or either side has said Bye."""
         self._found()
         self._reader = reader = asyncio.create_task(self._read(read))
         writer = asyncio.create_task(self._write(write))
@@ -370,7 +370,7 @@ class Link:
             self.heard = self._loop.time()
 
     def _sign(self) -> None:
-        """A frame came that completes no envelope: perhaps an Ack."""
+        """Handle a frame that completes no envelope, perhaps an Ack."""
         line = self.line
         self._changed.set()
         if self.blocked:
@@ -439,7 +439,7 @@ class Link:
 
 
 def _is_cancelled() -> bool:
-    """Whether this task is, and not just something that it waited for."""
+    """Return whether this task itself is cancelled, and not just something that it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -452,7 +452,7 @@ async def quietly(task: asyncio.Task[Any]) -> None:
 
 
 def cause(error: grpc.aio.AioRpcError, peer: str) -> str:
-    """What gRPC says, bounded and in one line, and what it means."""
+    """Explain gRPC's error, bounded and in one line, with what it means."""
     said = plain(str(error.details() or ""))
     hint = next((hint for sign, hint in _HINTS.items() if sign in said), "")
     return f"{error.code().name}: {said}{f' ({hint.format(peer=peer)})' if hint else ''}"

@@ -1,4 +1,4 @@
-"""What one party sends to another: cut into chunks, kept for a replay, within the room it was given."""
+"""Sending to one peer: envelopes are cut into chunks, kept for a replay, and sent as the peer gives room."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Piece(NamedTuple):
 
     @property
     def last(self) -> bool:
-        """Whether it ends its envelope."""
+        """Return whether this chunk ends its envelope."""
         return self.end == len(self.envelope.body)
 
 
@@ -56,7 +56,7 @@ class Outgoing:
         self._start = 0  # in the body of the first that waits
 
     def forget(self) -> None:
-        """The peer's process is no more; what was meant for it is lost."""
+        """Drop what was meant for the peer's process, which is gone."""
         lost = [piece.envelope for piece in self._log if piece.last]
         for envelope in (*lost, *self._urgent, *self._waiting):
             self._drop(envelope)
@@ -73,7 +73,7 @@ class Outgoing:
         return self.acknowledged + len(self._log)
 
     def next_chunk(self) -> bytes | None:
-        """The next one's frame, new or again."""
+        """Return the frame of the next chunk to send, for the first time or again."""
         index = self._cursor - self.acknowledged - 1
         if index < len(self._log):
             piece = self._log[index]
@@ -105,7 +105,7 @@ class Outgoing:
         return _Piece(envelope, start, end)
 
     def free(self, through: int) -> None:
-        """The peer has all chunks up to this one."""
+        """Drop the chunks up to this one, which the peer has."""
         while self.acknowledged < through:
             self.acknowledged += 1
             piece = self._log.popleft()
@@ -113,14 +113,14 @@ class Outgoing:
                 self._drop(piece.envelope)
 
     def resume(self, received: int, peer: str) -> None:
-        """On a new stream: the peer says which chunk was the last to come."""
+        """Resume on a new stream after the last chunk that the peer says it has."""
         if not self.acknowledged <= received <= self.sent:
             raise malformed(f"{peer} says it has chunk {received}, sent were {self.sent}")
         self.free(received)
         self._cursor = received + 1
 
     def acknowledge(self, through: int, room: int, peer: str) -> None:
-        """The peer says what it has taken, and how much more may be begun."""
+        """Note what the peer has taken, and how much more may be begun."""
         if (
             not self.acknowledged <= through < self._cursor
             or room < self.room

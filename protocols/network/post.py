@@ -96,7 +96,7 @@ class Post:
         return envelope
 
     def silence(self) -> tuple[float, str]:
-        """For how many seconds the job has done nothing but wait, and for whom; 0 where it does not wait."""
+        """Return for how many seconds the job has only waited, and for whom; 0 where it does not wait."""
         if not self._awaited:
             return 0.0, ""
         seconds = asyncio.get_running_loop().time() - self._since
@@ -121,11 +121,11 @@ class Post:
         self._discard(self.mailbox.close(scope))
 
     def finish(self) -> None:
-        """The role has ended: whatever comes from now on is late."""
+        """Note that the role has ended: whatever comes from now on is late."""
         self._discard(self.mailbox.clear())
 
     def late(self, envelope: Envelope) -> None:
-        """The mailbox did not keep this: told as late, unless its scope is open, and it came before."""
+        """Report mail that the mailbox did not keep as late, unless it is a repeat in an open scope."""
         if self._on_late is not None and self.mailbox.has_left(envelope.scope):
             self._on_late(envelope)
 
@@ -145,7 +145,7 @@ class Post:
         self.finish()
 
     def check(self, peer: str) -> None:
-        """Raise what there is against speaking with `peer`."""
+        """Raise an error if this job cannot speak with `peer` now."""
         if self._ended:
             raise ConfigError(f"{self._said} has ended")
         if peer in self._lost:
@@ -153,7 +153,7 @@ class Post:
         self._grpc.raise_failure(peer)
 
     def lose(self, peer: str, reason: str) -> None:
-        """Nothing that `peer` says from now on is part of this job."""
+        """Note that `peer` is lost: nothing that it says from now on is part of this job."""
         if self.job != CONTROL:
             self._lost.setdefault(peer, reason)
 

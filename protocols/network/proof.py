@@ -40,7 +40,7 @@ def fingerprint(der: bytes) -> str:
 
 
 def read_fingerprints(revoked: Iterable[str]) -> frozenset[str]:
-    """Fingerprints as openssl writes them, or in plain hex; ConfigError for what is none."""
+    """Read fingerprints as openssl writes them, or in plain hex. Raises ConfigError for anything else."""
     found = {said: said.replace(":", "").strip().lower() for said in revoked}
     for said, plain in found.items():
         if not _FINGERPRINT.fullmatch(plain):
@@ -52,7 +52,7 @@ def read_fingerprints(revoked: Iterable[str]) -> frozenset[str]:
 
 
 def refuse_revoked(der: bytes, owner: str, revoked: frozenset[str], by: str) -> None:
-    """RefusedError if the certificate is one of `revoked`."""
+    """Raise RefusedError if the certificate is one of `revoked`."""
     found = fingerprint(der)
     if found in revoked:
         raise RefusedError(
@@ -74,7 +74,7 @@ def chain(material: Material) -> list[bytes]:
 
 
 def prove(material: Material, asked: Hello, session: bytes, certificate: bytes) -> dict[str, Any]:
-    """What the answering Hello adds. certificate: the dialler's, DER."""
+    """Make the proof that the answering Hello adds. certificate: the dialler's, DER."""
     key = load_pem_private_key(material.key, None)
     said = _said(asked.challenge, asked.session, session, certificate)
     if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -89,8 +89,8 @@ def prove(material: Material, asked: Hello, session: bytes, certificate: bytes) 
 
 
 def check_proof(hello: Hello, peer: str, asked: Hello, material: Material, revoked: frozenset[str]) -> None:
-    """RefusedError unless `hello` proves that its sender holds a certificate of the name `peer`, from our
-    authority, valid now and not revoked. asked: our Hello, with the challenge. material: our own."""
+    """Raise RefusedError unless `hello` proves that its sender holds a certificate of the name `peer`, from
+    our authority, valid now and not revoked. asked: our Hello, with the challenge. material: our own."""
     if not 0 < len(hello.certificates) <= _MOST or not hello.proof:
         raise RefusedError("UNAUTHENTICATED", f"{peer} does not prove which certificate it holds")
     refuse_revoked(hello.certificates[0], peer, revoked, asked.party)
@@ -113,9 +113,9 @@ def _said(challenge: bytes, dialler: bytes, dialled: bytes, certificate: bytes) 
 
 
 def _verify(held: Sequence[x509.Certificate], material: Material) -> None:
-    """An error where TLS would refuse the chain: for its signatures, its dates, who may certify and for what.
+    """Refuse a chain that TLS would refuse for its signatures, its dates, or who may certify for what.
 
-    What browsers ask for besides, an authority that was made with openssl lacks.
+    Browsers demand more, which an authority made with openssl lacks, so that is not checked.
     """
     any_, optional = ExtensionPolicy.permit_all(), Criticality.AGNOSTIC
     issuers = any_.require_present(x509.BasicConstraints, optional, None)  # the library reads it itself

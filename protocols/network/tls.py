@@ -34,7 +34,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):(?P<port>[0-
 
 
 class Material(NamedTuple):
-    """What the three files hold, PEM. Its repr shows nothing."""
+    """The contents of the three PEM files. Its repr shows nothing of them."""
 
     authority: bytes
     certificate: bytes
@@ -53,7 +53,7 @@ class Credentials:
     key: Path
 
     def read(self, party: str) -> Material:
-        """The files as they are now. ConfigError, naming the file, for what no peer would accept."""
+        """Read the files as they are now. ConfigError, naming the file, for what no peer would accept."""
         try:
             authority, certificate = (Path(p).read_bytes() for p in (self.authority, self.certificate))
             found = Material(authority, certificate, private.read_key(Path(self.key)))
@@ -99,7 +99,7 @@ class Credentials:
 
 
 def names(certificate: x509.Certificate) -> list[str]:
-    """Who its owner may be: the DNS names in its subjectAltName, and nothing else that it says."""
+    """Return the names that a certificate's owner may have: only the DNS names in its subjectAltName."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
@@ -118,7 +118,7 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
 
 
 def network_name(name: object) -> str:
-    """`name` if a certificate can carry it as a party's; ConfigError otherwise."""
+    """Return `name` if a certificate can carry it as a party's; raise ConfigError otherwise."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.casefold() == "localhost":
         raise ConfigError(
             f"{name!r} cannot name a party on a network: 1 to 63 letters a-z, digits, hyphens and "
@@ -128,7 +128,7 @@ def network_name(name: object) -> str:
 
 
 def check_address(address: str) -> str:
-    """`address` if it is `host:port` or `[v6]:port`; ConfigError otherwise."""
+    """Return `address` if it is `host:port` or `[v6]:port`; raise ConfigError otherwise."""
     found = _ADDRESS.fullmatch(address)
     if not found or int(found["port"]) > 65535:
         raise ConfigError(f"{address!r} is no address; expected host:port, as in bank.example:7443")
@@ -136,7 +136,7 @@ def check_address(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether `host:port` stays on this machine."""
+    """Return whether `host:port` stays on this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
@@ -147,10 +147,10 @@ def is_loopback(address: str) -> bool:
 
 
 def last_good(credentials: Credentials, party: str) -> Callable[[], Material]:
-    """What gives the files as they are now, or as they last were without a fault. Errors as of `read`.
+    """Return a function that gives the files as they are, or else their last good state. Errors as `read`'s.
 
     They are read again only once they have changed: gRPC asks at each connection, before a byte has come, so
-    what this costs can be had from us a thousand times.
+    a stranger can cause this work as often as it connects.
     """
     marks: list[tuple[int, int, int]] = []
     good = credentials.read(party)
@@ -168,13 +168,13 @@ def last_good(credentials: Credentials, party: str) -> Callable[[], Material]:
 
 
 def _marks(credentials: Credentials) -> list[tuple[int, int, int]]:
-    """What changes when a file is written, or another takes its name."""
+    """Return values that change when a file is written, or another takes its name."""
     found = (os.stat(path) for path in (credentials.authority, credentials.certificate, credentials.key))
     return [(status.st_ino, status.st_mtime_ns, status.st_size) for status in found]
 
 
 def server_credentials(read: Callable[[], Material]) -> grpc.ServerCredentials:
-    """Mutual TLS for a server. What `read` gives then serves the next handshake."""
+    """Set up mutual TLS for a server. Each handshake uses what `read` gives at that time."""
     served = read()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
@@ -190,5 +190,5 @@ def _configuration(found: Material) -> grpc.ServerCertificateConfiguration:
 
 
 def channel_credentials(found: Material) -> grpc.ChannelCredentials:
-    """Mutual TLS for one connection."""
+    """Set up mutual TLS for one connection."""
     return grpc.ssl_channel_credentials(found.authority, found.key, found.certificate)

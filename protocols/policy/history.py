@@ -28,7 +28,7 @@ _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class Histories:
-    """All of one store, each of which is read from the disk once, and again where its file has changed.
+    """All histories of one store. Each is read from the disk once, and again when its file has changed.
 
     Any thread may call; who saves holds the store, and runs one job at a time.
     """
@@ -55,7 +55,7 @@ class Histories:
 
 
 def _stamp(place: Path) -> tuple[int, int, int] | None:
-    """Tells one state of a file from another; None where there is none."""
+    """Return a stamp that tells one state of a file from another; None where there is no file."""
     try:
         found = place.stat()
     except OSError:
@@ -64,7 +64,7 @@ def _stamp(place: Path) -> tuple[int, int, int] | None:
 
 
 def load_history(store: Path, peer: str, table: str) -> History:
-    """The history of `peer` and `table` in a store; an empty one where no job was.
+    """Load the history of `peer` and `table` from a store; an empty one if there was no job yet.
 
     The store's key is made if there is none. DataError, and no job, where the key or the file is damaged or
     they do not belong together: a history that cannot be read must not count as empty.
@@ -83,7 +83,7 @@ def load_history(store: Path, peer: str, table: str) -> History:
 
 
 def save_history(store: Path, peer: str, table: str, history: History) -> None:
-    """Write it whole or not at all, and durably. DataError for what the disk refuses."""
+    """Write a history durably, whole or not at all. Raises DataError if the disk refuses."""
     content = io.BytesIO()
     arrays: dict[str, Any] = {**_arrays(history)}
     np.savez(content, **arrays)  # no objects among them, so nothing is pickled
@@ -107,7 +107,7 @@ def _arrays(history: History) -> dict[str, NDArray[Any]]:
 
 
 def _checked(key: bytes, arrays: dict[str, NDArray[Any]]) -> History:
-    """ValueError or KeyError for arrays that no `save_history` with this key wrote."""
+    """Check arrays: ValueError or KeyError for those that no `save_history` with this key wrote."""
     jobs, ids = arrays["jobs"], arrays["ids"]
     width = (len(ids) + 7) // 8
     fits, predicted, aligned = arrays["fits"], arrays["predicted"], arrays["aligned"]
@@ -129,7 +129,7 @@ def _checked(key: bytes, arrays: dict[str, NDArray[Any]]) -> History:
 
 
 def _check(key: bytes) -> bytes:
-    """Tells the key from others without showing it."""
+    """Return a check value that tells the key from others without showing it."""
     return hashlib.blake2b(b"a history of vfl serve", digest_size=SIZE, key=key, person=b"check").digest()
 
 
@@ -140,7 +140,7 @@ def _place(store: Path, peer: str, table: str) -> Path:
 
 
 def secret_of(store: Path, job: str) -> str:
-    """What only the party of this store can know of `job`, the same each time: 32 hex digits.
+    """Return a secret for `job` that only this store's party can know, the same each time: 32 hex digits.
 
     DataError as for a history.
     """

@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the policy says to a request. `clause` and `reason` may be told to the peer."""
+    """The policy's answer to a request. `clause` and `reason` may be told to the peer."""
 
     verdict: Verdict
     clause: str
@@ -53,14 +53,14 @@ class Decision:
     columns: tuple[str, ...] | None = field(default=None, repr=False)  # that the job may use; None: all
 
     def check(self) -> Rule:
-        """The rule that decided. PolicyError if it refused."""
+        """Return the rule that decided; raise PolicyError if it refused."""
         if self.verdict == "refused" or self.rule is None:
             raise refusal(self.clause, self.reason)
         return self.rule
 
 
 def judge(rules: Sequence[Rule], request: Request, history: History) -> Decision:
-    """Whether `request` is granted, waits for a person, or is refused, by the first rule that covers it."""
+    """Decide by the first rule that covers `request` whether it is granted, refused or left to a person."""
     covering = (r for r in rules if r.covers(request.peer, request.table, request.method))
     rule = next(covering, None)
     if rule is None:
@@ -250,7 +250,8 @@ class Guard:
         """Call with the canonical ids of the rows that a model learns from, where they are only some of those
         that `rows` was told of.
 
-        They are held to the same number and difference: also from all rows, which another job may learn from.
+        The same limits on number and difference hold for them, also in comparison with all of the job's rows,
+        from which another job may learn.
         """
         rows = self.history.fingerprints(ids)
         if len(rows) < self.rule.min_intersection:
@@ -291,7 +292,7 @@ class Guard:
             raise refusal("protocols", reason)
 
     def lets(self, protocol: str) -> bool:
-        """Whether `protocol` would be let."""
+        """Return whether the policy would let ids be compared by `protocol`."""
         return self.rule.lets(protocol)
 
     def group(self, rows: int) -> None:
@@ -308,7 +309,7 @@ class Guard:
 
 
 class Guards:
-    """The guards of one job, of each peer who is to learn something from it: what one refuses is refused."""
+    """The guards of one job, one for each peer who learns something from it. If one refuses, all do."""
 
     def __init__(self, guards: Iterable[Guard]) -> None:
         self._guards = tuple(guards)
@@ -361,7 +362,7 @@ class Guards:
 
 
 def refusal(clause: str, reason: str) -> PolicyError:
-    """A PolicyError for `clause`, whose words may be told to the peer."""
+    """Return a PolicyError for `clause`, whose words may be told to the peer."""
     error = PolicyError(f"{clause}: {reason}")
     error.clause = clause
     return error

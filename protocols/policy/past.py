@@ -56,12 +56,12 @@ class History:
 
     @property
     def predictions(self) -> int:
-        """How many predict jobs began."""
+        """Return how many predict jobs began."""
         return len(self.jobs)
 
     @property
     def distinct(self) -> int:
-        """How many distinct ids were predicted, in all."""
+        """Return how many distinct ids were predicted in all."""
         return int(self.predicted.sum())
 
     @property
@@ -70,24 +70,24 @@ class History:
         return len(self.ids)
 
     def since(self, when: datetime) -> Rows:
-        """The alignments at `when` and later; those that are one sum count from the last of them."""
+        """Return the alignments at `when` and later. Those summed into one count by their latest time."""
         found: Rows = self.aligned[self.aligned["when"] >= int(when.timestamp())]
         return found
 
     def of(self, job: str) -> Rows:
-        """The alignments of one job: one for each attempt that compared ids, not for one that went on after
-        it."""
+        """Return the alignments of one job: one for each attempt that compared ids. An attempt that resumed
+        after an alignment has none."""
         found: Rows = self.aligned[self.aligned["job"] == self._print(job)]
         return found
 
     def with_alignment(self, job: str, announced: int, most: int, when: datetime) -> History:
-        """With an attempt at `job` for which the peer announced so many ids; at `most` so many match."""
+        """Add an attempt at `job`: the peer announced so many ids, of which at `most` so many match."""
         latest = self.aligned["when"].max(initial=0)  # a clock that is set back makes none older
         row = np.array([(max(latest, int(when.timestamp())), self._print(job), announced, most)], ALIGNMENT)
         return replace(self, aligned=_summed(np.concatenate([self.aligned, row]), when - KEPT))
 
     def with_matched(self, job: str, matched: int) -> History:
-        """With how many ids matched in the last alignment of `job`; the same history where there is none."""
+        """Add how many ids matched in the last alignment of `job`; without one, nothing changes."""
         at = np.flatnonzero(self.aligned["job"] == self._print(job))
         if not len(at) or self.aligned["matched"][at[-1]] == matched:
             return self
@@ -96,7 +96,7 @@ class History:
         return replace(self, aligned=aligned)
 
     def with_found(self, rows: Prints) -> History:
-        """With the ids of these rows among those that the peer has found here."""
+        """Add the ids of these rows to those that the peer has found here."""
         return self if np.isin(rows, self.ids).all() else self._grown(rows)[0]
 
     def _print(self, name: str) -> np.void:
@@ -104,7 +104,7 @@ class History:
         return found
 
     def fingerprints(self, ids: Iterable[bytes]) -> Prints:
-        """What stands for these canonical ids here: sorted, each once."""
+        """Return the keyed hashes that stand for these canonical ids: sorted, each once."""
         keyed = hashlib.blake2b(digest_size=SIZE, key=self.key)
 
         def one(value: bytes) -> bytes:
@@ -115,29 +115,29 @@ class History:
         return np.unique(np.frombuffer(b"".join(map(one, ids)), PRINT))
 
     def began(self, job: str) -> bool:
-        """Whether `job` is among the predict jobs that began."""
+        """Return whether `job` is among the predict jobs that began."""
         return bool(np.isin(self.fingerprints([job.encode()]), self.jobs).item())
 
     def with_prediction(self, job: str) -> History:
-        """With `job` among the predict jobs; the same job twice is one job."""
+        """Add `job` to the predict jobs; the same job twice is one job."""
         return replace(self, jobs=np.union1d(self.jobs, self.fingerprints([job.encode()])))
 
     def with_predicted(self, rows: Prints) -> History:
-        """With the ids of these rows among those predicted."""
+        """Add the ids of these rows to those predicted."""
         grown, used = self._grown(rows)
         return (
             self if not (used & ~grown.predicted).any() else replace(grown, predicted=grown.predicted | used)
         )
 
     def with_fit(self, rows: Prints) -> History:
-        """With this set of rows among those that models were fitted on."""
+        """Add this set of rows to those that models were fitted on."""
         grown, used = self._grown(rows)
         if 0 in _differences(grown.fits, used):
             return self
         return replace(grown, fits=np.vstack([grown.fits, np.packbits(used)[None]]))
 
     def nearest_fit(self, rows: Prints) -> int | None:
-        """By how many rows this set differs from the most similar earlier one that is not equal to it.
+        """Count the rows by which this set differs from the most similar earlier one that is not equal to it.
 
         None where there is no such set. Rows in either and not in both count.
         """
@@ -145,12 +145,12 @@ class History:
         return min((n for n in _differences(grown.fits, used) if n), default=None)
 
     def fitted(self, rows: Prints) -> bool:
-        """Whether a model was fitted on exactly this set of rows."""
+        """Return whether a model was fitted on exactly this set of rows."""
         grown, used = self._grown(rows)
         return 0 in _differences(grown.fits, used)
 
     def _grown(self, rows: Prints) -> tuple[History, Bits]:
-        """This history with room for `rows`, and which of its ids they are."""
+        """Return this history with room for `rows`, and a mask of which of its ids they are."""
         if np.isin(rows, self.ids).all():
             return self, np.isin(self.ids, rows)
         united = np.union1d(self.ids, rows)
@@ -172,13 +172,13 @@ def _no_fits(ids: int) -> NDArray[np.uint8]:
 
 
 def _differences(fits: NDArray[np.uint8], used: Bits) -> list[int]:
-    """By how many rows each of these sets differs from that one."""
+    """Count by how many rows each of these sets differs from that one."""
     packed = np.packbits(used)
     return [int(np.bitwise_count(one ^ packed).sum()) for one in fits]  # one by one: all may be large
 
 
 def _summed(aligned: Rows, before: datetime) -> Rows:
-    """The same with all that is older than `before`, or more than the `MOST` latest, as one row in front."""
+    """Sum up the rows older than `before`, or beyond the `MOST` latest, into one row in front."""
     old = max(int((aligned["when"] < int(before.timestamp())).sum()), len(aligned) - MOST)
     if old < 2:
         return aligned

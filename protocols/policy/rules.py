@@ -27,7 +27,7 @@ Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 def compared() -> tuple[str, ...]:
-    """The names of all protocols by which ids can be compared here."""
+    """Return the names of all protocols by which ids can be compared here."""
     return (*COMPARED, *sorted({entry.name for entry in entry_points(group=PSI)} - {*COMPARED, "auto"}))
 
 
@@ -41,7 +41,7 @@ Compared = Annotated[str, AfterValidator(_compared)]
 
 
 class Bound(Section):
-    """What a parameter may be. A list is within a bound if each of its elements is."""
+    """The values that a parameter may have. A list is within a bound if each of its elements is."""
 
     min: Annotated[float, Field(allow_inf_nan=False)] | None = None
     max: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -56,7 +56,7 @@ class Bound(Section):
         return self
 
     def holds(self, value: object) -> bool:
-        """Whether `value`, a JSON value, is within this bound. NaN, and what cannot be compared, is not."""
+        """Return whether `value` (JSON) is within this bound. NaN, and what cannot be compared, is not."""
         if isinstance(value, Sequence) and not isinstance(value, str):
             return all(self.holds(element) for element in value)
         if self.values is not None and not any(_same(value, one) for one in self.values):
@@ -118,7 +118,7 @@ class Rule(Section):
         return self
 
     def covers(self, peer: str, table: str, method: str) -> bool:
-        """Whether this rule is about jobs of `peer` with `method` on `table`."""
+        """Return whether this rule is about jobs of `peer` with `method` on `table`."""
         asked = ((self.peers, peer), (self.tables, table), (self.methods, method))
         return all(has(names, name) for names, name in asked)
 
@@ -128,7 +128,7 @@ class Rule(Section):
         return {**careful, **self.parameters.get(ANY, {}), **self.parameters.get(method, {})}
 
     def lets(self, protocol: str) -> bool:
-        """Whether ids may be compared by `protocol`; "auto" is one that is let, by the numbers of ids."""
+        """Return whether `protocol` may compare ids. "auto" is an allowed one, chosen by the numbers of ids."""
         return protocol in self.protocols or (
             protocol == "auto" and bool({"ecdh", "kkrt"} & {*self.protocols})
         )
@@ -139,5 +139,5 @@ def _same(value: object, one: object) -> bool:
 
 
 def has(names: Iterable[str], name: str) -> bool:
-    """Whether a list of names grants `name`. A job cannot name "*"."""
+    """Return whether a list of names grants `name`. A job cannot name "*"."""
     return name != ANY and any(known in (name, ANY) for known in names)

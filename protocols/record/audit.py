@@ -59,7 +59,7 @@ class Audit:
             yield number, row
 
     def sealed(self) -> Iterator[tuple[int, Row, bytes]]:
-        """The same, with the chain of each."""
+        """Iterate like the audit itself, with the chain of each row added."""
         chain, readable = START, False
         for number, raw in enumerate(self._lines(), 1):
             if not raw.endswith(b"\n"):
@@ -89,14 +89,14 @@ class Audit:
 
 
 def owner(path: str | Path) -> str:
-    """Whose ledger it is; "" if its first row does not say. DataError if it is none."""
+    """Return whose ledger the file is; "" if its first row does not say. DataError if it is no ledger."""
     for number, row in Audit(path):
         return row.party if number == 1 and isinstance(row, HeaderRow) else ""
     raise AssertionError("an Audit without rows raises")
 
 
 def frame(audit: Audit) -> pd.DataFrame:
-    """All entries of a file as one table with `COLUMNS`; `round` is the first number in the scope."""
+    """Return all entries of a file as one table with `COLUMNS`; `round` is the first number in the scope."""
     import pandas as pd
 
     records = []
@@ -124,7 +124,7 @@ def _open(raw: bytes) -> tuple[Row | None, bytes, bytes]:
 
 
 def _explain(rest: list[bytes], line: int, chain: bytes) -> Fault:
-    """What befell the first of `rest`, on `line`, which does not follow from `chain` as all before do."""
+    """Explain why the first of `rest`, on `line`, does not follow from `chain` as all rows before do."""
     due = line - 1  # index of the row that should be here
     here, content, claimed = _open(rest[0][:-1])
     later = [_open(raw[:-1]) for raw in rest[1:] if raw.endswith(b"\n")]
@@ -157,7 +157,7 @@ def _displaced(
     claimed: bytes,
     later: list[tuple[Row | None, bytes, bytes]],
 ) -> Fault:
-    """The row that is due stands further down, on line `number`: who is here instead?"""
+    """Explain which row stands here while the row that is due stands further down, on line `number`."""
     copied = any(claimed == seal for _, _, seal in later)
     if content and not copied and any(seal and follow(seal, content) == claimed for _, _, seal in later):
         return Fault(

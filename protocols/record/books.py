@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A message as one file has it."""
+    """A message as one file records it."""
 
     scope: str
     sequence: int
@@ -55,7 +55,7 @@ class Book:
     granted: set[str] = field(default_factory=set)  # jobs that this party was asked to take part in
 
     def end(self, attempt: Attempt) -> str:
-        """How it ended; "" if it did not."""
+        """Return how the attempt ended; "" if it did not."""
         states = self.states.get(attempt, {})
         if "done" in states:  # whatever failed after that
             return ALONE if states["done"] == CUT else "done"
@@ -63,15 +63,15 @@ class Book:
         return last if last in _ENDS else INTERRUPTED if attempt[1] < self.attempts.get(attempt[0], 0) else ""
 
     def took_part(self, attempt: Attempt, other: Book) -> bool:
-        """Whether messages can have left this party, or reached it. A caller, who is asked by nobody, may be
-        killed when the others have begun, and it has not yet written that it has."""
+        """Return whether messages can have left this party, or reached it. A caller may be killed after the
+        others have begun and before it has written that it has begun itself."""
         states = self.states.get(attempt, {})
         called = attempt[0] in other.granted - self.granted
         return bool(states.keys() & {"agreed", "running", "done"}) or (called and "proposed" in states)
 
 
 def read(audit: Audit, party: str, peer: str) -> Book:
-    """The file of `party`, as far as it is about `peer`, or about jobs."""
+    """Read the file of `party`, as far as it is about `peer`, or about jobs."""
     book = Book(party)
     pair = {party, peer}
     for number, row in audit:

@@ -45,7 +45,7 @@ if sys.platform != "win32":
 
 
 class Sent(Protocol):
-    """What `Record.append` reads of a ledger's entry."""
+    """The fields of a ledger's entry that `Record.append` reads."""
 
     @property
     def job(self) -> str: ...
@@ -106,7 +106,7 @@ class Record:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed, by its owner or since the disk failed it."""
+        """Whether the file was closed, by its owner or because the disk failed."""
         return self._handle is None
 
     @property
@@ -271,7 +271,7 @@ class Record:
             )
 
     def _check_torn(self, start: int) -> None:
-        """Cut nothing off that was not the beginning of a row."""
+        """Check that a torn end is the beginning of a row, since nothing else may be cut off."""
         with self.path.open("rb") as file:
             file.seek(start)
             found = file.read(len(BEGINNING)).rstrip(b"\0")  # a loss of power can leave zeros
@@ -284,7 +284,7 @@ class Record:
         ).at(self.party, "ledger")
 
     def _following(self, last: list[bytes]) -> tuple[int, bytes]:
-        """Index and chain for the next row, from the last two."""
+        """Return the index and chain for the next row, from the last two."""
         try:
             before = unseal(last[0])[1] if len(last) == 2 else START
             content, chain = unseal(last[-1])
@@ -299,7 +299,7 @@ class Record:
 
 
 def _ends(path: Path) -> tuple[bytes, list[bytes], int, int]:
-    """First row; last two whole rows; bytes up to the last newline; bytes in all."""
+    """Return the first row, the last two whole rows, and the bytes up to the last newline and in all."""
     with path.open("rb") as file:
         size, block = file.seek(0, os.SEEK_END), 1 << 12
         while True:

@@ -66,7 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Clash:
-    """What the two files say of how an attempt went, and cannot both be true of honest parties. party: whose
+    """A contradiction about how an attempt went, which two honest parties' files cannot hold. party: whose
     file says, or leaves out, what contradicts the other's."""
 
     job: str
@@ -80,7 +80,7 @@ class Clash:
 
 @dataclass(frozen=True)
 class LineVerdict:
-    """What was found of one line. ends: how the attempt ended, by each file, "" if it did not. digests: over
+    """The result for one line. ends: how the attempt ended, by each file, "" if it did not. digests: over
     all its entries, as `Ledger.line_digest` in hexadecimal, by each file."""
 
     job: str
@@ -96,7 +96,7 @@ class LineVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What holding file A against file B gave; pairs are in that order."""
+    """The result of comparing file A with file B; pairs are in that order."""
 
     parties: tuple[str, str]  # whose they are; "" where the first row does not say, and nothing is compared
     faults: tuple[Fault | None, Fault | None]  # of each file's own chain
@@ -108,11 +108,11 @@ class Verdict:
 
     @property
     def agree(self) -> bool:
-        """Whether both chains are whole and nothing differs; what was in flight may be missing."""
+        """Return whether both chains are whole and nothing differs; what was in flight may be missing."""
         return self.faults == (None, None) and not self.differences and not self.clashes
 
     def asdict(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole verdict as JSON values."""
         return {"agree": self.agree, **asdict(self)}
 
 
@@ -142,7 +142,7 @@ def verify(a: str | Path, b: str | Path) -> Verdict:
 
 
 def _hold(line: Line, a: Book, b: Book) -> tuple[LineVerdict, list[Difference], list[Difference]]:
-    """One line by both files: its verdict, what differs, and what was in flight."""
+    """Compare one line in both files; return its verdict, what differs, and what was in flight."""
     by_a, by_b = _once(a.lines.get(line, [])), _once(b.lines.get(line, []))
     pairs = list(_pairs(by_a, by_b))
     shared = [(x.number, y.number) for x, y in pairs if x and y and x.scope != ABORT]
@@ -166,7 +166,7 @@ def _hold(line: Line, a: Book, b: Book) -> tuple[LineVerdict, list[Difference], 
 
 
 def _lost(line: Line, lacking: Book, other: Book, at_end: bool) -> str:
-    """Why a message that the file of `lacking` does not have should be there; "" if it was in flight."""
+    """Say why a message that is missing in `lacking`'s file should be there; "" if it was in flight."""
     attempt = line[:2]
     ends = {book.party: book.end(attempt) for book in (lacking, other)}
     done = [party for party, end in ends.items() if end == "done"]
@@ -185,7 +185,7 @@ def _lost(line: Line, lacking: Book, other: Book, at_end: bool) -> str:
 
 
 def _once(entries: list[Said]) -> list[Said]:
-    """Without those that came late for the second time: a network may repeat what was taken, or was late."""
+    """Leave out late repeats, since a network may repeat a message that was taken or came late."""
     if all(e.taken for e in entries):
         return entries
     kept, seen = [], set[tuple[str, int, tuple[str, int, str]]]()
@@ -198,7 +198,7 @@ def _once(entries: list[Said]) -> list[Said]:
 
 
 def _pairs(by_a: list[Said], by_b: list[Said]) -> Iterator[_Pair]:
-    """Each message with what the other file says in its place, by scope, then sequence."""
+    """Pair each message with the other file's message in its place, by scope, then sequence."""
     groups: dict[tuple[str, int], tuple[list[Said], list[Said]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((by_a, by_b)):
         for said in entries:
@@ -224,7 +224,7 @@ def _difference(line: Line, x: Said | None, y: Said | None, a: str, b: str, reas
 
 
 def _unlike(x: Said | None, y: Said | None, a: str, b: str) -> str:
-    """In what two that are both there differ."""
+    """Say in what two messages differ, if both are there."""
     if x is None or y is None:
         return ""
     names = ("kind", "size", "digest")
@@ -233,7 +233,7 @@ def _unlike(x: Said | None, y: Said | None, a: str, b: str) -> str:
 
 
 def _digest(entries: list[Said]) -> str:
-    """As `Ledger.line_digest`."""
+    """Digest a line as `Ledger.line_digest` does."""
     total = hashlib.sha256()
     for e in sorted(entries, key=lambda e: (e.scope, e.sequence)):
         total.update(f"{e.sequence}|{e.scope}|{e.kind}|".encode() + bytes.fromhex(e.digest))
@@ -241,7 +241,7 @@ def _digest(entries: list[Said]) -> str:
 
 
 def _clashes(one: Book, other: Book) -> Iterator[Clash]:
-    """What the file of `one` says of attempts, or does not, that the other's contradicts."""
+    """Find what the file of `one` says, or leaves out, about attempts that the other's file contradicts."""
     spoke = {line[:2] for line in (*one.lines, *other.lines)}
     for attempt in sorted(spoke | (one.states.keys() & other.states.keys())):
         if attempt not in one.states and attempt not in other.states:

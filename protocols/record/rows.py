@@ -27,7 +27,7 @@ _SEALED = re.compile(rb'(?s)(.*),"chain":"([0-9a-f]{64})"\}')
 
 
 class _Row(BaseModel):
-    """What every row has. `at` is this party's clock, and informs only: nothing is ordered by it."""
+    """The fields of every row. `at` is this party's clock, and informs only: nothing is ordered by it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
@@ -96,19 +96,19 @@ _ROW: TypeAdapter[Row] = TypeAdapter(Annotated[Row, Field(discriminator="entry")
 
 
 def seal(before: bytes, row: Row) -> tuple[bytes, bytes]:
-    """`row` as it is written, with its newline, and its chain; `before`: the chain of the row before."""
+    """Return `row` as it is written, with its newline, and its chain. before: the chain of the row before."""
     content = row.model_dump_json(by_alias=True).encode()
     chain = follow(before, content)
     return b'%b,"chain":"%b"}\n' % (content[:-1], chain.hex().encode()), chain
 
 
 def follow(before: bytes, content: bytes) -> bytes:
-    """The chain of a row of these bytes, after one of the chain `before`."""
+    """Compute the chain of a row of these bytes that follows a row with the chain `before`."""
     return hashlib.sha256(before + content).digest()
 
 
 def unseal(raw: bytes) -> tuple[bytes, bytes]:
-    """Content and chain of a row as it is in the file, without its newline; ValueError if it has no chain."""
+    """Split a row of the file (without newline) into content and chain; ValueError if it has no chain."""
     found = _SEALED.fullmatch(raw)
     if found is None:
         raise ValueError("no chain")
@@ -116,5 +116,5 @@ def unseal(raw: bytes) -> tuple[bytes, bytes]:
 
 
 def parse(content: bytes) -> Row:
-    """The row that these bytes say; ValueError if they say none."""
+    """Read the row in these bytes; raise ValueError if there is none."""
     return _ROW.validate_json(content)

@@ -75,7 +75,7 @@ class Agent:
         self._version = release()
 
     async def serve(self) -> None:
-        """Until it is cancelled."""
+        """Serve until this task is cancelled."""
         self.notes.restarted()
         try:
             with self.health.watched(self._told):
@@ -92,7 +92,7 @@ class Agent:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def changed(self, change: Change) -> None:
-        """A process that is no more will not go on with what it proposed. Called by `grpc`."""
+        """Give up what a peer's process proposed once that process is gone. Called by `grpc`."""
         if change.state in ("left", "restarted"):
             for (caller, *_), (inbox, _) in self._open.items():
                 if caller == change.peer:
@@ -104,7 +104,7 @@ class Agent:
         self.health.beat()
 
     async def _look(self) -> None:
-        """How it is with the peers."""
+        """Look at the state of the peers."""
         found = await asyncio.gather(*map(self._peer, self.grpc.peers))
         self._seen = dict(zip(self.grpc.peers, found, strict=True))
 
@@ -121,7 +121,7 @@ class Agent:
         return {**said, "cause": known.cause, "version": self._versions.get(name, "")}
 
     def _told(self) -> dict[str, Any]:
-        """For `vfl status`. Called in another thread."""
+        """Return what `vfl status` shows. Called in another thread."""
         about = {"party": self.config.name, "version": self._version, "address": self.grpc.address}
         return {**about, "peers": self._seen}
 
@@ -156,7 +156,7 @@ class Agent:
         await self._take(peer, word)
 
     async def _wait(self, peer: str, seconds: float) -> None:
-        """`seconds`, or until `peer` is there again: what it says then is heard at once."""
+        """Wait `seconds`, or until `peer` is back, so that it is heard at once."""
         if self.grpc.connected(peer):
             await asyncio.sleep(seconds)
         else:
@@ -197,7 +197,7 @@ class Agent:
         task.add_done_callback(partial(self._close, key))
 
     def _too_many(self, peer: str) -> VflError | None:
-        """Why another proposal of `peer` is not taken up: it costs this party some writing."""
+        """Say why another proposal of `peer` is not taken up, since each costs this party some writing."""
         if sum(caller == peer for caller, *_ in self._open) >= MOST:
             return ProtocolError(f"{MOST} jobs of {peer} are open here already; end one of them")
         if self._budgets[peer].taken > ENOUGH:
@@ -212,7 +212,7 @@ class Agent:
             log.error("unexpected error", exc_info=task.exception())
 
     def _forget_checkpoints(self, caller: str, job: str) -> None:
-        """`caller` will not go on with `job`, if that is its own and has ended here."""
+        """Delete the checkpoints of `job`, if it is `caller`'s and has ended here."""
         with suppress(DataError):
             record = self.store.find(job)
             open_still = any(known == job for _, known, _ in self._open)
@@ -220,7 +220,7 @@ class Agent:
                 self.store.checkpoints(job).drop()
 
     def _how_it_ended(self, peer: str, word: Claim | Prepare | Start | Renew | Sealed) -> Ended:
-        """For a caller that speaks of an attempt that is not open here, and may have missed its end."""
+        """Tell a caller how an attempt ended that is not open here, since it may have missed the end."""
         about: dict[str, Any] = {"job": word.job, "attempt": word.attempt}
         record: Record | None = None
         error: VflError = LineError(
@@ -238,7 +238,7 @@ class Agent:
     # Telling.
 
     async def _say(self, to: str, word: Word) -> None:
-        """As far as it can be told at once: a caller that is gone comes back with another attempt."""
+        """Say a word if `to` can be told at once. A caller that is gone comes back with another attempt."""
         with suppress(LineError, ProtocolError, TimeoutError):
             async with asyncio.timeout(TELL):
                 await self._control.say(to, word)
@@ -247,7 +247,7 @@ class Agent:
 async def serve_party(config: PartyConfig, parties: Parties, *, limits: Limits | None = None) -> None:
     """Serve one party until it is cancelled.
 
-    Errors as of `check_names`, `Grpc` and `Ledger.open`.
+    Raises what `check_names`, `Grpc` and `Record.open` raise.
     """
     check_names(config)
     load_all()

@@ -44,7 +44,7 @@ Bounded = Callable[[Role, Post], Role]
 
 
 class Attempts:
-    """All that a party takes part in, over a `Grpc` that carries many jobs."""
+    """All attempts that a party takes part in, over a `Grpc` that carries many jobs."""
 
     def __init__(self, consent: Consent, grpc: Grpc) -> None:
         self.consent, self.grpc = consent, grpc
@@ -62,7 +62,7 @@ class Attempts:
         say: Say,
         take: Callable[[float], None],
     ) -> None:
-        """One attempt at one job, from the proposal to its end. take: told what it costs until the claim."""
+        """Take part in one attempt, from proposal to end. take: told what it costs until the claim."""
         about: dict[str, Any] = {"job": proposal.job, "attempt": proposal.attempt}
         record: Record | None = None
         # The ledger tells attempts apart by the order of its rows: the one before has to end first.
@@ -86,14 +86,14 @@ class Attempts:
             await say(ended_by(about, error))
 
     async def _ready(self, record: Record, case: Case, inbox: Inbox, say: Say) -> Record:
-        """From the proposal on, which may be granted, until the caller claims us for it."""
+        """Ask for consent to a proposal, then wait until the caller claims this party for the job."""
         record = await self.consent.ask(record, case, inbox, say)
         await say(Answer(job=record.job, attempt=record.attempt, state="ready"))
         await inbox.next(Claim)
         return record
 
     async def _take_turns(self, record: Record, case: Case, place: Place, inbox: Inbox, say: Say) -> None:
-        """From the claim on, until the job has run in a turn. One that passes on to others comes again."""
+        """Wait for turns until the claimed job has run in one. A turn that passes on comes again."""
         caller, about = record.caller, dict[str, Any](job=record.job, attempt=record.attempt)
         asked, within = False, CLAIMED  # to prepare
 
@@ -128,7 +128,7 @@ class Attempts:
     async def _run(
         self, record: Record, case: Case, bound: Bounded, place: Place, inbox: Inbox, say: Say
     ) -> bool:
-        """Our turn: prepare, agree, run, keep. Whether it came to that before the turn passed on."""
+        """Use our turn to prepare, agree, run and keep. Return False if the turn passed on before that."""
         proposal = case.proposal
         about: dict[str, Any] = {"job": record.job, "attempt": record.attempt}
         name = f"{record.job}.{record.attempt}"
@@ -166,8 +166,8 @@ class Attempts:
         return True
 
     async def _prepared(self, case: Case, record: Record, inbox: Inbox) -> tuple[Seat, Role, str]:
-        """What `_prepare` gives. A thread that reads a table cannot be stopped, and there must not be as many
-        as a caller gives up: so it first waits for the one that an attempt which was given up has left."""
+        """Run `_prepare` in a thread. Such a thread cannot be stopped, so this first waits for the one that a
+        given-up attempt left behind; otherwise a caller could start any number of them."""
         if self._preparing is not None:
             await inbox.meanwhile(asyncio.wait({self._preparing}))
         self._preparing = work = asyncio.create_task(asyncio.to_thread(self._prepare, case, record))
@@ -180,7 +180,7 @@ class Attempts:
                 work.add_done_callback(self._left)
 
     def _left(self, work: asyncio.Task[tuple[Seat, Role, str]]) -> None:
-        """What was prepared for nobody is done, or failed; neither is told to anybody."""
+        """Clean up after preparing for an attempt that was given up; its result or error is dropped."""
         self._preparing = None
         self.store.clear_scratch()
         if not work.cancelled():
@@ -236,7 +236,7 @@ class Attempts:
             end.cancel()
 
     def _prepare(self, case: Case, record: Record) -> tuple[Seat, Role, str]:
-        """The seat, the checked role, and a fingerprint of the table; in a thread."""
+        """Return the seat, the checked role, and a fingerprint of the table. Runs in a thread."""
         proposal, table, ids, told, id = case.proposal, None, None, "", None
         monotone: dict[str, int] = {}
         if case.table in self.config.tables:
@@ -286,7 +286,7 @@ class Attempts:
 
 
 def _ours(error: Exception, party: str, scope: str) -> VflError:
-    """`error`, or a PartyError that it caused; marked."""
+    """Return `error` if it is ours, else a PartyError that it caused; marked with where it arose."""
     try:
         mark(error, party, scope)
     except VflError as ours:
@@ -296,12 +296,12 @@ def _ours(error: Exception, party: str, scope: str) -> VflError:
 
 
 def refusal(about: dict[str, Any], error: VflError) -> Answer:
-    """To a proposal."""
+    """Return the answer that refuses a proposal."""
     _, scope, kind, reason = said_of(error)
     return Answer(**about, state="refused", error=kind, scope=scope, reason=reason)
 
 
 def ended_by(about: dict[str, Any], error: VflError) -> Ended:
-    """The end of an attempt that failed with `error`."""
+    """Return the word that ends an attempt which failed with `error`."""
     party, scope, kind, reason = said_of(error)
     return Ended(**about, party=party, scope=scope, error=kind, reason=reason)

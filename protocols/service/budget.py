@@ -18,14 +18,14 @@ MOST = 3.0  # seconds that are counted: a disk may have hung, and a pause must n
 
 
 class Budget:
-    """The time of one peer. `taken`: seconds that it has had beyond its share."""
+    """The loop time that one peer uses. `taken`: seconds that it has had beyond its share."""
 
     def __init__(self) -> None:
         self._taken, self._at = 0.0, monotonic()
 
     @property
     def taken(self) -> float:
-        """Seconds beyond its share, as of now."""
+        """The seconds that the peer has had beyond its share, as of now."""
         return max(0.0, self._taken - SHARE * (monotonic() - self._at))
 
     def take(self, seconds: float) -> None:
@@ -56,6 +56,6 @@ class _Steps:
 
 
 async def metered(work: Coroutine[Any, Any, T], take: Callable[[float], None]) -> T:
-    """What `work` gives. take: is told how long each of its steps held the loop, not what it waited for."""
+    """Await `work`. take: is told how long each of its steps held the loop, without the waits."""
     result: T = await _Steps(work, take)
     return result

@@ -137,7 +137,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         on_progress: Report | None = None,
         run: str = "",
     ) -> Run:
-        """As `Federation.execute`; run: the job that trained, for predicting. `Run.job` is this job's own.
+        """Do what `Federation.execute` does. run: the job that trained. `Run.job` names this job.
 
         seed: not used. Each party, this one too, draws a seed of its own from the operating system.
 
@@ -216,13 +216,13 @@ class Connected(Mapping[str, pd.DataFrame]):
             raise
 
     def _next(self, record: Record) -> Record:
-        """What follows an attempt that was cut off. Each predict job counts by itself with its parties."""
+        """Return the record to try after a cut-off attempt. For predictions it is a new job."""
         if record.action == "predict":
             return record.model_copy(update={"job": secrets.token_hex(8)})
         return record.model_copy(update={"attempt": record.attempt + 1})
 
     async def _clear(self) -> None:
-        """Tell the others what an earlier process of ours did not come to tell them."""
+        """Tell the others which jobs are over, where an earlier process of ours could not tell them."""
         for old in self.store.resumable():
             if old.state in ("done", "cancelled"):
                 over = Over(job=old.job, attempt=old.attempt)
@@ -231,7 +231,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                 self.store.checkpoints(old.job).drop()
 
     def _begin(self, asked: Asked) -> Record:
-        """A new job, or the next attempt at one that an earlier process of ours did not end."""
+        """Begin a new job, or the next attempt at one that an earlier process of ours did not end."""
         now = datetime.now(UTC)
         new = Record(
             job=secrets.token_hex(8),
@@ -340,7 +340,7 @@ class Connected(Mapping[str, pd.DataFrame]):
                 on_progress(step, 1, 1)
 
     def _changed(self, change: Change) -> None:
-        """What a process of a peer that is no more had agreed to, the next one does not know of."""
+        """Handle a peer's restart: its new process does not know what the old one agreed to."""
         if (
             self._talk is not None
             and change.state in ("left", "restarted")
@@ -422,7 +422,7 @@ def _why(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be run, and this party's own seat in it."""
+    """The action to run, and this party's own seat in it."""
 
     program: Program[Any]
     action: Action
@@ -434,7 +434,7 @@ class Asked:
     tables: Mapping[str, str]
 
     def proposal(self, record: Record, party: str) -> Propose:
-        """What `party` is asked."""
+        """Return the proposal for `party`."""
         return Propose(
             job=record.job,
             attempt=record.attempt,

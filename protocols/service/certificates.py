@@ -136,7 +136,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 def _write(
     folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, replace: bool
 ) -> Path:
-    """The certificate's path. A file appears whole or not at all; the key is never readable by others."""
+    """Write both files whole or not at all, the key for its owner only. Return the certificate's path."""
     path = Path(folder) / f"{name}.pem"
     secret = path.with_suffix(".key")
     for file in (path, secret):

@@ -17,7 +17,7 @@ from protocols.service.config import PartyConfig
 
 
 def check_names(config: PartyConfig) -> None:
-    """ConfigError, marked with the party, for the first name in the policy that there is not.
+    """Raise ConfigError, marked with the party, for the first name in the policy that does not exist.
 
     A table that cannot be read now is logged, and its columns are not looked for.
     """
@@ -45,7 +45,7 @@ def _check_methods(where: str, rule: Rule) -> None:
 
 
 def _fields(methods: Iterable[str]) -> list[str] | None:
-    """All parameters of these methods; None where one cannot be imported, and so is not known."""
+    """Return all parameters of these methods, or None if one of the methods cannot be imported."""
     try:
         return [name for method in methods for name in program(method).parameters.model_fields]
     except Exception as error:
@@ -54,7 +54,7 @@ def _fields(methods: Iterable[str]) -> list[str] | None:
 
 
 def _check_columns(where: str, rule: Rule, config: PartyConfig, usable: dict[str, list[str] | None]) -> None:
-    """usable: the columns of each table; None for one that could not be read."""
+    """Check the columns that the policy names. usable: each table's columns, None for an unreadable one."""
     names = [name for name in rule.columns if name != ANY]
     tables = [table for table in config.tables if has(rule.tables, table)]
     found = [usable[table] for table in tables]

@@ -38,7 +38,7 @@ _TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")  # it names a file of the
 
 
 class Tls(Section):
-    """Where each party keeps the three files that prove who it is, and who is no longer believed."""
+    """The places of the three files that prove who a party is, and the certificates that are revoked."""
 
     authority: str  # paths; {me} is replaced by the party's name
     certificate: str
@@ -75,7 +75,7 @@ class Parties(Section):
 
     @classmethod
     def read(cls, file: Path) -> Parties:
-        """From a file. ConfigError for whatever cannot be meant."""
+        """Read the book from a file. Raises ConfigError for any fault in it."""
         given = read_toml(file)
         try:
             found = cls.model_validate(given)
@@ -137,7 +137,7 @@ class PartyConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment goes before the file."""
+        """Let the environment override the file."""
         return env_settings, init_settings
 
     @field_validator("name")
@@ -164,7 +164,7 @@ class PartyConfig(BaseSettings):
 
     @classmethod
     def read(cls, file: Path) -> PartyConfig:
-        """From a file and the environment. ConfigError for whatever cannot be meant."""
+        """Read the configuration from a file and the environment. Raises ConfigError for any fault in it."""
         given = read_toml(file)
         base = file.absolute().parent
         if overridden := [name for name in os.environ if name.upper().startswith(f"{PREFIX}POLICY")]:
@@ -191,7 +191,7 @@ class PartyConfig(BaseSettings):
 
 
 def read_config(file: Path) -> tuple[PartyConfig, Parties]:
-    """A party's own file and the book that it names.
+    """Read a party's own file and the book that it names.
 
     ConfigError where the book lacks the party or a peer of its policy, or where TLS is neither set up nor
     waived; marked with the party.
@@ -224,7 +224,7 @@ def _check_together(file: Path, config: PartyConfig, parties: Parties) -> None:
 
 
 def _check_policy(file: Path, config: PartyConfig) -> None:
-    """Tables and columns that the policy names. Those of methods are the registry's affair."""
+    """Check the tables and columns that the policy names. `protocols.service.check` checks its methods."""
     for what, table in _named(config, "tables"):
         if table not in config.tables:
             known = ", ".join(config.tables)
@@ -244,6 +244,6 @@ def _check_policy(file: Path, config: PartyConfig) -> None:
 
 
 def _named(config: PartyConfig, key: str) -> list[tuple[str, str]]:
-    """Each name in the rules' lists called `key`, with its place."""
+    """Yield each name in the rules' lists called `key`, with its place."""
     rules = enumerate(config.policy, start=1)
     return [(f"policy {at}, {key}", name) for at, rule in rules for name in getattr(rule, key) if name != ANY]

@@ -60,7 +60,7 @@ class Case:
 
 
 class Consent:
-    """One party's, to the jobs that others propose."""
+    """One party's consent to the jobs that others propose."""
 
     def __init__(self, config: PartyConfig, parties: Parties, notes: Notes) -> None:
         self.config, self.parties, self.notes, self.store = config, parties, notes, notes.store
@@ -103,7 +103,7 @@ class Consent:
         return record, Case(proposal, caller, found, parameters, decision, request, table)
 
     async def judged_now(self, case: Case) -> Case:
-        """The case by what the policy says now: a day or a budget may have ended since it was proposed."""
+        """Judge the case by the policy as of now: a date or a budget may have run out since the proposal."""
         of = case.caller, case.proposal, case.program, case.parameters
         table, request, decision = await asyncio.to_thread(self._judged, *of)
         return replace(case, table=table, request=request, decision=decision)
@@ -202,7 +202,7 @@ class Consent:
         return table, request, decision
 
     def _learners(self, proposal: Propose, found: Program[Any], parameters: Parameters) -> tuple[str, ...]:
-        """Who would learn something from our rows, the caller or not."""
+        """Return the parties that would learn something from our rows, whether or not they call."""
         others = tuple(party for party in proposal.parties if party != self.config.name)
         return found.learners(parameters, others)
 
@@ -244,7 +244,7 @@ class Consent:
         return open_still and fewer and record.reason != GIVEN_UP and self._in_time(given, rule)
 
     def _goes_on(self, record: Record, start: Start) -> bool:
-        """Parties that were cut off are at most one step apart."""
+        """Return whether `start` resumes at most one step behind ours, as far as a crash can explain."""
         _, last = self.store.checkpoints(record.job).reached
         return not start.anew and start.done >= last - 1
 
@@ -275,7 +275,7 @@ class Consent:
 
 
 def check_size(parameters: dict[str, JsonValue]) -> None:
-    """ProtocolError for parameters that are larger than any method's: they are kept while a job waits."""
+    """Raise ProtocolError for parameters larger than any method's, since they are kept while a job waits."""
     deep: list[tuple[JsonValue, int]] = [(parameters, 1)]
     while deep:
         value, depth = deep.pop()
@@ -290,6 +290,6 @@ def check_size(parameters: dict[str, JsonValue]) -> None:
 
 
 def reveals(found: Program[Any], action: str) -> list[str]:
-    """What a job of this program may let leave: each message that its roles send, in words."""
+    """Describe what a job of this program may let leave: each message that its roles send, in words."""
     kinds: tuple[type[Message], ...] = (*found.speaks.get(action, ()), Abort)
     return [kind.reveals for kind in kinds]

@@ -65,7 +65,7 @@ class Inbox:
         self._lost: asyncio.Future[VflError] = loop.create_future()
 
     def put(self, word: Word) -> None:
-        """The caller has said this."""
+        """Put in a word that the caller has said."""
         if isinstance(word, Over):
             self.over = True
         elif isinstance(word, Cancel):
@@ -77,12 +77,12 @@ class Inbox:
                 self._came.set_result(None)
 
     def lose(self, error: VflError) -> None:
-        """The attempt is given up: what waits here raises `error`."""
+        """Give the attempt up: every pending wait raises `error`."""
         if not self._lost.done():
             self._lost.set_result(error)
 
     async def next(self, kind: type[W], within: float | None = None) -> W:
-        """The next word, which must be a `kind`, or Renew. CancelledJobError where it does not come."""
+        """Wait for the next word, a `kind` or Renew. Raises CancelledJobError if none comes."""
         try:
             async with asyncio.timeout(within):
                 while True:
@@ -95,7 +95,7 @@ class Inbox:
             raise CancelledJobError(f"{self._caller} did not say {kind.kind} within {within:g} s") from None
 
     async def meanwhile(self, work: Awaitable[T], heard: Callable[[Word], None] = lambda word: None) -> T:
-        """What `work` gives. If the attempt is given up before, `work` is cancelled and the reason raised.
+        """Await `work`. If the attempt is given up first, `work` is cancelled and the reason raised.
 
         heard: is given each word that comes meanwhile; what it raises ends the wait too.
         """
@@ -118,7 +118,7 @@ class Inbox:
             heard(await self._word())
 
     async def _word(self) -> Word:
-        """The next one. It is taken without a pause after, so that a wait which is given up loses none."""
+        """Wait for the next word. Nothing is awaited after it, so a wait that is given up loses no word."""
         loop, silent = asyncio.get_running_loop(), 0.0
         await asyncio.sleep(0)  # others come to run between two words, however many there are
         while True:
@@ -151,28 +151,28 @@ class Talk:
         self._failed: asyncio.Future[VflError] = asyncio.get_running_loop().create_future()
 
     def listen(self) -> None:
-        """From here on the others are heard, and know that we are here."""
+        """Begin to listen to the others, and let them know that we are here."""
         self._tasks = [asyncio.create_task(self._hear(party)) for party in self.others]
         self._tasks.append(renewing(self._control, self.others, Renew(**self.about)))
 
     async def stop(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def fail(self, error: VflError) -> None:
-        """What waits here raises `error`."""
+        """Make every pending wait raise `error`."""
         if not self._failed.done():
             self._failed.set_result(error)
 
     async def say(self, word: Word) -> None:
-        """The same to all."""
+        """Say the same word to all."""
         for party in self.others:
             await self._control.say(party, word)
 
     async def tell(self, *words: Word) -> None:
-        """The same to all that can be told at once."""
+        """Say the same words to all that can be told at once."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL):
                 for party in self.others:
@@ -181,7 +181,7 @@ class Talk:
                             await self._control.say(party, word)
 
     async def agree(self, on_progress: Report | None = None) -> None:
-        """From the proposals, which were said, until all have agreed; whoever refuses first is raised.
+        """Wait, after the proposals, until all have agreed. Raises the error of the first party that refuses.
 
         on_progress: hears for whom it waits: a person who has to approve, or a party that is at work.
         """
@@ -204,7 +204,7 @@ class Talk:
         await self._until(self.others, "agreed", shown=shown)
 
     async def _until(self, parties: Sequence[str], *standing: Standing, shown: _Shown) -> None:
-        """Until what each of `parties` has answered last is one of `standing`."""
+        """Wait until the last answer of each of `parties` is one of `standing`."""
         while True:
             shown.show(self._standing)
             if all(self._standing.get(party) in standing for party in parties):
@@ -213,12 +213,12 @@ class Talk:
             await self.unless_failed(self._news.wait(), grace=0.0)
 
     async def ends(self) -> dict[str, str]:
-        """Until each role has ended; the digests of their parts. Raises what one failed with."""
+        """Wait until each role has ended; return the digests of their parts, or raise a role's error."""
         words = {party: await self.unless_failed(self._ends[party].get(), grace=0.0) for party in self.others}
         return {party: word.digest for party, word in words.items() if word.digest}
 
     async def unless_failed(self, work: Coroutine[Any, Any, T], grace: float = GRACE) -> T:
-        """`work`'s result, or what one of the others failed with; `work` has `grace` seconds to fail too."""
+        """Await `work`, or raise another party's error; `work` has `grace` seconds to fail too."""
         task = asyncio.ensure_future(work)
         both: set[asyncio.Future[Any]] = {task, self._failed}
         try:
@@ -233,7 +233,7 @@ class Talk:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _hear(self, party: str) -> None:
-        """Until `party` fails."""
+        """Listen to `party` until it fails."""
         while not self._failed.done():
             try:
                 word = await self._control.hear(party)
@@ -263,7 +263,7 @@ class _Shown:
         self._report, self._open = on_progress, dict[str, str]()
 
     def show(self, standing: Mapping[str, Standing]) -> None:
-        """What is waited for now, and has been until now."""
+        """Report what is waited for now, and what no longer is."""
         now = {party: _STEPS[said].format(party) for party, said in standing.items() if said in _STEPS}
         for party, step in self._open.items():
             if self._report is not None and now.get(party) != step:

@@ -145,7 +145,7 @@ def read_status(store: Store) -> dict[str, Any]:
 
 
 def _is_there(pid: object) -> bool:
-    """Whether there is such a process, ours or another's."""
+    """Return whether such a process exists, ours or another's."""
     if not isinstance(pid, int) or pid <= 0 or os.name != "posix":
         return False
     try:

@@ -131,7 +131,7 @@ class Start(
 
     @property
     def anew(self) -> bool:
-        """Whether the job begins from the beginning."""
+        """Return whether the job starts from the beginning."""
         return not (self.done or self.aligned)
 
 
@@ -192,7 +192,7 @@ LONGEST_OTHER = 32 << 10
 
 
 class NoWordError(ProtocolError):
-    """What a peer said about jobs is no word."""
+    """A peer's message about jobs is not one of the words of this conversation."""
 
 
 class Control:
@@ -214,7 +214,7 @@ class Control:
         )
 
     async def hear(self, sender: str) -> Word:
-        """The next word from `sender`; NoWordError for one that is none, which is taken too.
+        """Wait for the next word from `sender`. A message that is no word is taken and raises NoWordError.
 
         Others come to run each time, also where `sender` has said much, or cannot be heard at all.
         """
@@ -247,7 +247,7 @@ HOLDS += ("unbalanced", "unbalanced-lock", "ledger.jsonl", "status.json")
 
 
 def renewing(control: Control, peers: Sequence[str], word: Renew) -> asyncio.Task[None]:
-    """A task that renews the lease at `peers` until it is cancelled."""
+    """Run a task that renews the lease at `peers` until it is cancelled."""
 
     async def renew(peer: str) -> None:
         while True:

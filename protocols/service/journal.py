@@ -24,7 +24,7 @@ PROPOSALS = 20  # of one caller that ended before they ran, of which the records
 
 
 class Notes:
-    """The store and the ledger of `party`, open until `close`. Errors of `Store.secure` and `Ledger.open`.
+    """The store and the ledger of `party`, open until `close`. Raises as `Store.secure`, `Record.open`.
 
     What a peer proposes is in the ledger from the moment when this party agrees to begin, and before that in
     the store alone, which keeps little of what never ran: a peer may propose as much as it likes.
@@ -81,7 +81,7 @@ class Notes:
         return lambda entry: self.ledger.append(entry._replace(job=record.job))
 
     def late(self, record: Record, lose: Callable[[VflError], None]) -> OnLate:
-        """Takes down what came too late for the role of an attempt, which is lost where that cannot be."""
+        """Return what records messages that came too late; if it cannot, `lose` hears of the error."""
 
         def take_down(envelope: Envelope) -> None:
             try:

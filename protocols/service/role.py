@@ -139,7 +139,7 @@ async def _tell(aborts: Coordinator, error: VflError, peers: Iterable[str]) -> N
 
 
 def said_of(error: VflError) -> tuple[str, str, str, str]:
-    """What may cross of an error: party, scope, kind, and a reason without cells and columns' names."""
+    """Return what may cross of an error: party, scope, kind, and a reason without cells or column names."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS)
     told = error.told or (str(error.args[0]) if isinstance(error, _TOLD) and error.args else "")
     reason = told[:1000] or f"{kind}; the reason is in its own log"
@@ -150,7 +150,7 @@ def said_of(error: VflError) -> tuple[str, str, str, str]:
 
 
 def error_of(party: str, scope: str, kind: str, reason: str) -> VflError:
-    """The error that a peer told of."""
+    """Rebuild the error that a peer told of."""
     error = _KINDS.get(kind, PartyError)(reason)
     error.told = reason  # whoever hears of it from us hears the same
     if isinstance(error, PolicyError) and (found := _CLAUSE.match(reason)):

@@ -19,15 +19,15 @@ _LOOKS = 10  # in the time that a silence may take
 
 
 class Waits(Protocol):
-    """What a job speaks by, a `Post`."""
+    """The view of a job's `Post` that tells how long the job has waited."""
 
     def silence(self) -> tuple[float, str]: ...
 
 
 async def unless_silent(work: Awaitable[T], post: Waits, place: Place, minutes: float) -> T:
-    """What `work` gives; LineError once it has only waited for so long, and another caller waits for `place`.
+    """Await `work`; raise LineError once it has only waited for long while another caller waits for `place`.
 
-    Where nobody does, it may take as long as it likes.
+    If no other caller waits, `work` may take as long as it likes.
     """
     task, most = asyncio.ensure_future(work), 60.0 * minutes
     try:

@@ -56,6 +56,6 @@ async def steadily(step: Step, pause: float = 0.0, *, wait: Wait = asyncio.sleep
 
 
 def _ends(error: BaseException) -> bool:
-    """Whether it is this task that is to end, not something it waited for that was cancelled."""
+    """Return whether this task itself is being cancelled, and not just something that it waited for."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

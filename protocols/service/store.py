@@ -32,7 +32,7 @@ REQUEST = {"caller", "program", "action", "parameters", "parties", "table", "run
 
 
 class Record(BaseModel):
-    """What one party keeps on disk about a job. Holds no data, but parameters and names."""
+    """One party's record of a job on disk. It holds parameters and names, and no data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,13 +56,13 @@ class Record(BaseModel):
 
     @property
     def request(self) -> str:
-        """A hash over all that was asked for: equal for the same job asked for again; 64 hex digits."""
+        """A hash (64 hex digits) over all that was asked for, equal when the same job is asked for again."""
         said = self.model_dump(mode="json", include=REQUEST)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def of(cls, proposal: Propose, caller: str, state: State = "proposed") -> Record:
-        """A new record of what `caller` proposes."""
+        """Make a new record of what `caller` proposes."""
         now = datetime.now(UTC)
         said = {name: getattr(proposal, name) for name in REQUEST if name != "caller"}
         return cls(
@@ -87,7 +87,7 @@ class Store:
         self.folder = Path(folder)
 
     def secure(self) -> None:
-        """Close what is there to all others. ConfigError for what cannot be closed."""
+        """Deny everybody else access to the store. Raises ConfigError where that fails."""
         private.secure(self.folder, HOLDS)
 
     @property
@@ -156,7 +156,7 @@ class Store:
         return sorted(found, key=lambda record: (record.created, record.job))
 
     def expire(self, limit: datetime) -> int:
-        """Delete the records of ended jobs that were last updated before `limit`; how many."""
+        """Delete the records of ended jobs that were last updated before `limit`; return how many."""
         old = [record for record in self.all() if record.state not in OPEN and record.updated < limit]
         for record in old:
             self.forget(record.job)
@@ -195,8 +195,8 @@ class Store:
         write_whole(self.folder / what / job, record.request.encode())
 
     def said(self, what: Literal["approve", "cancel"], job: str, request: str = "") -> bool:
-        """Whether that word was left, and about this `request` if one is given; it is taken away, where the
-        disk lets us."""
+        """Return whether that word was left, and about this `request` if one is given. The word is deleted if
+        the disk allows it."""
         path = self.folder / what / job
         if not os.path.exists(path):  # asked first: on a read-only disk, unlink fails for what is not there
             return False
@@ -228,12 +228,12 @@ class Kept:
 
     @property
     def aligned(self) -> bool:
-        """Whether the common rows are kept."""
+        """Return whether the common rows are kept."""
         return self._seed.exists() and self._read(ALIGNED) is not None
 
     @property
     def some(self) -> bool:
-        """Whether there is something to go on after."""
+        """Return whether there is a checkpoint to resume from."""
         return self.reached != (False, 0)
 
     @property
@@ -276,11 +276,11 @@ class Kept:
             raise DataError(f"the seed {self._seed} cannot be read: {type(error).__name__}") from None
 
     def latest(self) -> tuple[int, Arrays | None]:
-        """Steps that were done, as agreed, and the state after them."""
+        """Return the steps that were done, as agreed, and the state after them."""
         return (self._done, self._load(self._done)) if self._done else (0, None)
 
     def alignment(self) -> Arrays | None:
-        """What is kept of the common rows, if all agreed to go on with them."""
+        """Return the common rows that are kept, if all agreed to reuse them."""
         return self._load(ALIGNED) if self._aligned else None
 
     def save(self, done: int, state: Arrays) -> None:
@@ -330,10 +330,10 @@ class Kept:
             raise DataError(f"{self._folder} cannot be written: {error.strerror or error}") from None
 
     def drop(self) -> None:
-        """Forget all."""
+        """Delete all checkpoints of the job."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def common_step(answers: Sequence[Sequence[int]]) -> int:
-    """The last step that all have a checkpoint of; 0 if there is none."""
+    """Return the last step that all have a checkpoint of; 0 if there is none."""
     return max(set.intersection(*map(set, answers)), default=0) if answers else 0

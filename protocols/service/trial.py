@@ -25,7 +25,7 @@ FIRST_PORT = 7001
 
 @dataclass(frozen=True)
 class Trial:
-    """What was written into `folder`. book: party -> address, "" for one that can only dial."""
+    """The files written into `folder`. book: party -> address, "" for one that can only dial."""
 
     folder: Path
     book: dict[str, str]
@@ -75,7 +75,7 @@ def new_trial(
 
 
 def renew(folder: Path, party: str, *, days: float = 90.0) -> str:
-    """A new key and certificate for `party`; returns the fingerprint of the certificate before.
+    """Make a new key and certificate for `party`; return the fingerprint of the old certificate.
 
     A running party takes them up at its next handshake. ConfigError if `party` is not in the folder's book.
     """
@@ -134,7 +134,7 @@ def _addresses(parties: Sequence[str], host: str, port: int, dial_only: Collecti
 
 
 def _is_free(host: str, port: int) -> bool:
-    """Whether nobody listens there, as far as can be seen from this machine."""
+    """Return whether nobody listens there, as far as can be seen from this machine."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Turns:
-    """All that wait for a turn at one party, and the one that has it."""
+    """All jobs that wait for a turn at one party, and the one that has it."""
 
     def __init__(self) -> None:
         self._waiting: list[Place] = []
@@ -27,7 +27,7 @@ class Turns:
 
     @contextmanager
     def place(self, caller: str) -> Iterator[Place]:
-        """For one job of `caller`: a place that is given up on leaving, be it in the queue or the turn."""
+        """Hold a place for one job of `caller`. Leaving the context gives up the place, queued or in turn."""
         place = Place(self, caller)
         try:
             yield place
@@ -68,14 +68,14 @@ class Place:
         self.come, self.wanted = asyncio.Event(), asyncio.Event()
 
     def join(self) -> bool:
-        """Wait for a turn from here on, behind all others of this caller; whether it has come at once."""
+        """Queue for a turn behind all other jobs of this caller. Return whether it has come at once."""
         self._turns.leave(self)
         self._turns.join(self)
         return self.come.is_set()
 
     async def keep(self, work: Coroutine[Any, Any, T], seconds: float) -> T | None:
-        """What `work` gives; or None where it takes longer than `seconds` and another caller waits for the
-        turn, which is to be left then."""
+        """Await `work`, but return None if it takes longer than `seconds` while another caller waits; the turn
+        must then be left."""
         task, wanted = asyncio.create_task(work), asyncio.create_task(self.wanted.wait())
         try:
             await asyncio.wait({task}, timeout=seconds)

@@ -1,4 +1,4 @@
-"""What a program has to hold, as cases for the tests of whoever writes one.
+"""Laws that every program must obey, as test cases for whoever writes a program.
 
 For tests only: here all seeds are known.
 

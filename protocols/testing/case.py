@@ -26,7 +26,7 @@ POLICY = "min_intersection = 5\nmin_group = 3\nmax_predictions = 0\n"  # 0: any 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run must give, bit for bit, however it was disturbed. run: of which parties keep their parts."""
+    """The result that a run must give, bit for bit, however it is disturbed. run: the parts' run id."""
 
     run: str
     arrays: Mapping[str, Array]
@@ -51,7 +51,7 @@ class Played:
     given: Mapping[str, Any] | None = None  # other parameters, as they come over the wire
 
     def roles(self) -> dict[str, Role]:
-        """The roles anew, as processes that start have them."""
+        """Make the roles anew, as processes that have just started have them."""
         parameters = self.parameters if self.given is None else self.program.read(self.given)
         return {
             party: self.program.role(self.action, parameters, copy.copy(seat))
@@ -75,7 +75,7 @@ class Recorded(Federation):
         parties: Sequence[str],
         **how: Any,
     ) -> Run:
-        """As in any federation."""
+        """Run an action as any federation does, and remember it."""
         seats = {party: seat(party) for party in parties}
         run = super().execute(program, action, parameters, seats.__getitem__, parties, **how)
         self.played.append(Played(program, action, parameters, seats, how.get("seed", 0), run))
@@ -126,11 +126,11 @@ class Case:
         return [party for party in self.tables() if party != self.caller]
 
     def here(self) -> Outcome:
-        """What it gives in this process, undisturbed."""
+        """The outcome in this process, undisturbed."""
         return self.recorded()[0]
 
     def recorded(self) -> tuple[Outcome, list[Played]]:
-        """The same, with every action that was run."""
+        """The outcome in this process, with every action that was run."""
         federation = Recorded({party: own for party, own in self.tables().items() if own is not None})
         return self.play(federation), federation.played
 

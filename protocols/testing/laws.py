@@ -72,14 +72,14 @@ def refuses(case: Case, folder: Path) -> None:
 
 
 def resumes(case: Case, folder: Path) -> None:
-    """Started again after any step, with what its parties kept, it ends with the unbroken run's bits."""
+    """A run that is started again after any step, from what its parties kept, ends with the same bits."""
     for played in _played(case):
         if played.action != "predict":
             resuming.check(lambda played=played: (played.roles(), played.seed))  # type: ignore[misc]
 
 
 def is_the_same_over_a_network(case: Case, folder: Path) -> None:
-    """Between parties that serve it gives the bits of one process, each keeps its part, and ledgers agree."""
+    """A run between serving parties gives one process's bits, each keeps its part, and ledgers agree."""
     here, played = case.recorded()
     there = _over_network(case, folder)
     here.check(there)
@@ -119,7 +119,7 @@ LAWS: tuple[Law, ...] = (
 
 
 def _refusal(work: Callable[[], object]) -> str:
-    """The words with which `work` refuses; "" where it does not."""
+    """Return the words with which `work` refuses; "" where it does not."""
     try:
         work()
     except VflError as error:
@@ -168,7 +168,7 @@ def _check_ledgers(case: Case, folder: Path) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """torch adds up in another order where it has other threads."""
+    """Let torch use one thread, since it adds up in another order with another number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

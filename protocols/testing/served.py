@@ -22,9 +22,9 @@ HANG = 600.0  # seconds: nothing that is waited for takes so long, however busy 
 
 
 def ports(many: int) -> int:
-    """The first of so many ports in a row, at most nine, that nobody listens at and no other test will.
+    """Find so many free ports in a row, at most nine, that no other test will use; return the first.
 
-    The last of its ten is bound for as long as this process runs, and says to others that the ten are taken.
+    Each block has ten ports. The last is bound while this process runs, which marks the block as taken.
     """
     for first in range(10_000 + os.getpid() % 2_000 * 10, 32_000, 10):
         with ExitStack() as stack:
@@ -40,7 +40,7 @@ def ports(many: int) -> int:
 
 
 def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str = "") -> Path:
-    """A trial in `folder`: each party's files, and its table if it has one; the book's path.
+    """Write a trial into `folder`: each party's files, and its table if it has one. Return the book's path.
 
     policy: what every party's rule says besides, as TOML.
     """
@@ -56,7 +56,7 @@ def lay_out(folder: Path, tables: Mapping[str, pd.DataFrame | None], policy: str
 
 @contextmanager
 def serving(folder: Path, *parties: str, limits: Limits | None = None) -> Iterator[list[Thread]]:
-    """These parties serve in threads of this process."""
+    """Serve these parties in threads of this process."""
     started = [Thread(folder / f"{party}.toml", limits) for party in parties]
     try:
         yield started
