@@ -128,7 +128,7 @@ class Rule(Section):
         return {**careful, **self.parameters.get(ANY, {}), **self.parameters.get(method, {})}
 
     def lets(self, protocol: str) -> bool:
-        """Return whether `protocol` may compare ids. "auto" is an allowed one, chosen by the numbers of ids."""
+        """Return whether `protocol` may compare ids; "auto" is an allowed one, chosen by their numbers."""
         return protocol in self.protocols or (
             protocol == "auto" and bool({"ecdh", "kkrt"} & {*self.protocols})
         )

@@ -1,6 +1,6 @@
 """Reading a ledger file, checking its chain, and naming the first row that breaks it.
 
-Nobody takes part: a file is read. Of the file alone it can be told that rows were changed, dropped, inserted
+Nobody takes part: a file is read. The file alone shows whether rows were changed, dropped, inserted
 or moved after they were written, by anybody who did not write all rows after them anew. An owner who did, and
 a cut of the last rows, are found by holding the file against another party's (`reconcile`).
 """

@@ -364,7 +364,7 @@ class Connected(Mapping[str, pd.DataFrame]):
         await self._grpc.__aexit__(None, None, None)
 
     def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` on our loop, also below a notebook's running one. Ctrl-C gives it up, and waits a while
+        """Run `work` on our loop, even below a notebook's running one. Ctrl-C cancels it, and waits a while
         until the others are told."""
         result: Future[T] = Future()
         tasks: list[asyncio.Task[None]] = []

@@ -69,8 +69,8 @@ class Consent:
         self._waiting: Counter[str] = Counter()  # jobs of a caller, for a person
 
     async def admit(self, caller: str, proposal: Propose) -> tuple[Record, Case]:
-        """The job as this party records it, if it is one that it may take part in at all. Those of one caller
-        are looked at one after another, so that many are not in the way of others'."""
+        """Record the job if this party may take part in it at all. One caller's jobs are looked at one after
+        another, so that many of them do not delay other callers' jobs."""
         async with self._locks[caller]:
             return await self._admitted(caller, proposal)
 
@@ -127,8 +127,8 @@ class Consent:
         return self.notes.state(record, "proposed")
 
     def begins(self, record: Record, case: Case, start: Start) -> Record:
-        """What the record says from here on, where the attempt is covered by what was granted. That is in the
-        ledger before anything leaves.
+        """Record the start of an attempt that the grant covers. The consent is in the ledger before
+        anything leaves.
 
         LineError for one that begins anew, goes back, or begins too late, under a consent that is not for it:
         its caller makes another attempt, and a person is asked again.
@@ -153,8 +153,8 @@ class Consent:
         return record.model_copy(update={"ran": record.attempt})
 
     async def guard(self, case: Case) -> Guards:
-        """What its role has to ask while it runs: each peer who is to learn something has its own rule and
-        history. A predict job counts from here on."""
+        """Return the guard that the role asks while it runs: each peer who is to learn something has its own
+        rule and history. A predict job counts from here on."""
         return await asyncio.to_thread(self._guards, case)
 
     def _guards(self, case: Case) -> Guards:
@@ -236,8 +236,8 @@ class Consent:
         return self.notes.state(old.model_copy(update=again), "proposed")
 
     def _lasts(self, record: Record, given: Given, rule: Rule) -> bool:
-        """Whether a person's consent may cover one more attempt: not at a job that is over, nor against a
-        person's no. What it begins at shows later."""
+        """Return whether a person's consent may cover one more attempt: not if the job is over, nor against a
+        person's no. Whether its first step is covered is checked later."""
         kept = self.store.checkpoints(record.job).some
         open_still = kept if given.attempts else record.state != "done"
         fewer = given.attempts < rule.consent_attempts

@@ -74,8 +74,8 @@ class Place:
         return self.come.is_set()
 
     async def keep(self, work: Coroutine[Any, Any, T], seconds: float) -> T | None:
-        """Await `work`, but return None if it takes longer than `seconds` while another caller waits; the turn
-        must then be left."""
+        """Await `work`, but return None if it takes longer than `seconds` while another caller waits; the
+        turn must then be left."""
         task, wanted = asyncio.create_task(work), asyncio.create_task(self.wanted.wait())
         try:
             await asyncio.wait({task}, timeout=seconds)

@@ -107,8 +107,8 @@ class Masked:
     """A sum that hides every part from the taker. All parties must stay to its end.
 
     All of `peers` give, and list one another in the same order. There must be two or more, since a single
-    part would be the sum itself. A value times its weight is at most
-    2^18 over the number of parties, to 2^-45.
+    part would be the sum itself. A value times its weight
+    is at most 2^18 over the number of parties, to 2^-45.
     """
 
     hides = True
