@@ -36,7 +36,7 @@ class Agreed:
 
 
 async def agree(me: Coordinator, server: str, rows: Rows, kind: Kind, standardise: bool) -> Agreed:
-    """A client's half."""
+    """A client tells the server about its columns and labels, and takes up what was agreed."""
     table = _scaled_columns(rows, kind, standardise)
     async with me.within("setup") as at:
         await tell_columns(at, server, rows)
@@ -45,7 +45,7 @@ async def agree(me: Coordinator, server: str, rows: Rows, kind: Kind, standardis
 
 
 async def unite(me: Coordinator, kind: Kind, standardise: bool) -> Agreed:
-    """The server's half."""
+    """The server unites what its clients tell, and answers with what was agreed."""
     async with me.within("setup") as at:
         inputs = await same_columns(at, me.roster)
         width = inputs * standardise + (kind == "regression")

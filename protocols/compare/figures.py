@@ -71,12 +71,12 @@ class Figures:
 
     @property
     def name(self) -> str:
-        """As in the table."""
+        """The method's name in the table."""
         return self.method.name
 
     @cached_property
     def score(self) -> Spread:
-        """On the test rows."""
+        """The method's score on the test rows."""
         return self.get("score")
 
     @cached_property

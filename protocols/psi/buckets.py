@@ -117,7 +117,7 @@ class Buckets(Protocol):
         """It is not needed any more."""
 
     def close(self) -> None:
-        """None is."""
+        """No bucket is needed any more."""
 
 
 def spread(ids: Ids, key: bytes, count: int, done: int) -> Buckets:

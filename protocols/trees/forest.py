@@ -32,7 +32,7 @@ class Forest:
 
     @classmethod
     def empty(cls, parties: Sequence[str]) -> Forest:
-        """No tree."""
+        """A forest without a tree."""
         ints, floats = np.zeros(0, np.int32), np.zeros(0)
         return cls(tuple(parties), ints, ints, ints, ints, ints, floats, floats)
 

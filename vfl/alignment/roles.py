@@ -57,7 +57,7 @@ C = TypeVar("C", str, Id)
 
 
 class Repeats(Message, reveals="how many rows each common id has, where it has several"):
-    """In the common order of distinct ids."""
+    """How many rows the sender has of each common id, in the common order of distinct ids."""
 
     counts: Annotated[Array, Spec("int64", ("n",))]
 

@@ -36,7 +36,7 @@ class LabelSide:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of all rows' scores."""
+        """The shape of all rows' scores."""
         return self.answers.y.shape
 
     @property
@@ -82,7 +82,7 @@ class FeatureSide:
 
     @property
     def outputs(self) -> int:
-        """Of the model."""
+        """How many outputs the model has."""
         return int(self.start.shape[1])
 
     @property

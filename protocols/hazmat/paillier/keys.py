@@ -98,7 +98,7 @@ class PaillierKey:
 
     @property
     def bits(self) -> int:
-        """Of the modulus."""
+        """How many bits the modulus has."""
         return int(self.phe.n.bit_length())
 
     @property
