@@ -84,7 +84,7 @@ def segment(part: ServerPart, client: str) -> Segment:
 
 
 async def _pass_on(at: Party, trainer: Trainer, clients: Sequence[str], place: int, *, final: bool) -> None:
-    """Hand the layers on: to the next client, and after the last epoch from the last client to all of them."""
+    """Hand the layers on to the next client; after the last epoch the last client hands them to all."""
     last = len(clients) - 1
     if place == last and final:
         for peer in clients[:-1]:
